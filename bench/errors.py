@@ -1,0 +1,84 @@
+"""The exceptions that `bench` raises on purpose, drawn once.
+
+    BenchError                      exit code 1: the work failed
+    ├── InputError                  exit code 2: bad input or usage
+    │   ├── DataError               the pictures, labels, groups or the split
+    │   ├── SpaceError              a search space file
+    │   ├── WeightsError            pretrained weights that cannot be had
+    │   ├── StudyMismatchError      a study resumed with something changed
+    │   ├── ModelFileError          an ONNX file that cannot be used
+    │   └── DeviceError             a device or provider asked for and not there
+    ├── StudyLockedError            another live process owns the study
+    ├── ParityError                 an exported file differs from the trained model
+    ├── MeasurementError            a latency could not be measured
+    └── InterruptedRun              exit code 130: stopped by the user, resumable
+
+A message states the rule, the value that broke it, and the remedy. `cli.py` prints it as one
+line and ends with `exit_code`; anything that is not a `BenchError` is a defect and keeps its
+traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BenchError(Exception):
+    """Base of all errors that `bench` raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(BenchError):
+    """The user gave something that cannot work; the message says what would."""
+
+    exit_code = 2
+
+
+class DataError(InputError):
+    """The pictures, their labels or groups, or the split made of them."""
+
+
+class SpaceError(InputError):
+    """A search space that breaks the rules of its file format."""
+
+
+class WeightsError(InputError):
+    """Pretrained weights were asked for and cannot be had."""
+
+
+class StudyMismatchError(InputError):
+    """A study was resumed with another space, data set, split or setting."""
+
+
+class ModelFileError(InputError):
+    """A model file is missing, damaged, or not what it should be."""
+
+
+class DeviceError(InputError):
+    """A device or execution provider was asked for and is not there."""
+
+
+class StudyLockedError(BenchError):
+    """Another live process owns the study."""
+
+
+class ParityError(BenchError):
+    """The exported model's numbers differ from the trained model's."""
+
+
+class MeasurementError(BenchError):
+    """A latency could not be measured."""
+
+
+class InterruptedRun(BenchError):
+    """The user stopped the run; everything finished so far is stored."""
+
+    exit_code = 130
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``' (did you mean `x`?)'`` for a near miss, otherwise an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean `{close[0]}`?)" if close else ""

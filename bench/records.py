@@ -1,0 +1,435 @@
+"""The frozen records that stages hand to one another, which are also JSON on disk.
+
+Raw values are kept and the rest is derived; a unit is part of the name it belongs to. Records
+hold plain Python values (no arrays, no torch), so every one of them survives a round trip
+through `to_json` and `from_json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+TrialState = Literal["RUNNING", "WAITING", "COMPLETE", "PRUNED", "FAIL"]
+SourceKind = Literal["folder", "gtzan", "csv"]
+Family = Literal["spectrogram", "photo"]
+Policy = Literal["none", "light", "medium", "strong"]
+ResizeRule = Literal["squash", "center-crop"]
+BatchNormMode = Literal["frozen", "updating"]
+Role = Literal["best", "default"]
+Box = tuple[int, int, int, int]
+
+GTZAN_GENRES = (
+    "blues",
+    "classical",
+    "country",
+    "disco",
+    "hiphop",
+    "jazz",
+    "metal",
+    "pop",
+    "reggae",
+    "rock",
+)
+
+
+def to_json(record: object, *, indent: int = 0) -> bytes:
+    """Encode a record (or a tuple of records) as JSON."""
+    encoded = msgspec.json.encode(record)
+    return msgspec.json.format(encoded, indent=indent) if indent else encoded
+
+
+def from_json(data: bytes | str, kind: type[T]) -> T:
+    """Decode and validate JSON as a record.
+
+    Raises:
+        msgspec.ValidationError: the JSON does not have the shape of `kind`.
+    """
+    return msgspec.json.decode(data, type=kind)
+
+
+def to_builtins(record: object) -> Any:
+    """Turn a record into dicts, lists, strings and numbers."""
+    return msgspec.to_builtins(record)
+
+
+def fingerprint_of(record: object) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of a record's JSON with sorted keys."""
+    encoded = msgspec.json.encode(msgspec.to_builtins(record), order="sorted")
+    return hashlib.sha256(encoded).hexdigest()[:16]
+
+
+# --- data -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One readable picture; `path` is relative to the data set's root, with forward slashes."""
+
+    path: str
+    label: int
+    sha256: str
+    width: int
+    height: int
+    mode: str
+    group: str | None = None
+    given_split: Literal["train", "test"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenPicture:
+    """A file that looked like a picture and could not be decoded; left out of everything."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Pictures by class, as found on disk. `crop` is (left, top, right, bottom) in pixels."""
+
+    name: str
+    root: str
+    kind: SourceKind
+    classes: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    broken: tuple[BrokenPicture, ...] = ()
+    crop: Box | None = None
+    synthetic: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the content: classes, labels, groups, bytes and crop, not the place."""
+        return fingerprint_of(
+            (
+                self.classes,
+                [(p.path, p.label, p.group, p.given_split, p.sha256) for p in self.pictures],
+                self.crop,
+            )
+        )
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        return tuple(picture.label for picture in self.pictures)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Pictures of each class, in the order of `classes`."""
+        labels = self.labels
+        return tuple(labels.count(index) for index in range(len(self.classes)))
+
+    @property
+    def is_gtzan(self) -> bool:
+        """Whether the classes are exactly GTZAN's ten genres."""
+        return self.classes == GTZAN_GENRES
+
+    def picture_path(self, index: int) -> Path:
+        return Path(self.root) / self.pictures[index].path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """A locked test set, and the validation part of each cross-validation fold.
+
+    All numbers are indices into `Dataset.pictures`. The training part of fold `k` is every
+    picture that is neither in `test` nor in `folds[k]`.
+    """
+
+    dataset_fingerprint: str
+    seed: int
+    test: tuple[int, ...]
+    folds: tuple[tuple[int, ...], ...]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of((self.dataset_fingerprint, self.test, self.folds))
+
+    @property
+    def development(self) -> tuple[int, ...]:
+        """Every picture that is not in the test set, in ascending order."""
+        return tuple(sorted(index for fold in self.folds for index in fold))
+
+    def training_part(self, fold: int) -> tuple[int, ...]:
+        return tuple(sorted(i for k, part in enumerate(self.folds) if k != fold for i in part))
+
+
+# --- search ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How one model is trained. The names are those of the trial's parameters.
+
+    `freeze_depth` counts the leading parts of five that are frozen (5: the head alone).
+    `head_lr_factor` multiplies `learning_rate` for the head. `mixup` is the alpha of the Beta
+    distribution (Zhang et al., 2018), 0 turns it off. `batch_norm` says whether the trainable
+    part's batch normalisation goes on updating its running statistics.
+    """
+
+    backbone: str
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-2
+    augmentation: Policy = "light"
+    freeze_depth: int = 4
+    label_smoothing: float = 0.05
+    mixup: float = 0.0
+    head_lr_factor: float = 10.0
+    batch_norm: BatchNormMode = "frozen"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What all trials of a study share and what must not change when it is resumed."""
+
+    epochs: int
+    batch_size: int
+    image_size: int | None  # pixels; None: the backbone's own
+    resize: ResizeRule
+    family: Family
+    pretrained: bool
+    seed: int
+    pruner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochScores:
+    """One epoch of one fold. Losses are mean cross-entropies in nats; scores are macro means."""
+
+    fold: int
+    epoch: int
+    train_loss: float
+    loss: float
+    balanced_accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """One trial of a study, as the report sees it."""
+
+    number: int
+    state: TrialState
+    value: float | None
+    recipe: Recipe
+    is_default: bool
+    epochs: tuple[EpochScores, ...]
+    seconds: float
+    finished_s: float | None  # seconds between the start of the study and the end of this trial
+    error: str | None = None
+
+    @property
+    def fold_scores(self) -> tuple[float, ...]:
+        """Balanced accuracy of the last epoch of each fold that was begun."""
+        last = {row.fold: row for row in sorted(self.epochs, key=lambda row: row.epoch)}
+        return tuple(last[fold].balanced_accuracy for fold in sorted(last))
+
+    @property
+    def cv_mean(self) -> float | None:
+        return fmean(self.fold_scores) if self.fold_scores else None
+
+    @property
+    def cv_sd(self) -> float | None:
+        """Standard deviation over the folds (n - 1)."""
+        return stdev(self.fold_scores) if len(self.fold_scores) > 1 else None
+
+
+# --- promotion ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassScores:
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Scores of one set of predictions; `confusion[true][predicted]` counts pictures."""
+
+    balanced_accuracy: float
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    log_loss: float
+    per_class: tuple[ClassScores, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """Class probabilities of pictures, in the order of `indices` (into `Dataset.pictures`)."""
+
+    indices: tuple[int, ...]
+    labels: tuple[int, ...]
+    probabilities: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityCheck:
+    """The ONNX file against the torch model on the same held-out pictures."""
+
+    provider: str
+    batch_size: int
+    pictures: int
+    max_abs_difference: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord:
+    """One promoted model: a file, where it came from, and what the file scored on the test set."""
+
+    name: str
+    study: str
+    role: Role
+    trial: int
+    recipe: Recipe
+    architecture: str  # timm's name of the network
+    weights: str  # where the starting weights came from, or "random"
+    image_size: int
+    path: str  # relative to the workspace
+    size_bytes: int
+    parameters: int
+    opset: int
+    parity: tuple[ParityCheck, ...]
+    cv_mean: float | None
+    cv_sd: float | None
+    test: Scores
+    predictions: Predictions
+    train_curve: tuple[float, ...]  # mean training loss of each epoch of the retraining
+    seconds: float
+
+    @property
+    def architecture_key(self) -> str:
+        """Models with the same key have the same graph, hence the same latency."""
+        return f"{self.architecture}@{self.image_size}x{len(self.test.per_class)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSample:
+    """One fresh process's raw measurement of single calls."""
+
+    latencies_ns: tuple[int, ...]
+    steady: bool
+    warmup_calls: int
+    involuntary_switches: int
+    load_ms: float
+    first_call_ms: float
+    peak_rss_bytes: int
+    measured_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyRow:
+    """Latency of one file on one device at one batch size; derived values are properties."""
+
+    model: str
+    path: str
+    architecture_key: str
+    device: str  # "cpu" or "cuda"
+    device_name: str
+    provider: str  # the execution provider that was proved to run the graph
+    precision: str
+    batch_size: int
+    threads: int
+    timed: str  # what one call covers, for example "session.run, numpy in and out"
+    samples: tuple[ProcessSample, ...]
+    versions: dict[str, str]
+
+    @property
+    def calls(self) -> int:
+        return sum(len(sample.latencies_ns) for sample in self.samples)
+
+    @property
+    def pooled_ms(self) -> tuple[float, ...]:
+        return tuple(sorted(ns / 1e6 for sample in self.samples for ns in sample.latencies_ns))
+
+    @property
+    def process_medians_ms(self) -> tuple[float, ...]:
+        return tuple(percentile(sample.latencies_ns, 50) / 1e6 for sample in self.samples)
+
+    @property
+    def p50_ms(self) -> float:
+        """The median of the processes' medians."""
+        return percentile(self.process_medians_ms, 50)
+
+    @property
+    def p90_ms(self) -> float:
+        return percentile(self.pooled_ms, 90)
+
+    @property
+    def p99_ms(self) -> float | None:
+        """Pooled 99th percentile; None with fewer than 300 calls, which cannot carry one."""
+        return percentile(self.pooled_ms, 99) if self.calls >= 300 else None
+
+    @property
+    def throughput_per_s(self) -> float:
+        """Pictures a second at this batch size, from the median."""
+        return self.batch_size * 1000.0 / self.p50_ms
+
+    @property
+    def steady(self) -> bool:
+        return all(sample.steady for sample in self.samples)
+
+
+def percentile(values: tuple[float, ...] | tuple[int, ...], q: float) -> float:
+    """Linear-interpolation percentile (Hyndman and Fan, 1996, type 7), as numpy's default.
+
+    Raises:
+        ValueError: `values` is empty.
+    """
+    if not values:
+        raise ValueError("a percentile needs at least one value")
+    ordered = sorted(values)
+    position = (len(ordered) - 1) * q / 100.0
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+# --- the whole ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The machine and the versions that produced a result."""
+
+    created: str  # ISO 8601, UTC
+    cpu: str
+    cores: int
+    memory_bytes: int
+    gpu: str | None
+    python: str
+    platform: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyReport:
+    """Everything that a report is made of; `notes` are remarks every table must carry."""
+
+    study: str
+    space: str
+    dataset: Dataset
+    split: Split
+    settings: Settings
+    device: str
+    trials: tuple[TrialRecord, ...]
+    models: tuple[ModelRecord, ...]
+    latencies: tuple[LatencyRow, ...]
+    environment: Environment
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""What a shipped model needs: onnxruntime, numpy and Pillow, and nothing else of `bench`."""

@@ -1,0 +1,126 @@
+"""From a picture's bytes to the array that the network sees, with Pillow and numpy alone.
+
+Training and prediction both come through here, so they see the same pixels to the last bit.
+
+Shapes: H and W are pixels, C is 3 (red, green, blue), N counts pictures.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+PictureSource = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+class PictureError(ValueError):
+    """A picture that cannot be decoded or does not fit the geometry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """How a decoded picture becomes `image_size` x `image_size` pixels.
+
+    crop: (left, top, right, bottom) in source pixels, cut first; None keeps everything.
+    resize: "squash" scales both sides to `image_size` and loses nothing (spectrograms);
+        "center-crop" scales the short side to `floor(image_size / crop_pct)` and cuts the
+        middle, bit-exact with timm's evaluation transform (photographs).
+    """
+
+    image_size: int
+    crop: tuple[int, int, int, int] | None = None
+    resize: Literal["squash", "center-crop"] = "squash"
+    crop_pct: float = 0.875
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+
+
+def open_rgb(source: PictureSource) -> Image.Image:
+    """Decode a picture as upright 8-bit RGB.
+
+    EXIF orientation is applied, 16-bit grey is scaled to 8 bits (not clipped), palettes are
+    resolved, and an alpha channel is dropped. An array is taken as H x W x 3 or H x W, uint8.
+
+    Raises:
+        PictureError: the bytes are not a picture that can be decoded whole.
+    """
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8:
+            raise PictureError(f"an array must hold uint8 pixels, this one holds {source.dtype}")
+        if source.ndim not in (2, 3) or (source.ndim == 3 and source.shape[2] != 3):
+            raise PictureError(
+                f"an array must have shape (H, W) or (H, W, 3), this one has {source.shape}"
+            )
+        return Image.fromarray(source).convert("RGB")
+    if isinstance(source, Image.Image):
+        return _upright_rgb(source)
+    opened = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+    try:
+        with Image.open(opened) as image:
+            return _upright_rgb(image)
+    except FileNotFoundError as error:
+        raise PictureError(f"no such file: {source!s}") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        name = "these bytes" if isinstance(source, bytes) else str(source)
+        raise PictureError(f"{name}: not a picture that can be decoded ({error})") from error
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "F":
+        raise PictureError("floating-point pixels have no fixed range: save as 8 or 16 bits")
+    if upright.mode == "I" or upright.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255, which turns nearly every 16-bit picture white.
+        wide = np.asarray(upright, dtype=np.int64)
+        scaled = wide >> 8 if wide.max(initial=0) > 255 else wide
+        upright = Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
+
+
+def fit(image: Image.Image, geometry: Geometry) -> npt.NDArray[np.uint8]:
+    """Crop and resize an RGB picture to a (image_size, image_size, 3) uint8 array.
+
+    Raises:
+        PictureError: the crop box reaches beyond the picture.
+    """
+    if geometry.crop is not None:
+        left, top, right, bottom = geometry.crop
+        if right > image.width or bottom > image.height:
+            raise PictureError(
+                f"the crop box {geometry.crop} reaches beyond a picture of "
+                f"{image.width}x{image.height} pixels"
+            )
+        image = image.crop((left, top, right, bottom))
+    size = geometry.image_size
+    resample = _RESAMPLING[geometry.interpolation]
+    if geometry.resize == "squash":
+        return np.asarray(image.resize((size, size), resample))
+    short = int(size / geometry.crop_pct)
+    scale_long = int(short * max(image.size) / min(image.size))
+    wide = image.width >= image.height
+    resized = image.resize((scale_long, short) if wide else (short, scale_long), resample)
+    left = round((resized.width - size) / 2)
+    top = round((resized.height - size) / 2)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def prepare(source: PictureSource, geometry: Geometry) -> npt.NDArray[np.uint8]:
+    """Decode, crop and resize one picture: (image_size, image_size, 3), uint8.
+
+    Raises:
+        PictureError: the picture cannot be decoded or does not fit the geometry.
+    """
+    return fit(open_rgb(source), geometry)

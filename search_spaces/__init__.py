@@ -1,0 +1,1 @@
+"""Search space files, one YAML each; `bench spaces` lists and shows them."""

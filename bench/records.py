@@ -199,6 +199,54 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightSource:
+    """Where a backbone's starting weights come from; `detail` is a path, a package or an id."""
+
+    kind: Literal["file", "package", "hub", "random"]
+    detail: str = ""
+    digest: str = ""  # of a local file, because a path says nothing of the content
+
+    def __str__(self) -> str:
+        if self.kind == "random":
+            return "random"
+        digest = f" (sha256 {self.digest})" if self.digest else ""
+        return f"{self.kind} {self.detail}{digest}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arithmetic:
+    """How numbers are computed on a device, and the measurement that chose it."""
+
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    channels_last: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyPlan:
+    """All that is settled before the first trial; trials and workers are made from it."""
+
+    study: str
+    space: dict[str, Any]
+    dataset: Dataset
+    split: Split
+    settings: Settings
+    weights: dict[str, WeightSource]
+    arithmetic: Arithmetic
+    workspace: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialJob:
+    """One trial to train: its number fixes its seed."""
+
+    number: int
+    recipe: Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EpochScores:
     """One epoch of one fold. Losses are mean cross-entropies in nats; scores are macro means."""
 
@@ -211,6 +259,33 @@ class EpochScores:
     recall: float
     f1: float
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochDone:
+    """An epoch of a trial was scored; the executor waits for the answer go on or stop."""
+
+    trial: int
+    scores: EpochScores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialDone:
+    """All folds of a trial are finished."""
+
+    trial: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialFailed:
+    """A trial ended with an error; `kind` names it in a word or two."""
+
+    trial: int
+    kind: str
+    message: str
+
+
+Event = EpochDone | TrialDone | TrialFailed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

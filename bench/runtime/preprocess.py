@@ -85,8 +85,12 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     if upright.mode == "I" or upright.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255, which turns nearly every 16-bit picture white.
         wide = np.asarray(upright, dtype=np.int64)
-        scaled = wide >> 8 if wide.max(initial=0) > 255 else wide
+        is_16_bit = upright.mode != "I" or wide.max(initial=0) > 255
+        scaled = wide >> 8 if is_16_bit else wide
         upright = Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+    if upright.mode == "P" and isinstance(upright.info.get("transparency"), bytes):
+        # Pillow warns when it drops a palette's alpha in one step; the colours are the same.
+        upright = upright.convert("RGBA")
     return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 

@@ -1,0 +1,1 @@
+"""From files on disk to a checked data set, a locked split, and decoded pictures."""

@@ -1,0 +1,175 @@
+"""A synthetic data set laid out like GTZAN, for trying everything without a download.
+
+Six invented styles of music, several pieces a style, several pictures a piece; the piece is the
+group. It is made to be learnable and not trivial, and it says in `demo.json` that it is synthetic.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from bench.data.music import STYLES, compose
+from bench.data.spectrograms import (
+    SAMPLE_RATE,
+    mel_spectrogram,
+    render_gtzan_picture,
+    save_picture,
+    staged_folder,
+    write_groups,
+)
+from bench.errors import DataError, InputError
+from bench.records import from_json, to_json
+
+MARKER = "demo.json"
+VERSION = 1  # to be raised by whatever changes a pixel
+CLIP_S = 8.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoMarker:
+    """What `demo.json` holds: everything that the pictures depend on."""
+
+    synthetic: bool
+    version: int
+    seed: int
+    styles: tuple[str, ...]
+    pieces_per_class: int
+    clips_per_piece: int
+    clip_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoSummary:
+    """The demo as it stands; `made` is False when it was already there."""
+
+    out_dir: str
+    classes: tuple[str, ...]
+    pieces: int
+    pictures: int
+    made: bool
+
+
+def make_demo(
+    out_dir: Path,
+    *,
+    seed: int = 0,
+    pieces_per_class: int = 12,
+    clips_per_piece: int = 4,
+    processes: int | None = None,
+) -> DemoSummary:
+    """Synthesise the demo data set in `out_dir`, unless the same demo is already there.
+
+    The pictures are `images_original/<style>/<style>NNNNN.png`, the pieces they come from stand
+    in `groups.csv`. The same seed gives the same bytes on one machine however many `processes`
+    share the work (default: one a core; 1 works in this process and starts none). The folder
+    appears whole or not at all.
+
+    Raises:
+        InputError: a number is out of range.
+        DataError: `out_dir` holds something else, or a demo made with other parameters.
+    """
+    least = {"seed": 0, "pieces_per_class": 1, "clips_per_piece": 1, "processes": 1}
+    given = {
+        "seed": seed,
+        "pieces_per_class": pieces_per_class,
+        "clips_per_piece": clips_per_piece,
+        "processes": processes or os.cpu_count() or 1,
+    }
+    faults = [f"{name} is {given[name]}" for name in least if given[name] < least[name]]
+    if faults:
+        raise InputError(
+            f"seed must be at least 0 and the counts at least 1; {', '.join(faults)}: give more"
+        )
+    marker = DemoMarker(
+        synthetic=True,
+        version=VERSION,
+        seed=seed,
+        styles=tuple(style.name for style in STYLES),
+        pieces_per_class=pieces_per_class,
+        clips_per_piece=clips_per_piece,
+        clip_s=CLIP_S,
+    )
+    made = not _is_finished(out_dir, marker)
+    if made:
+        with staged_folder(out_dir) as staging:
+            _fill(staging, marker, given["processes"])
+            (staging / MARKER).write_bytes(to_json(marker, indent=2) + b"\n")
+    pieces = len(STYLES) * pieces_per_class
+    return DemoSummary(
+        out_dir=str(out_dir),
+        classes=marker.styles,
+        pieces=pieces,
+        pictures=pieces * clips_per_piece,
+        made=made,
+    )
+
+
+def _is_finished(out_dir: Path, wanted: DemoMarker) -> bool:
+    path = out_dir / MARKER
+    if not path.is_file():
+        return False
+    try:
+        found = from_json(path.read_bytes(), DemoMarker)
+    except msgspec.DecodeError as error:
+        raise DataError(
+            f"{path} is not a marker that this version wrote ({error}): choose another folder "
+            "or remove this one"
+        ) from error
+    if found != wanted:
+        differing = [
+            f"{name} {getattr(found, name)} instead of {getattr(wanted, name)}"
+            for name in DemoMarker.__dataclass_fields__
+            if getattr(found, name) != getattr(wanted, name)
+        ]
+        raise DataError(
+            f"{out_dir} holds another demo ({', '.join(differing)}): choose another folder or "
+            "remove this one"
+        )
+    return True
+
+
+def _fill(root: Path, marker: DemoMarker, processes: int) -> None:
+    pieces = [
+        (style, piece)
+        for style in range(len(marker.styles))
+        for piece in range(marker.pieces_per_class)
+    ]
+    make = partial(_make_piece, root, marker)
+    if processes == 1:
+        drawn = [make(style, piece) for style, piece in pieces]
+    else:
+        drawn = _make_in_processes(make, pieces, processes)
+    write_groups(root, [row for rows in drawn for row in rows])
+
+
+def _make_in_processes(
+    make: Callable[[int, int], list[tuple[str, str]]],
+    pieces: list[tuple[int, int]],
+    processes: int,
+) -> list[list[tuple[str, str]]]:
+    # Spawned, because a fork of a process that runs threads (torch does) can hang.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        futures: list[Future[list[tuple[str, str]]]] = [pool.submit(make, *key) for key in pieces]
+        return [future.result() for future in futures]
+
+
+def _make_piece(root: Path, marker: DemoMarker, style: int, piece: int) -> list[tuple[str, str]]:
+    """Compose and draw one piece; return (path, group) of its pictures."""
+    name = marker.styles[style]
+    rng = np.random.default_rng([marker.seed, style, piece])
+    audio = compose(STYLES[style], marker.clip_s * marker.clips_per_piece, rng)
+    rows = []
+    for clip, sound in enumerate(np.split(audio, marker.clips_per_piece)):
+        picture = render_gtzan_picture(mel_spectrogram(sound, SAMPLE_RATE))
+        number = piece * marker.clips_per_piece + clip
+        rows.append((save_picture(picture, root, name, number), f"{name}/piece{piece:03d}"))
+    return rows

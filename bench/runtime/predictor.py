@@ -1,0 +1,196 @@
+"""Classify pictures with a shipped ONNX file, which needs nothing beside itself.
+
+    predictor = Predictor("model.onnx")
+    for prediction in predictor.predict(["a.png", "b.jpg"]):
+        print(prediction.source, prediction.label, prediction.probability)
+
+Shapes: N pictures, H and W pixels, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from bench.errors import DataError, ModelFileError
+from bench.runtime.metadata import REMEDY, ModelMetadata
+from bench.runtime.preprocess import SUFFIXES, PictureError, PictureSource, prepare
+from bench.runtime.session import Device, OpenedSession, open_session, resolve_device
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What the model says of one picture.
+
+    source: the file's path, or None where the picture was given as bytes, image or array.
+    probabilities: by class, in the model's order of classes.
+    """
+
+    source: str | None
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+    def top(self, k: int) -> tuple[tuple[str, float], ...]:
+        """The `k` most probable classes with their probabilities, most probable first."""
+        ranked = sorted(self.probabilities.items(), key=lambda pair: pair[1], reverse=True)
+        return tuple(ranked[:k])
+
+
+class Predictor:
+    """A model file, opened once. Threads may share it: ONNX Runtime's `run` is thread-safe,
+    and nothing here changes after construction.
+
+    device: "auto" takes CUDA where it really works, otherwise the CPU.
+    threads: intra-operator threads; None takes one for each physical core.
+
+    Raises:
+        ModelFileError: the file cannot be used, or was not exported by `bench`.
+        DeviceError: "cuda" was asked for and does not work here.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        *,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self._opened = open_session(model_path, device=resolve_device(device), threads=threads)
+        props = self._opened.session.get_modelmeta().custom_metadata_map
+        self._metadata = ModelMetadata.from_props(props)
+        _check_signature(self._opened, self._metadata, model_path)
+
+    @property
+    def metadata(self) -> ModelMetadata:
+        return self._metadata
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._metadata.classes
+
+    @property
+    def device(self) -> Device:
+        return self._opened.device
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that was proved to run the network."""
+        return self._opened.provider
+
+    def predict(
+        self, sources: PictureSource | Iterable[PictureSource], *, batch_size: int = 32
+    ) -> list[Prediction]:
+        """Classify one picture or many, in their order.
+
+        sources: paths, encoded bytes, Pillow images, or uint8 arrays of shape (H, W, 3) or
+            (H, W), of any size. At most `batch_size` decoded pictures are held at a time.
+
+        Raises:
+            DataError: a picture cannot be decoded or does not fit the model's geometry.
+        """
+        predictions: list[Prediction] = []
+        for batch in _batches(_as_many(sources), batch_size):
+            images_nhwc = np.stack([self._prepare(source) for source in batch])
+            for source, row in zip(batch, self.probabilities(images_nhwc), strict=True):
+                predictions.append(self._prediction(source, row))
+        return predictions
+
+    def probabilities(self, images_nhwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Run the network on prepared pictures: (N, H, W, 3) uint8 -> (N, C) float32.
+
+        Raises:
+            DataError: the array is not uint8, or not of the model's size.
+        """
+        size = self._metadata.geometry.image_size
+        if images_nhwc.dtype != np.uint8 or images_nhwc.shape[1:] != (size, size, 3):
+            raise DataError(
+                f"prepared pictures must be uint8 of shape (N, {size}, {size}, 3), these are "
+                f"{images_nhwc.dtype} of {images_nhwc.shape}: pass pictures to `predict`, or "
+                "through `bench.runtime.preprocess.prepare`"
+            )
+        if len(images_nhwc) == 0:
+            return np.empty((0, len(self.classes)), np.float32)
+        output: npt.NDArray[np.float32]
+        (output,) = self._opened.session.run(["probabilities"], {"image": images_nhwc})
+        return output
+
+    def _prepare(self, source: PictureSource) -> npt.NDArray[np.uint8]:
+        try:
+            return prepare(source, self._metadata.geometry)
+        except PictureError as error:
+            name = _name_of(source)
+            where = f"{name}: " if name is not None and name not in str(error) else ""
+            raise DataError(f"{where}{error}") from error
+
+    def _prediction(self, source: PictureSource, row_c: npt.NDArray[np.float32]) -> Prediction:
+        best = int(row_c.argmax())
+        return Prediction(
+            source=_name_of(source),
+            label=self.classes[best],
+            probability=float(row_c[best]),
+            probabilities=dict(zip(self.classes, row_c.tolist(), strict=True)),
+        )
+
+
+def find_pictures(path: str | Path) -> list[Path]:
+    """A file as itself, a folder as all pictures below it, sorted; hidden files are left out.
+
+    Raises:
+        DataError: the path does not exist, or the folder holds no picture.
+    """
+    root = Path(path)
+    if root.is_file():
+        return [root]
+    if not root.is_dir():
+        raise DataError(f"no such file or folder: {root}")
+    found = sorted(
+        file
+        for file in root.rglob("*")
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )
+    if not found:
+        raise DataError(f"{root} holds no picture (looked for {', '.join(sorted(SUFFIXES))})")
+    return found
+
+
+def _check_signature(
+    opened: OpenedSession, metadata: ModelMetadata, model_path: str | Path
+) -> None:
+    size, count = metadata.geometry.image_size, len(metadata.classes)
+    inputs = [(i.name, i.type, i.shape[1:]) for i in opened.session.get_inputs()]
+    outputs = [(o.name, o.type, o.shape[1:]) for o in opened.session.get_outputs()]
+    expected_inputs = [("image", "tensor(uint8)", [size, size, 3])]
+    expected_outputs = [("probabilities", "tensor(float)", [count])]
+    if inputs != expected_inputs or outputs != expected_outputs:
+        raise ModelFileError(
+            f"{model_path}: its metadata promises input {expected_inputs} and output "
+            f"{expected_outputs} behind the batch, its graph has {inputs} and {outputs}: {REMEDY}"
+        )
+
+
+def _as_many(sources: PictureSource | Iterable[PictureSource]) -> Iterable[PictureSource]:
+    if isinstance(sources, np.ndarray):
+        return sources if sources.ndim > 3 else (sources,)
+    if isinstance(sources, str | Path | bytes | Image.Image):
+        return (sources,)
+    return sources
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _name_of(source: PictureSource) -> str | None:
+    return str(source) if isinstance(source, str | Path) else None

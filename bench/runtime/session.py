@@ -1,0 +1,174 @@
+"""Opening an ONNX file under ONNX Runtime, with the provider that was asked for or an error."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench.errors import DeviceError, InputError, ModelFileError
+from bench.runtime.cuda import (
+    CUDA_OPTIONS,
+    CUDA_PROVIDER,
+    cuda_works,
+    one_line,
+    preload,
+    quiet_runtime,
+    why_cuda_cannot_start,
+)
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, SessionOptions
+
+Device = Literal["cpu", "cuda"]
+
+CPU_PROVIDER = "CPUExecutionProvider"
+_ERRORS_ONLY = 3
+
+# The work of a network. Shape, Gather and their like belong on the CPU even in a CUDA session.
+_HEAVY_OPS = frozenset(
+    {"Attention", "Conv", "FusedConv", "FusedMatMul", "Gemm", "MatMul", "MultiHeadAttention"}
+    | {"NhwcConv", "NhwcFusedConv", "QGemm", "QLinearConv", "QLinearMatMul", "ConvInteger"}
+    | {"FusedGemm", "MatMulInteger"}
+)
+
+# Classes of ONNX Runtime that tell of a provider which failed, not of a file which is damaged.
+_PROVIDER_ERRORS = frozenset({"EPFail", "EngineError", "RuntimeException"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedSession:
+    """A live session, and what was proved about it.
+
+    provider: the execution provider that runs the network's heavy operators.
+    cpu_ops: operator types that run on the CPU (all of them in a CPU session).
+    """
+
+    session: InferenceSession
+    device: Device
+    provider: str
+    threads: int
+    cpu_ops: frozenset[str]
+
+
+def open_session(
+    path: str | Path, *, device: Device, threads: int | None = None, spinning: bool = True
+) -> OpenedSession:
+    """Open an ONNX file on one device, and prove that the device runs it.
+
+    A CUDA session is accepted only when ONNX Runtime's own record of the partitioned graph
+    (`session.record_ep_graph_assignment_info`) puts every convolution and matrix product on
+    CUDA. `session.disable_cpu_ep_fallback` is not used: it refuses every graph with a `Shape`
+    node, which ONNX Runtime rightly keeps on the CPU.
+
+    threads: intra-operator threads; None takes one for each physical core.
+    spinning: whether idle threads wait busily; it makes a lone session faster, and slows
+        whatever else the process does.
+
+    Raises:
+        ModelFileError: the file is missing, empty, truncated, or not an ONNX model.
+        DeviceError: CUDA was asked for and cannot run this model here.
+    """
+    import onnxruntime
+
+    _check_file(Path(path))
+    if device == "cuda":
+        reason = why_cuda_cannot_start()
+        if reason is not None:
+            raise _device_error(reason)
+        preload()
+    count = threads or physical_cores()
+    providers: list[Any] = [(CUDA_PROVIDER, CUDA_OPTIONS)] if device == "cuda" else [CPU_PROVIDER]
+    try:
+        with quiet_runtime():
+            session = onnxruntime.InferenceSession(
+                str(path), _options(count, spinning), providers=providers, enable_fallback=0
+            )
+    except Exception as error:  # ONNX Runtime's errors share no base but Exception
+        raise _open_error(Path(path), device, error) from error
+    return _prove(session, device, count)
+
+
+def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> Device:
+    """Turn "auto" into "cuda" where a convolution really runs on it, otherwise into "cpu".
+
+    Raises:
+        DeviceError: "cuda" was asked for and does not work.
+    """
+    if device == "cpu":
+        return "cpu"
+    works, reason = cuda_works()
+    if not works and device == "cuda":
+        raise _device_error(reason)
+    return "cuda" if works else "cpu"
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use; hyper-threads of one core count once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    return len({_siblings_of(cpu) for cpu in os.sched_getaffinity(0)})
+
+
+def _siblings_of(cpu: int) -> str:
+    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    try:
+        return topology.read_text().strip()
+    except OSError:
+        return str(cpu)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ModelFileError(f"a model must be an ONNX file: {path} {what}")
+    if path.stat().st_size == 0:
+        raise ModelFileError(f"{path} is empty: export or copy the model again")
+
+
+def _options(threads: int, spinning: bool) -> SessionOptions:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+def _open_error(path: Path, device: Device, error: Exception) -> InputError:
+    reason = one_line(error)
+    provider_failed = isinstance(error, RuntimeError) or type(error).__name__ in _PROVIDER_ERRORS
+    if device == "cuda" and provider_failed:
+        return _device_error(reason)
+    return ModelFileError(
+        f"{path} is damaged or not an ONNX model ({reason}): export or copy it again"
+    )
+
+
+def _device_error(reason: str) -> DeviceError:
+    return DeviceError(
+        f"CUDA was asked for and does not run here: {reason}; "
+        "`bench doctor` tells what to install, `--device cpu` does without"
+    )
+
+
+def _prove(session: InferenceSession, device: Device, threads: int) -> OpenedSession:
+    wanted = CUDA_PROVIDER if device == "cuda" else CPU_PROVIDER
+    provider = session.get_providers()[0]
+    if provider != wanted:
+        raise _device_error(f"ONNX Runtime gave a session on {provider}")
+    cpu_ops = frozenset(
+        node.op_type
+        for subgraph in session.get_provider_graph_assignment_info()
+        if subgraph.ep_name == CPU_PROVIDER
+        for node in subgraph.get_nodes()
+    )
+    stranded = sorted(cpu_ops & _HEAVY_OPS)
+    if device == "cuda" and stranded:
+        raise _device_error(f"ONNX Runtime left {', '.join(stranded)} of this model on the CPU")
+    return OpenedSession(
+        session=session, device=device, provider=provider, threads=threads, cpu_ops=cpu_ops
+    )

@@ -1,0 +1,1 @@
+"""Training one trial: arithmetic, activations, the loop, cross-validation."""

@@ -1,0 +1,179 @@
+"""The run folder: where things lie, how they are written, and what machine wrote them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from bench.errors import InputError
+from bench.records import Environment
+
+_PACKAGES = (
+    "bench",
+    "torch",
+    "torchvision",
+    "timm",
+    "optuna",
+    "scikit-learn",
+    "numpy",
+    "pillow",
+    "onnx",
+    "onnxscript",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "sqlalchemy",
+)
+
+_STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A run folder.
+
+    bench.db                      the database (unless `--storage` names another)
+    artifacts/                    pictures that optuna-dashboard shows
+    cache/                        what can be computed again
+    <study>/trials/<n>/           out-of-fold predictions of finished folds
+    <study>/models/<name>/        a promoted model
+    <study>/report/               report.md, report.json, figures/
+    """
+
+    root: Path
+
+    def create(self) -> Workspace:
+        """Make the folder.
+
+        Raises:
+            InputError: it cannot be made or written to.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"the workspace {self.root} cannot be written to ({error.strerror}): give another "
+                "with --workspace or BENCH_WORKSPACE"
+            ) from error
+        return self
+
+    @property
+    def default_storage(self) -> str:
+        return f"sqlite:///{self.root / 'bench.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def demo(self) -> Path:
+        return self.root / "demo"
+
+    def study(self, name: str) -> Path:
+        return self.root / check_study_name(name)
+
+    def trial(self, study: str, number: int) -> Path:
+        return self.study(study) / "trials" / f"{number:05d}"
+
+    def model(self, study: str, name: str) -> Path:
+        return self.study(study) / "models" / name
+
+    def report(self, study: str) -> Path:
+        return self.study(study) / "report"
+
+
+def check_study_name(name: str) -> str:
+    """Return `name` when it can be a folder of the workspace.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if not _STUDY_NAME.fullmatch(name) or name in {"artifacts", "cache", "demo"}:
+        raise InputError(
+            f"a study's name is letters, digits, '.', '_' and '-', begins with a letter or digit "
+            f"and is none of artifacts, cache, demo; not {name!r}"
+        )
+    return name
+
+
+def as_study_name(text: str) -> str:
+    """Turn any text (a folder's name) into a valid study name."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "study"
+    return f"{name}-study" if name in {"artifacts", "cache", "demo"} else name
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary sibling that replaces `target` when the block succeeds.
+
+    What exists under its final name is therefore complete, and a stage that finds it there need
+    not run again.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(target: Path, data: bytes) -> None:
+    """Write a file so that it is either the old one or the new one, whole."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on (not those of the whole machine)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_environment(gpu: str | None) -> Environment:
+    """Describe the machine and the versions in use."""
+    return Environment(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        cpu=_cpu_name(),
+        cores=usable_cores(),
+        memory_bytes=_memory_bytes(),
+        gpu=gpu,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0

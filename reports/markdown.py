@@ -1,0 +1,321 @@
+"""One Markdown document, its figures and its JSON, out of one study's record or several."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from bench.errors import InputError
+from bench.records import ModelRecord, StudyReport, to_json
+from bench.workspace import write_atomic
+from reports import figures, tables
+from reports.findings import (
+    Example,
+    default_of,
+    labels_of,
+    mistakes,
+    percent,
+    percent_with_sd,
+    ranked,
+    right_answers,
+    scored,
+    standard_error,
+    trial_of,
+    tuned_parameters,
+    tuning_verdict,
+    winner_of,
+)
+from reports.tables import Table, escape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportPaths:
+    """What `write_report` wrote."""
+
+    markdown: Path
+    json: Path
+    figures: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FigureFile:
+    """A drawn figure; `path` is relative to the report, with forward slashes."""
+
+    path: str
+    caption: str
+    png: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPart:
+    """The confusions of one model, as a table and as a figure."""
+
+    name: str
+    confusion: Table
+    figure: FigureFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GalleryPart:
+    """Example pictures of one kind, or the sentence that says why there are none."""
+
+    figure: FigureFile | None
+    remark: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WinnerPart:
+    """What is told of the winner alone."""
+
+    model: ModelRecord
+    hyper_parameters: Table
+    per_class: Table
+    curves: FigureFile | None
+    mistakes: GalleryPart
+    right: GalleryPart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyPart:
+    """One study's section: words, tables and figures, ready for the template."""
+
+    report: StudyReport
+    labels: tuple[str, ...]
+    summary: tuple[str, ...]
+    comparison: Table | None
+    latency: Table | None
+    parity: Table | None
+    winner: WinnerPart | None
+    models: tuple[ModelPart, ...]
+    history: FigureFile | None
+    parameters: FigureFile | None
+    trial_counts: Table | None
+    trials: Table | None
+    failures: Table | None
+    data: tuple[Table, ...]
+    machine: tuple[Table, ...]
+
+    @property
+    def figure_files(self) -> tuple[FigureFile, ...]:
+        found = [self.history, self.parameters, *(model.figure for model in self.models)]
+        if self.winner is not None:
+            found += [self.winner.curves, self.winner.mistakes.figure, self.winner.right.figure]
+        return tuple(figure for figure in found if figure is not None)
+
+
+def write_report(reports: Sequence[StudyReport], out_dir: Path) -> ReportPaths:
+    """Write `report.md`, `report.json` and `figures/*.png` into `out_dir`.
+
+    Several studies make one document: a table across the studies, then a section each. The JSON
+    is the `StudyReport` itself for one study, a list of them for several. The same records give
+    the same bytes. Every file is replaced whole, and `report.md` is written last.
+
+    Raises:
+        InputError: there is no study to report.
+    """
+    if not reports:
+        raise InputError("a report needs at least one study, none was given: name a study")
+    parts = [
+        _study_part(report, "figures" if len(reports) == 1 else f"figures/{number:02d}")
+        for number, report in enumerate(reports, start=1)
+    ]
+    written = []
+    for figure in (figure for part in parts for figure in part.figure_files):
+        written.append(out_dir / figure.path)
+        write_atomic(written[-1], figure.png)
+    json_path = out_dir / "report.json"
+    record: object = reports[0] if len(reports) == 1 else tuple(reports)
+    write_atomic(json_path, to_json(record, indent=2))
+    markdown_path = out_dir / "report.md"
+    write_atomic(markdown_path, _render(parts).encode())
+    return ReportPaths(markdown=markdown_path, json=json_path, figures=tuple(written))
+
+
+def _render(parts: Sequence[StudyPart]) -> str:
+    environment = Environment(
+        loader=PackageLoader("reports"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # Markdown, not HTML: the `md` filter and `Table.to_markdown` escape what users named.
+        autoescape=False,
+    )
+    environment.filters["md"] = escape
+    environment.filters["literal"] = json.dumps
+    several = len(parts) > 1
+    text = environment.get_template("report.md.j2").render(
+        parts=parts,
+        overview=tables.cross_study([part.report for part in parts]) if several else None,
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+# --- one study ------------------------------------------------------------------------------
+
+
+def _study_part(report: StudyReport, folder: str) -> StudyPart:
+    models = ranked(report.models)
+    has_trials = bool(report.trials)
+    has_scores = bool(scored(report.trials))
+    has_failures = any(trial.state == "FAIL" for trial in report.trials)
+    return StudyPart(
+        report=report,
+        labels=labels_of(report),
+        summary=_summary(report),
+        comparison=tables.comparison(report) if models else None,
+        latency=tables.latency(report) if report.latencies else None,
+        parity=tables.parity(report) if any(model.parity for model in models) else None,
+        winner=_winner_part(report, folder),
+        models=tuple(
+            _model_part(report, model, folder, number) for number, model in enumerate(models, 1)
+        ),
+        history=_history(report, folder) if has_scores else None,
+        parameters=_parameters(report, folder) if has_scores else None,
+        trial_counts=tables.trial_counts(report) if has_trials else None,
+        trials=tables.trials(report) if has_trials else None,
+        failures=tables.failures(report) if has_failures else None,
+        data=(
+            tables.data_facts(report),
+            tables.classes(report),
+            *((tables.broken_files(report),) if report.dataset.broken else ()),
+        ),
+        machine=(tables.study_settings(report), tables.machine(report)),
+    )
+
+
+def _summary(report: StudyReport) -> tuple[str, ...]:
+    """The report's first paragraphs, in plain words."""
+    dataset = report.dataset
+    kind = "synthetic pictures" if dataset.synthetic else "pictures"
+    states = [trial.state for trial in report.trials]
+    done = (
+        f"The data set {dataset.name} has {len(dataset.pictures)} {kind} in "
+        f"{len(dataset.classes)} classes. {len(states)} trials were begun on "
+        f"{report.device}: {states.count('COMPLETE')} complete, {states.count('PRUNED')} pruned, "
+        f"{states.count('FAIL')} failed."
+    )
+    winner, verdict = winner_of(report), tuning_verdict(report)
+    if winner is None or verdict is None:
+        return done, _unpromoted(report)
+    return done, f"{_winner_sentence(report, winner)} {verdict}"
+
+
+def _winner_sentence(report: StudyReport, winner: ModelRecord) -> str:
+    score = percent_with_sd(winner.cv_mean, winner.cv_sd)
+    validated = (
+        "its cross-validated score was not stored"
+        if winner.cv_mean is None
+        else f"balanced accuracy {score} % over {len(report.split.folds)} folds of cross-validation"
+    )
+    return (
+        f"The winner, chosen by cross-validation alone, is {winner.name} "
+        f"({winner.recipe.backbone}, trial {winner.trial}): {validated}, and "
+        f"{percent(winner.test.balanced_accuracy)} % on the locked test set of "
+        f"{len(winner.predictions.indices)} pictures (standard error "
+        f"{100 * standard_error(winner.test):.1f} points), measured through the exported ONNX file."
+    )
+
+
+def _unpromoted(report: StudyReport) -> str:
+    complete = [(t, value) for t, value in scored(report.trials) if t.state == "COMPLETE"]
+    if not complete:
+        return "No trial is complete yet, so there is no score to report."
+    trial, value = max(complete, key=lambda pair: pair[1])
+    return (
+        f"No model has been promoted yet, so the test set is still locked. The best trial so far "
+        f"is {trial.number} ({trial.recipe.backbone}) with a balanced accuracy of "
+        f"{percent(value)} % in cross-validation; `bench promote {report.study}` goes on from here."
+    )
+
+
+# --- figures --------------------------------------------------------------------------------
+
+
+def _figure(report: StudyReport, folder: str, name: str, caption: str, png: bytes) -> FigureFile:
+    labels = labels_of(report)
+    if labels:
+        caption += f" ({'; '.join(labels)})"
+    return FigureFile(path=f"{folder}/{name}.png", caption=caption, png=png)
+
+
+def _history(report: StudyReport, folder: str) -> FigureFile:
+    caption = (
+        "Score of each trial and the best complete one so far. A pruned trial stands at the "
+        "running mean it was stopped with."
+    )
+    return _figure(report, folder, "history", caption, figures.history(report))
+
+
+def _parameters(report: StudyReport, folder: str) -> FigureFile | None:
+    if not tuned_parameters([trial for trial, _ in scored(report.trials)]):
+        return None
+    caption = (
+        "Score against each parameter that the search varied. The search looked where scores "
+        "were good, so the density of dots is its doing."
+    )
+    return _figure(report, folder, "parameters", caption, figures.parameters(report))
+
+
+def _model_part(report: StudyReport, model: ModelRecord, folder: str, number: int) -> ModelPart:
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", model.name)
+    caption = f"Confusion matrix of {model.name} on the test set."
+    png = figures.confusion(report, model)
+    return ModelPart(
+        name=model.name,
+        confusion=tables.confusion(report, model),
+        figure=_figure(report, folder, f"confusion-{number}-{safe}", caption, png),
+    )
+
+
+def _winner_part(report: StudyReport, folder: str) -> WinnerPart | None:
+    winner = winner_of(report)
+    if winner is None:
+        return None
+    return WinnerPart(
+        model=winner,
+        hyper_parameters=tables.hyper_parameters(report, winner, default_of(report)),
+        per_class=tables.per_class(report, winner),
+        curves=_curves(report, winner, folder),
+        mistakes=_gallery(report, mistakes(winner), folder, "mistakes"),
+        right=_gallery(report, right_answers(winner), folder, "right"),
+    )
+
+
+def _curves(report: StudyReport, winner: ModelRecord, folder: str) -> FigureFile | None:
+    trial = trial_of(report, winner)
+    if not winner.train_curve and (trial is None or not trial.epochs):
+        return None
+    caption = (
+        f"Trial {winner.trial} by epoch: the line is the mean over the folds, the band their "
+        "range. Retraining uses all development pictures, so it has no validation curve."
+    )
+    return _figure(report, folder, "curves", caption, figures.curves(report, winner, trial))
+
+
+_GALLERY_CAPTIONS = {
+    "mistakes": "Wrongly classified test pictures, the most confident first: true class, "
+    "predicted class and its probability.",
+    "right": "Rightly classified test pictures, the most confident of each class first.",
+}
+
+
+def _gallery(
+    report: StudyReport, answers: tuple[Example, ...], folder: str, kind: str
+) -> GalleryPart:
+    described = "wrongly" if kind == "mistakes" else "rightly"
+    if not answers:
+        return GalleryPart(figure=None, remark=f"No test picture was {described} classified.")
+    chosen = figures.thumbnails(report, answers)
+    remark = f"{len(answers)} of {len(report.split.test)} test pictures were {described} classified"
+    if not chosen:
+        remark += "; their files can no longer be read where they were, so none is shown."
+        return GalleryPart(figure=None, remark=remark)
+    png = figures.gallery(report, [*chosen])
+    figure = _figure(report, folder, kind, _GALLERY_CAPTIONS[kind], png)
+    return GalleryPart(figure=figure, remark=f"{remark}; {len(chosen)} are shown.")

@@ -1,0 +1,319 @@
+"""A hand-made study, consistent enough to be reported, with no training behind it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bench.records import (
+    BrokenPicture,
+    ClassScores,
+    Dataset,
+    Environment,
+    EpochScores,
+    LatencyRow,
+    ModelRecord,
+    ParityCheck,
+    Picture,
+    Predictions,
+    ProcessSample,
+    Recipe,
+    Role,
+    Scores,
+    Settings,
+    Split,
+    StudyReport,
+    TrialRecord,
+    TrialState,
+)
+
+EPOCHS = 4
+FOLDS = 3
+POLICIES = ("none", "light", "medium", "strong")
+BACKBONES = ("resnet50", "legacy_xception", "tf_efficientnet_lite0")
+
+MakeReport = Callable[..., StudyReport]
+
+
+def make_dataset(root: Path, names: tuple[str, ...], per_class: int = 12) -> Dataset:
+    pictures = tuple(
+        Picture(
+            path=f"{label}/{number}.png",
+            label=label,
+            sha256=f"{label}-{number}",
+            width=60,
+            height=40,
+            mode="RGB",
+        )
+        for label in range(len(names))
+        for number in range(per_class)
+    )
+    return Dataset(name="demo", root=str(root), kind="folder", classes=names, pictures=pictures)
+
+
+def make_split(dataset: Dataset) -> Split:
+    """A quarter of each class is locked; the others go round the folds."""
+    indices = range(len(dataset.pictures))
+    rest = [index for index in indices if index % 4]
+    return Split(
+        dataset_fingerprint=dataset.fingerprint,
+        seed=0,
+        test=tuple(index for index in indices if index % 4 == 0),
+        folds=tuple(tuple(rest[fold::FOLDS]) for fold in range(FOLDS)),
+    )
+
+
+def make_trial(number: int, *, backbones: tuple[str, ...] = BACKBONES) -> TrialRecord:
+    """Trial 0 is the default recipe, every fifth fails, two of five are pruned."""
+    chance = random.Random(number)
+    states: tuple[TrialState, ...] = ("COMPLETE", "PRUNED", "COMPLETE", "PRUNED", "FAIL")
+    state = states[number % 5]
+    level = 0.55 + 0.3 * (1 - 0.9 ** (number + 1)) + chance.uniform(-0.06, 0.06)
+    recipe = Recipe(
+        backbone=backbones[number % len(backbones)],
+        learning_rate=10 ** chance.uniform(-5, -2),
+        weight_decay=10 ** chance.uniform(-4, -1.5),
+        augmentation=chance.choice(POLICIES),
+        freeze_depth=chance.randint(0, 5),
+        label_smoothing=chance.uniform(0, 0.15),
+    )
+    epochs = tuple(
+        EpochScores(
+            fold=fold,
+            epoch=epoch,
+            train_loss=2.0 * 0.6**epoch + chance.uniform(0, 0.1),
+            loss=1.8 * 0.75**epoch + chance.uniform(0, 0.2),
+            balanced_accuracy=level * (1 - 0.5 ** (epoch + 1)) + chance.uniform(-0.03, 0.03),
+            precision=level,
+            recall=level,
+            f1=level,
+            seconds=2.0,
+        )
+        for fold in range(1 if state == "PRUNED" else FOLDS)
+        for epoch in range(EPOCHS)
+    )
+    return TrialRecord(
+        number=number,
+        state=state,
+        value=None if state == "FAIL" else level,
+        recipe=Recipe(backbone=backbones[0]) if number == 0 else recipe,
+        is_default=number == 0,
+        epochs=() if state == "FAIL" else epochs,
+        seconds=24.0,
+        finished_s=30.0 * (number + 1),
+        error="RuntimeError: out of memory" if state == "FAIL" else None,
+    )
+
+
+def make_predictions(dataset: Dataset, split: Split, accuracy: float) -> Predictions:
+    """The first share of every ten answers is right, the others name the next class."""
+    total = len(dataset.classes)
+    labels = tuple(dataset.pictures[index].label for index in split.test)
+    rows = []
+    for place, label in enumerate(labels):
+        right = place % 10 < round(10 * accuracy)
+        answer = label if right else (label + 1) % total
+        top = 0.55 + 0.4 * ((place * 7) % 10) / 10
+        rows.append(tuple(top if k == answer else (1 - top) / (total - 1) for k in range(total)))
+    return Predictions(indices=split.test, labels=labels, probabilities=tuple(rows))
+
+
+def make_scores(dataset: Dataset, predictions: Predictions) -> Scores:
+    total = len(dataset.classes)
+    counts = [[0] * total for _ in range(total)]
+    for label, row in zip(predictions.labels, predictions.probabilities, strict=True):
+        counts[label][row.index(max(row))] += 1
+    recalls = [row[k] / sum(row) for k, row in enumerate(counts)]
+    mean = sum(recalls) / total
+    return Scores(
+        balanced_accuracy=mean,
+        accuracy=mean,
+        precision=mean,
+        recall=mean,
+        f1=mean,
+        log_loss=0.7,
+        per_class=tuple(
+            ClassScores(name=name, precision=recall, recall=recall, f1=recall, support=sum(row))
+            for name, recall, row in zip(dataset.classes, recalls, counts, strict=True)
+        ),
+        confusion=tuple(tuple(row) for row in counts),
+    )
+
+
+def make_model(
+    dataset: Dataset,
+    split: Split,
+    trial: TrialRecord,
+    *,
+    name: str,
+    role: Role = "best",
+    accuracy: float = 0.8,
+    cv_mean: float | None = 0.8,
+    weights: str = "timm",
+) -> ModelRecord:
+    predictions = make_predictions(dataset, split, accuracy)
+    return ModelRecord(
+        name=name,
+        study="demo",
+        role=role,
+        trial=trial.number,
+        recipe=trial.recipe,
+        architecture=trial.recipe.backbone,
+        weights=weights,
+        image_size=224,
+        path=f"demo/models/{name}/model.onnx",
+        size_bytes=94_000_000,
+        parameters=23_500_000,
+        opset=20,
+        parity=(
+            ParityCheck(
+                provider="CPUExecutionProvider",
+                batch_size=8,
+                pictures=32,
+                max_abs_difference=2.1e-6,
+                top1_agreement=1.0,
+            ),
+        ),
+        cv_mean=cv_mean,
+        cv_sd=None if cv_mean is None else 0.021,
+        test=make_scores(dataset, predictions),
+        predictions=predictions,
+        train_curve=(1.9, 1.2, 0.8, 0.6),
+        seconds=60.0,
+    )
+
+
+def make_latency(
+    model: ModelRecord, *, batch_size: int = 1, calls: int = 300, device: str = "cpu"
+) -> LatencyRow:
+    """Three processes whose calls take 10 ms a picture, give or take."""
+    samples = tuple(
+        ProcessSample(
+            latencies_ns=tuple(
+                batch_size * (10_000_000 + 100_000 * process + 1000 * call)
+                for call in range(calls // 3)
+            ),
+            steady=True,
+            warmup_calls=20,
+            involuntary_switches=3,
+            load_ms=200.0,
+            first_call_ms=30.0,
+            peak_rss_bytes=300_000_000,
+            measured_s=3.0,
+        )
+        for process in range(3)
+    )
+    return LatencyRow(
+        model=model.name,
+        path=model.path,
+        architecture_key=model.architecture_key,
+        device=device,
+        device_name="Test CPU",
+        provider="CPUExecutionProvider",
+        precision="fp32",
+        batch_size=batch_size,
+        threads=2,
+        timed="session.run, numpy in and out",
+        samples=samples,
+        versions={"onnxruntime": "1.0"},
+    )
+
+
+@pytest.fixture
+def make_report(tmp_path: Path) -> MakeReport:
+    """Builds a study of `names` classes and `trials` trials; every part can be changed."""
+
+    def build(
+        *,
+        names: tuple[str, ...] = ("blues", "jazz", "rock"),
+        trials: int = 12,
+        promoted: bool = True,
+        pictures_on_disk: bool = False,
+        weights: str = "timm",
+        synthetic: bool = False,
+        winner_accuracy: float = 0.8,
+        default_accuracy: float = 0.6,
+    ) -> StudyReport:
+        dataset = replace(make_dataset(tmp_path / "pictures", names), synthetic=synthetic)
+        split = make_split(dataset)
+        records = tuple(make_trial(number) for number in range(trials))
+        models: tuple[ModelRecord, ...] = ()
+        latencies: tuple[LatencyRow, ...] = ()
+        if promoted:
+            best = make_model(
+                dataset,
+                split,
+                records[2],
+                name="best",
+                accuracy=winner_accuracy,
+                cv_mean=0.81,
+                weights=weights,
+            )
+            default = make_model(
+                dataset,
+                split,
+                records[0],
+                name="default",
+                role="default",
+                accuracy=default_accuracy,
+                cv_mean=0.70,
+                weights=weights,
+            )
+            models = (default, best)
+            latencies = tuple(
+                make_latency(m, batch_size=b, calls=c)
+                for m in models
+                for b, c in ((1, 300), (8, 90))
+            )
+        if pictures_on_disk:
+            save_pictures(dataset)
+        return StudyReport(
+            study="demo",
+            space="cpu",
+            dataset=dataset,
+            split=split,
+            settings=Settings(
+                epochs=EPOCHS,
+                batch_size=16,
+                image_size=224,
+                resize="squash",
+                family="photo",
+                pretrained=weights != "random",
+                seed=0,
+                pruner="median",
+            ),
+            device="cpu",
+            trials=records,
+            models=models,
+            latencies=latencies,
+            environment=Environment(
+                created="2026-01-01T00:00:00+00:00",
+                cpu="Test CPU",
+                cores=2,
+                memory_bytes=8 * 2**30,
+                gpu=None,
+                python="3.12.0",
+                platform="Linux",
+                versions={"torch": "2.0", "onnxruntime": "1.0"},
+            ),
+        )
+
+    return build
+
+
+def save_pictures(dataset: Dataset) -> None:
+    for index, picture in enumerate(dataset.pictures):
+        path = dataset.picture_path(index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        color = (40 * picture.label % 256, 90, 20 * index % 256)
+        Image.new("RGB", (picture.width, picture.height), color).save(path)
+
+
+def with_broken_files(report: StudyReport, number: int) -> StudyReport:
+    broken = tuple(BrokenPicture(path=f"bad{k}.png", reason="truncated") for k in range(number))
+    return replace(report, dataset=replace(report.dataset, broken=broken))

@@ -33,6 +33,8 @@ _PACKAGES = (
 )
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# Folders of the workspace that are not a study's.
+_RESERVED = frozenset({"artifacts", "cache", "report"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Workspace:
 
     @property
     def demo(self) -> Path:
-        return self.root / "demo"
+        return self.cache / "demo"
 
     def study(self, name: str) -> Path:
         return self.root / check_study_name(name)
@@ -94,6 +96,11 @@ class Workspace:
     def report(self, study: str) -> Path:
         return self.study(study) / "report"
 
+    @property
+    def joint_report(self) -> Path:
+        """Where a report of several studies goes."""
+        return self.root / "report"
+
 
 def check_study_name(name: str) -> str:
     """Return `name` when it can be a folder of the workspace.
@@ -101,10 +108,10 @@ def check_study_name(name: str) -> str:
     Raises:
         InputError: it cannot.
     """
-    if not _STUDY_NAME.fullmatch(name) or name in {"artifacts", "cache", "demo"}:
+    if not _STUDY_NAME.fullmatch(name) or name in _RESERVED:
         raise InputError(
             f"a study's name is letters, digits, '.', '_' and '-', begins with a letter or digit "
-            f"and is none of artifacts, cache, demo; not {name!r}"
+            f"and is none of {', '.join(sorted(_RESERVED))}; not {name!r}"
         )
     return name
 
@@ -112,7 +119,7 @@ def check_study_name(name: str) -> str:
 def as_study_name(text: str) -> str:
     """Turn any text (a folder's name) into a valid study name."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "study"
-    return f"{name}-study" if name in {"artifacts", "cache", "demo"} else name
+    return f"{name}-study" if name in _RESERVED else name
 
 
 @contextmanager
@@ -152,11 +159,12 @@ def describe_environment(gpu: str | None) -> Environment:
         gpu=gpu,
         python=platform.python_version(),
         platform=platform.platform(),
-        versions=_versions(),
+        versions=package_versions(),
     )
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
     versions = {}
     for package in _PACKAGES:
         try:

@@ -96,14 +96,15 @@ def tuning_verdict(report: StudyReport) -> str | None:
         return "The default recipe itself won: no tuned trial had a better cross-validated score."
     pictures = len(winner.predictions.indices)
     difference = winner.test.balanced_accuracy - default.test.balanced_accuracy
-    error = max(standard_error(winner.test), standard_error(default.test), 1 / pictures)
+    errors = (standard_error(winner.test), standard_error(default.test))
+    resolution = max(*errors, 1 / pictures)
     figures = (
         f"{100 * difference:+.1f} points, {percent(winner.test.balanced_accuracy)} % against "
         f"{percent(default.test.balanced_accuracy)} % on {pictures} test pictures, "
-        f"standard error of one score {100 * error:.1f} points"
+        f"which resolve about {100 * resolution:.1f} points"
     )
     # The tolerance keeps a difference of exactly one picture on the cautious side of rounding.
-    if abs(difference) <= error + 1e-9:
+    if abs(difference) <= resolution + 1e-9:
         return f"No measurable difference from the default recipe ({figures})."
     place = "above" if difference > 0 else "below"
     return f"The tuned winner scored {place} the default recipe ({figures})."

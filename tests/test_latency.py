@@ -175,7 +175,7 @@ def test_a_report_is_the_last_line_of_the_output():
 )
 def test_a_childs_error_is_raised_as_what_it_was(kind, raised):
     report = json.dumps({"error": {"kind": kind, "message": "the rule, the value, the remedy"}})
-    with pytest.raises(raised, match="^the rule, the value, the remedy$"):
+    with pytest.raises(raised, match=r"^the rule, the value, the remedy$"):
         read_report(report, "", 1)
 
 

@@ -150,9 +150,7 @@ def _interpolate_columns(
         index = columns[:, None, None, :].expand(-1, channels, height, -1)
         return images_nchw.gather(3, index).float()
 
-    return torch.lerp(
-        take(columns_nw), take((columns_nw + 1) % width), weight_nw[:, None, None, :]
-    )
+    return torch.lerp(take(columns_nw), take((columns_nw + 1) % width), weight_nw[:, None, None, :])
 
 
 def _bands(

@@ -33,6 +33,9 @@ MARKER = "demo.json"
 VERSION = 1  # to be raised by whatever changes a pixel
 CLIP_S = 8.0
 
+# A process takes seconds to start, as long as it takes to make this many pieces.
+_PIECES_WORTH_A_PROCESS = 12
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoMarker:
@@ -70,25 +73,21 @@ def make_demo(
 
     The pictures are `images_original/<style>/<style>NNNNN.png`, the pieces they come from stand
     in `groups.csv`. The same seed gives the same bytes on one machine however many `processes`
-    share the work (default: one a core; 1 works in this process and starts none). The folder
-    appears whole or not at all.
+    share the work: 1 works in this process and starts none; the default is one a core, fewer
+    for a small demo. They are spawned, so a script that calls this needs the usual
+    `if __name__ == "__main__":`. The folder appears whole or not at all.
 
     Raises:
         InputError: a number is out of range.
         DataError: `out_dir` holds something else, or a demo made with other parameters.
     """
-    least = {"seed": 0, "pieces_per_class": 1, "clips_per_piece": 1, "processes": 1}
-    given = {
-        "seed": seed,
-        "pieces_per_class": pieces_per_class,
-        "clips_per_piece": clips_per_piece,
-        "processes": processes or os.cpu_count() or 1,
-    }
-    faults = [f"{name} is {given[name]}" for name in least if given[name] < least[name]]
-    if faults:
-        raise InputError(
-            f"seed must be at least 0 and the counts at least 1; {', '.join(faults)}: give more"
-        )
+    pieces = len(STYLES) * pieces_per_class
+    _check_least("seed", seed, 0)
+    _check_least("pieces_per_class", pieces_per_class, 1)
+    _check_least("clips_per_piece", clips_per_piece, 1)
+    if processes is None:
+        processes = min(os.cpu_count() or 1, -(-pieces // _PIECES_WORTH_A_PROCESS))
+    _check_least("processes", processes, 1)
     marker = DemoMarker(
         synthetic=True,
         version=VERSION,
@@ -101,9 +100,8 @@ def make_demo(
     made = not _is_finished(out_dir, marker)
     if made:
         with staged_folder(out_dir) as staging:
-            _fill(staging, marker, given["processes"])
+            _fill(staging, marker, processes)
             (staging / MARKER).write_bytes(to_json(marker, indent=2) + b"\n")
-    pieces = len(STYLES) * pieces_per_class
     return DemoSummary(
         out_dir=str(out_dir),
         classes=marker.styles,
@@ -111,6 +109,11 @@ def make_demo(
         pictures=pieces * clips_per_piece,
         made=made,
     )
+
+
+def _check_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise InputError(f"{name} must be at least {least}, got {value}: give {least} or more")
 
 
 def _is_finished(out_dir: Path, wanted: DemoMarker) -> bool:

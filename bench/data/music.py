@@ -381,7 +381,7 @@ def _synthesise(voice: _Voice, note: int, samples: int) -> FloatArray:
     attack = np.minimum(1.0, time_s / voice.attack_s)
     release = np.minimum(1.0, time_s[::-1] / 0.02)
     envelope = attack * release * np.exp(-voice.decay_per_s * time_s)
-    return voice.tone(frequency_hz, samples, voice.colour) * envelope
+    return np.asarray(voice.tone(frequency_hz, samples, voice.colour) * envelope)
 
 
 def _cycle(amplitudes: FloatArray, frequency_hz: float, samples: int) -> FloatArray:
@@ -410,9 +410,7 @@ def _pad(frequency_hz: float, samples: int, colour: float) -> FloatArray:
     harmonics = np.arange(1.0, 61.0)
     amplitudes = harmonics ** (0.8 * colour - 1.8) * 0.93**harmonics
     cents = (-9.0, 0.0, 7.0)
-    detuned = [
-        _cycle(amplitudes, frequency_hz * 2.0 ** (cent / 1200.0), samples) for cent in cents
-    ]
+    detuned = [_cycle(amplitudes, frequency_hz * 2.0 ** (cent / 1200.0), samples) for cent in cents]
     return np.asarray(sum(detuned))
 
 

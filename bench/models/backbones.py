@@ -35,9 +35,7 @@ class BackboneSpec:
     interpolation: Literal["bilinear", "bicubic"]
     license: str | None
 
-    def geometry(
-        self, *, image_size: int | None, crop: Box | None, resize: ResizeRule
-    ) -> Geometry:
+    def geometry(self, *, image_size: int | None, crop: Box | None, resize: ResizeRule) -> Geometry:
         """How pictures are brought to this backbone's input."""
         return Geometry(
             image_size=image_size or self.image_size,

@@ -53,7 +53,9 @@ def choose_arithmetic(device: str) -> Arithmetic:
         ("bfloat16", True): _step_ms(torch.bfloat16, channels_last=True),
     }
     (dtype, channels_last), fastest = min(candidates.items(), key=lambda item: item[1])
-    measured = ", ".join(f"{name} channels_last {ms:.0f} ms" for (name, _), ms in candidates.items())
+    measured = ", ".join(
+        f"{name} channels_last {ms:.0f} ms" for (name, _), ms in candidates.items()
+    )
     reason = f"training step: float32 contiguous {plain:.0f} ms, {measured}"
     if plain / fastest < _LEAST_GAIN:
         dtype, channels_last = "float32", False

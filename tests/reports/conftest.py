@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from bench.records import (
-    BrokenPicture,
     ClassScores,
     Dataset,
     Environment,
@@ -20,6 +19,7 @@ from bench.records import (
     ModelRecord,
     ParityCheck,
     Picture,
+    Policy,
     Predictions,
     ProcessSample,
     Recipe,
@@ -34,7 +34,7 @@ from bench.records import (
 
 EPOCHS = 4
 FOLDS = 3
-POLICIES = ("none", "light", "medium", "strong")
+POLICIES: tuple[Policy, ...] = ("none", "light", "medium", "strong")
 BACKBONES = ("resnet50", "legacy_xception", "tf_efficientnet_lite0")
 
 MakeReport = Callable[..., StudyReport]
@@ -188,9 +188,7 @@ def make_model(
     )
 
 
-def make_latency(
-    model: ModelRecord, *, batch_size: int = 1, calls: int = 300, device: str = "cpu"
-) -> LatencyRow:
+def make_latency(model: ModelRecord, *, batch_size: int = 1, calls: int = 300) -> LatencyRow:
     """Three processes whose calls take 10 ms a picture, give or take."""
     samples = tuple(
         ProcessSample(
@@ -212,7 +210,7 @@ def make_latency(
         model=model.name,
         path=model.path,
         architecture_key=model.architecture_key,
-        device=device,
+        device="cpu",
         device_name="Test CPU",
         provider="CPUExecutionProvider",
         precision="fp32",
@@ -312,8 +310,3 @@ def save_pictures(dataset: Dataset) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         color = (40 * picture.label % 256, 90, 20 * index % 256)
         Image.new("RGB", (picture.width, picture.height), color).save(path)
-
-
-def with_broken_files(report: StudyReport, number: int) -> StudyReport:
-    broken = tuple(BrokenPicture(path=f"bad{k}.png", reason="truncated") for k in range(number))
-    return replace(report, dataset=replace(report.dataset, broken=broken))

@@ -1,0 +1,297 @@
+"""One database: Optuna's tables, left to Optuna, and ours beside them.
+
+Only the process that owns a study writes to it. SQLite is opened with write-ahead logging, and
+every transaction says at once that it will write, because a reader that turns writer half-way
+fails with "database is locked" or works on what it read too early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Engine, make_url
+
+from bench.errors import InputError
+from bench.records import (
+    Environment,
+    EpochScores,
+    LatencyRow,
+    ModelRecord,
+    StudyPlan,
+    from_json,
+    to_json,
+)
+
+_tables = sa.MetaData()
+
+_datasets = sa.Table(
+    "bench_datasets",
+    _tables,
+    sa.Column("fingerprint", sa.String(64), primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("pictures", sa.Integer, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+)
+_splits = sa.Table(
+    "bench_splits",
+    _tables,
+    sa.Column("fingerprint", sa.String(64), primary_key=True),
+    sa.Column("dataset_fingerprint", sa.String(64), nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+)
+_studies = sa.Table(
+    "bench_studies",
+    _tables,
+    sa.Column("study", sa.String(255), primary_key=True),
+    sa.Column("plan", sa.Text, nullable=False),
+    sa.Column("environment", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+)
+_epochs = sa.Table(
+    "bench_epochs",
+    _tables,
+    sa.Column("study", sa.String(255), primary_key=True),
+    sa.Column("trial", sa.Integer, primary_key=True),
+    sa.Column("fold", sa.Integer, primary_key=True),
+    sa.Column("epoch", sa.Integer, primary_key=True),
+    sa.Column("train_loss", sa.Float, nullable=False),
+    sa.Column("loss", sa.Float, nullable=False),
+    sa.Column("balanced_accuracy", sa.Float, nullable=False),
+    sa.Column("precision", sa.Float, nullable=False),
+    sa.Column("recall", sa.Float, nullable=False),
+    sa.Column("f1", sa.Float, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+)
+_models = sa.Table(
+    "bench_models",
+    _tables,
+    sa.Column("study", sa.String(255), primary_key=True),
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("backbone", sa.String(255), nullable=False),
+    sa.Column("test_balanced_accuracy", sa.Float, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+)
+_latencies = sa.Table(
+    "bench_latencies",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("device", sa.String(16), nullable=False),
+    sa.Column("batch_size", sa.Integer, nullable=False),
+    sa.Column("p50_ms", sa.Float, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+)
+
+
+class Database:
+    """Typed access to the tables; records go in and come out."""
+
+    def __init__(self, url: str, engine: Engine, storage: optuna.storages.RDBStorage) -> None:
+        self.url = url
+        self.storage = storage
+        self._engine = engine
+
+    @classmethod
+    def open(cls, url: str) -> Database:
+        """Open a database by SQLAlchemy URL, creating the tables that are missing.
+
+        Raises:
+            InputError: the URL is malformed, or no database answers there.
+        """
+        try:
+            parsed = make_url(url)
+            storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_options(parsed))
+            if parsed.get_backend_name() == "sqlite":
+                _tune_sqlite(storage.engine)
+            _tables.create_all(storage.engine)
+        except (sa.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
+            raise InputError(
+                f"--storage {safe_url(url)}: {_first_line(error)}; give a SQLAlchemy URL such as "
+                "sqlite:///runs/bench.db or postgresql+psycopg://USER@HOST/NAME"
+            ) from error
+        return cls(url, storage.engine, storage)
+
+    def close(self) -> None:
+        self.storage.remove_session()
+        self._engine.dispose()
+
+    # --- writing ----------------------------------------------------------------------------
+
+    def save_plan(self, plan: StudyPlan, environment: Environment) -> None:
+        """Store a study's plan with its data set and split, in one transaction."""
+        dataset, split, now = plan.dataset, plan.split, _now()
+        with self._engine.begin() as connection:
+            self._replace(
+                connection,
+                _datasets,
+                {"fingerprint": dataset.fingerprint},
+                name=dataset.name,
+                pictures=len(dataset.pictures),
+                record=_text(dataset),
+                created=now,
+            )
+            self._replace(
+                connection,
+                _splits,
+                {"fingerprint": split.fingerprint},
+                dataset_fingerprint=split.dataset_fingerprint,
+                record=_text(split),
+                created=now,
+            )
+            self._replace(
+                connection,
+                _studies,
+                {"study": plan.study},
+                plan=_text(plan),
+                environment=_text(environment),
+                created=now,
+            )
+
+    def save_epoch(self, study: str, trial: int, scores: EpochScores) -> None:
+        """Store an epoch; one that is told again replaces itself."""
+        values = {name: getattr(scores, name) for name in EpochScores.__dataclass_fields__}
+        key = {"study": study, "trial": trial}
+        key |= {"fold": values.pop("fold"), "epoch": values.pop("epoch")}
+        with self._engine.begin() as connection:
+            self._replace(connection, _epochs, key, **values)
+
+    def save_model(self, model: ModelRecord) -> None:
+        with self._engine.begin() as connection:
+            self._replace(
+                connection,
+                _models,
+                {"study": model.study, "name": model.name},
+                backbone=model.recipe.backbone,
+                test_balanced_accuracy=model.test.balanced_accuracy,
+                record=_text(model),
+                created=_now(),
+            )
+
+    def drop_models(self, study: str, keep: Sequence[str]) -> None:
+        """Forget the models of earlier promotions that are no longer among the chosen."""
+        gone = sa.and_(_models.c.study == study, _models.c.name.not_in(keep))
+        with self._engine.begin() as connection:
+            connection.execute(_models.delete().where(gone))
+
+    def save_latencies(self, rows: Sequence[LatencyRow]) -> None:
+        with self._engine.begin() as connection:
+            for row in rows:
+                connection.execute(
+                    _latencies.insert().values(
+                        path=row.path,
+                        device=row.device,
+                        batch_size=row.batch_size,
+                        p50_ms=row.p50_ms,
+                        record=_text(row),
+                        created=_now(),
+                    )
+                )
+
+    # --- reading ----------------------------------------------------------------------------
+
+    def studies(self) -> tuple[str, ...]:
+        """Names of all studies, oldest first."""
+        query = sa.select(_studies.c.study).order_by(_studies.c.created, _studies.c.study)
+        return tuple(self._column(query))
+
+    def load_plan(self, study: str) -> StudyPlan | None:
+        found = self._column(sa.select(_studies.c.plan).where(_studies.c.study == study))
+        return from_json(found[0], StudyPlan) if found else None
+
+    def load_environment(self, study: str) -> Environment | None:
+        found = self._column(sa.select(_studies.c.environment).where(_studies.c.study == study))
+        return from_json(found[0], Environment) if found else None
+
+    def load_epochs(self, study: str) -> dict[int, tuple[EpochScores, ...]]:
+        """All epochs of a study, by trial number, in the order of training."""
+        query = (
+            sa.select(_epochs)
+            .where(_epochs.c.study == study)
+            .order_by(_epochs.c.trial, _epochs.c.fold, _epochs.c.epoch)
+        )
+        epochs: dict[int, list[EpochScores]] = {}
+        with self._engine.connect() as connection:
+            for row in connection.execute(query).mappings():
+                values = {name: row[name] for name in EpochScores.__dataclass_fields__}
+                epochs.setdefault(row["trial"], []).append(EpochScores(**values))
+        return {trial: tuple(rows) for trial, rows in epochs.items()}
+
+    def load_models(self, study: str) -> tuple[ModelRecord, ...]:
+        query = sa.select(_models.c.record).where(_models.c.study == study).order_by(_models.c.name)
+        return tuple(from_json(text, ModelRecord) for text in self._column(query))
+
+    def load_latencies(self, paths: Sequence[str]) -> tuple[LatencyRow, ...]:
+        """The newest row of each (file, device, precision, batch size, threads)."""
+        query = (
+            sa.select(_latencies.c.record)
+            .where(_latencies.c.path.in_(paths))
+            .order_by(_latencies.c.id)
+        )
+        newest: dict[tuple[object, ...], LatencyRow] = {}
+        for text in self._column(query):
+            row = from_json(text, LatencyRow)
+            newest[row.path, row.device, row.precision, row.batch_size, row.threads] = row
+        return tuple(newest.values())
+
+    def _column(self, query: sa.Select[Any]) -> list[Any]:
+        with self._engine.connect() as connection:
+            return list(connection.execute(query).scalars())
+
+    @staticmethod
+    def _replace(
+        connection: sa.Connection, table: sa.Table, key: dict[str, Any], **values: Any
+    ) -> None:
+        """Insert a row in the place of the one with the same key, on any SQL dialect."""
+        matches = sa.and_(*(table.c[name] == value for name, value in key.items()))
+        connection.execute(table.delete().where(matches))
+        connection.execute(table.insert().values(**key, **values))
+
+
+def safe_url(url: str) -> str:
+    """A URL that can be printed: its password is replaced by stars."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return "(not a URL)"
+
+
+def _engine_options(url: URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": 60}}
+    return {"pool_pre_ping": True}
+
+
+def _tune_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        # The driver's own transaction handling is off, so that `begin` below can choose the kind.
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections opened before the listeners go
+
+
+def _text(record: object) -> str:
+    return to_json(record).decode()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

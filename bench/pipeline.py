@@ -1,0 +1,295 @@
+"""The story, top to bottom: load, split, search, promote, export, verify, measure, report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bench.data.demo import make_demo
+from bench.data.sources import CropChoice, load_dataset
+from bench.data.splits import make_split
+from bench.database import Database
+from bench.errors import WeightsError
+from bench.latency import LatencyJob, LatencyProtocol, measure_many
+from bench.models.backbones import describe_backbone
+from bench.models.weights import resolve_weights
+from bench.promote.promotion import promote_candidate
+from bench.promote.select import select
+from bench.records import (
+    Dataset,
+    LatencyRow,
+    ModelRecord,
+    Settings,
+    StudyPlan,
+    StudyReport,
+    WeightSource,
+)
+from bench.results import load_plan, load_study_report, load_trials
+from bench.runtime.cuda import cuda_works
+from bench.search.coordinator import Coordinator, Listener
+from bench.search.executors import make_executor
+from bench.search.lock import own
+from bench.search.pruners import make_pruner
+from bench.search.study import open_study, refuse_changes
+from bench.space import SearchSpace, load_space
+from bench.training.arithmetic import choose_arithmetic, choose_device
+from bench.training.trainer import Trainer
+from bench.workspace import Workspace, as_study_name, describe_environment
+
+LATENCY_BATCH_SIZES = (1, 8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """What a user may say about a search; None leaves it to the space or to the machine."""
+
+    trials: int = 50
+    study: str | None = None
+    space: str | None = None
+    backbones: tuple[str, ...] = ()
+    folds: int | None = None
+    epochs: int | None = None
+    image_size: int | None = None
+    batch_size: int | None = None
+    workers: int = 1
+    seed: int = 0
+    device: str = "auto"
+    pruner: str = "median"
+    crop: CropChoice = "auto"
+    test_fraction: float = 0.2
+    pretrained: bool = True
+    weights: Mapping[str, Path] = field(default_factory=dict)
+
+
+def search(
+    data: str | Path | None,
+    options: SearchOptions,
+    *,
+    workspace: Workspace,
+    database: Database,
+    listener: Listener,
+) -> StudyPlan:
+    """Run or go on with a study until it has `options.trials` finished trials.
+
+    Raises:
+        DataError, SpaceError, WeightsError, DeviceError: something given cannot work.
+        StudyMismatchError: the study exists and was begun differently.
+        StudyLockedError: another live process runs it.
+        BenchError: too many trials failed.
+    """
+    plan = make_plan(data, options, workspace, database, listener)
+    with own(plan.study, workspace.study(plan.study) / "owner.lock"):
+        database.save_plan(plan, describe_environment(_gpu_name(plan)))
+        study = open_study(plan, database)
+        executor = make_executor(plan, options.workers)
+        try:
+            Coordinator(plan, study, database, listener).run(executor, options.trials)
+        finally:
+            listener.search_ended()
+            executor.close()
+    return plan
+
+
+def promote(
+    study: str,
+    *,
+    workspace: Workspace,
+    database: Database,
+    listener: Listener,
+    protocol: LatencyProtocol,
+) -> StudyReport:
+    """Retrain, export, verify, test and measure the best trials; what is finished is kept.
+
+    Raises:
+        InputError: no such study, or nothing in it is complete.
+        ParityError: an exported file differs from its model.
+        MeasurementError: a latency could not be measured.
+    """
+    plan = replace(load_plan(database, study), workspace=str(workspace.root))
+    with own(study, workspace.study(study) / "owner.lock"):
+        trainer = Trainer(plan)
+        models = []
+        for candidate in select(load_trials(database, plan)):
+            listener.stage(f"promoting {candidate.name} (trial {candidate.trial})")
+            models.append(promote_candidate(trainer, candidate, workspace))
+            database.save_model(models[-1])
+        database.drop_models(study, keep=[model.name for model in models])
+        measure(models, workspace, database, listener, protocol)
+    return load_study_report(database, study)
+
+
+def measure(
+    models: Sequence[ModelRecord],
+    workspace: Workspace,
+    database: Database,
+    listener: Listener,
+    protocol: LatencyProtocol,
+) -> tuple[LatencyRow, ...]:
+    """Measure one file of each graph on the CPU, and on CUDA where it really works."""
+    one_each = {model.architecture_key: model for model in reversed(models)}.values()
+    known = {
+        (row.architecture_key, row.device, row.batch_size)
+        for row in database.load_latencies([model.path for model in models])
+    }
+    jobs = [
+        LatencyJob(
+            path=workspace.root / model.path,
+            model=model.name,
+            architecture_key=model.architecture_key,
+            device=device,
+            batch_size=batch_size,
+        )
+        for model in one_each
+        for device in (("cpu", "cuda") if cuda_works()[0] else ("cpu",))
+        for batch_size in LATENCY_BATCH_SIZES
+        if (model.architecture_key, device, batch_size) not in known
+    ]
+    if not jobs:
+        return ()
+    listener.stage(f"measuring latency: {len(jobs)} rows of {protocol.processes} processes each")
+    rows = tuple(
+        replace(row, path=Path(row.path).relative_to(workspace.root).as_posix())
+        for row in measure_many(jobs, protocol=protocol)
+    )
+    database.save_latencies(rows)
+    return rows
+
+
+# --- planning -------------------------------------------------------------------------------
+
+
+def make_plan(
+    data: str | Path | None,
+    options: SearchOptions,
+    workspace: Workspace,
+    database: Database,
+    listener: Listener,
+) -> StudyPlan:
+    """Settle everything that all trials share, and refuse what cannot work, before training."""
+    device = choose_device(options.device)
+    is_demo = data is None
+    if data is None:
+        listener.stage(f"no DATA given: using the built-in synthetic demo set in {workspace.demo}")
+        make_demo(workspace.demo)
+        data = workspace.demo
+    space = _adapted_space(options, device=device, is_demo=is_demo, listener=listener)
+    make_pruner(options.pruner, folds=space.folds, epochs=space.epochs)
+    dataset = load_dataset(data, crop=options.crop)
+    listener.stage(_describe(dataset))
+    split = make_split(
+        dataset, folds=space.folds, test_fraction=options.test_fraction, seed=options.seed
+    )
+    weights = {
+        name: _weights_of(name, options, dataset, listener) for name in space.backbones
+    }
+    name = options.study or as_study_name("demo" if is_demo else f"{dataset.name}-{space.name}")
+    stored = database.load_plan(name)
+    if stored is not None and stored.arithmetic.device == device:
+        arithmetic = stored.arithmetic
+    else:
+        arithmetic = choose_arithmetic(device)
+        layout = "channels_last" if arithmetic.channels_last else "contiguous"
+        listener.stage(f"arithmetic: {arithmetic.dtype}, {layout} ({arithmetic.reason})")
+    plan = StudyPlan(
+        study=name,
+        space=space.as_dict(),
+        dataset=dataset,
+        split=split,
+        settings=Settings(
+            epochs=space.epochs,
+            batch_size=space.batch_size,
+            image_size=space.image_size,
+            resize=space.resize,
+            family=space.family,
+            pretrained=options.pretrained,
+            seed=options.seed,
+            pruner=options.pruner,
+        ),
+        weights=weights,
+        arithmetic=arithmetic,
+        workspace=str(workspace.root),
+        notes=_notes(dataset, weights),
+    )
+    if stored is not None:
+        refuse_changes(stored, plan)
+    return plan
+
+
+def _adapted_space(
+    options: SearchOptions, *, device: str, is_demo: bool, listener: Listener
+) -> SearchSpace:
+    name = options.space
+    if name is None:
+        name = "demo" if is_demo else "cpu" if device == "cpu" else "default"
+        why = "made for the demo set" if is_demo else f"the device is {device}"
+        listener.stage(f"search space: {name} ({why}; choose another with --space)")
+    space = load_space(name)
+    if options.backbones:
+        space = space.with_backbones(options.backbones)
+    return replace(
+        space,
+        folds=options.folds or space.folds,
+        epochs=options.epochs or space.epochs,
+        batch_size=options.batch_size or space.batch_size,
+        image_size=options.image_size or space.image_size,
+    )
+
+
+def _weights_of(
+    name: str, options: SearchOptions, dataset: Dataset, listener: Listener
+) -> WeightSource:
+    spec = describe_backbone(name)
+    try:
+        return resolve_weights(spec, pretrained=options.pretrained, files=options.weights)
+    except WeightsError as error:
+        if not dataset.synthetic or name in options.weights:
+            raise
+        listener.stage(f"demo only: random weights for {name}, because {error}")
+        return WeightSource(kind="random")
+
+
+def _describe(dataset: Dataset) -> str:
+    groups = {picture.group for picture in dataset.pictures if picture.group is not None}
+    parts = [
+        f"data: {dataset.name}, {len(dataset.pictures)} pictures of {len(dataset.classes)} classes"
+    ]
+    parts.append(f"{len(groups)} groups" if groups else "no groups given")
+    if dataset.crop:
+        parts.append(f"cropped to {','.join(map(str, dataset.crop))}")
+    if dataset.synthetic:
+        parts.append("synthetic")
+    text = ", ".join(parts)
+    for picture in dataset.broken:
+        text += f"\n  left out, broken: {picture.path} ({picture.reason})"
+    return text
+
+
+def _notes(dataset: Dataset, weights: Mapping[str, WeightSource]) -> tuple[str, ...]:
+    notes = []
+    if dataset.synthetic:
+        notes.append(
+            "The data are synthetic: made by `bench data demo` to try the tool, not real music."
+        )
+    if dataset.broken:
+        notes.append(f"{len(dataset.broken)} broken pictures were left out; they are listed below.")
+    random = [name for name, source in weights.items() if source.kind == "random"]
+    if random:
+        notes.append(
+            f"Random weights: {', '.join(random)} began from random weights, not pretrained ones; "
+            "scores are far below what pretrained weights give."
+        )
+    if all(picture.group is None for picture in dataset.pictures):
+        notes.append(
+            "No groups were given: pictures cut from one recording or source may stand on both "
+            "sides of a split, which inflates scores. A groups.csv (path,group) closes that leak."
+        )
+    return tuple(notes)
+
+
+def _gpu_name(plan: StudyPlan) -> str | None:
+    if plan.arithmetic.device != "cuda":
+        return None
+    import torch
+
+    return torch.cuda.get_device_name()

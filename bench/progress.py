@@ -1,0 +1,210 @@
+"""What a person sees while a search runs: a live table, plain lines, or nothing.
+
+All of it goes to standard error; standard output belongs to results.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from bench.records import EpochScores, Recipe, StudyPlan, TrialState
+from bench.search.coordinator import Listener
+
+
+@dataclass(slots=True)
+class _Running:
+    recipe: Recipe
+    scores: EpochScores | None = None
+    mean: float | None = None
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What both displays count."""
+
+    total: int = 0
+    finished: int = 0
+    before: int = 0
+    folds: int = 0
+    epochs: int = 0
+    best: tuple[float, int] | None = None
+    started_s: float = 0.0
+    running: dict[int, _Running] = field(default_factory=dict)
+
+    def begin(self, plan: StudyPlan, finished: int, total: int) -> None:
+        self.total, self.finished, self.before = total, finished, finished
+        self.folds, self.epochs = len(plan.split.folds), plan.settings.epochs
+        self.started_s = time.monotonic()
+
+    def end(self, number: int, state: TrialState, value: float | None) -> None:
+        self.running.pop(number, None)
+        self.finished += state in ("COMPLETE", "PRUNED")
+        if state == "COMPLETE" and value is not None and value > (self.best or (-1.0, 0))[0]:
+            self.best = value, number
+
+    def time_left(self) -> str:
+        done = self.finished - self.before
+        if not done:
+            return "–"
+        seconds = (time.monotonic() - self.started_s) / done * (self.total - self.finished)
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+    def best_text(self) -> str:
+        return f"{self.best[0]:.3f} (trial {self.best[1]})" if self.best else "–"
+
+
+class SilentProgress:
+    """Hears everything and says nothing."""
+
+    def stage(self, text: str) -> None:
+        pass
+
+    def search_started(self, plan: StudyPlan, *, finished: int, total: int) -> None:
+        pass
+
+    def trial_started(self, number: int, recipe: Recipe) -> None:
+        pass
+
+    def epoch_scored(self, number: int, scores: EpochScores, mean: float) -> None:
+        pass
+
+    def trial_ended(
+        self, number: int, state: TrialState, value: float | None, error: str | None = None
+    ) -> None:
+        pass
+
+    def search_ended(self) -> None:
+        pass
+
+
+class PlainProgress(SilentProgress):
+    """One line a finished trial, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tally = _Tally()
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def stage(self, text: str) -> None:
+        self._say(text)
+
+    def search_started(self, plan: StudyPlan, *, finished: int, total: int) -> None:
+        self._tally.begin(plan, finished, total)
+        if finished:
+            self._say(f"going on with {finished} of {total} trials finished")
+
+    def trial_started(self, number: int, recipe: Recipe) -> None:
+        self._tally.running[number] = _Running(recipe)
+
+    def epoch_scored(self, number: int, scores: EpochScores, mean: float) -> None:
+        running = self._tally.running[number]
+        running.scores, running.mean = scores, mean
+
+    def trial_ended(
+        self, number: int, state: TrialState, value: float | None, error: str | None = None
+    ) -> None:
+        recipe = self._tally.running[number].recipe
+        self._tally.end(number, state, value)
+        shown = "–" if value is None else f"{value:.3f}"
+        self._say(
+            f"trial {number:>3}  {state.lower():<8} {shown}  {describe(recipe)}  "
+            f"[{self._tally.finished}/{self._tally.total}, best {self._tally.best_text()}, "
+            f"left {self._tally.time_left()}]" + (f"  {error}" if error else "")
+        )
+
+
+class LiveProgress(SilentProgress):
+    """A table of running trials and a bar, redrawn in place; finished trials scroll above."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tally = _Tally()
+        self._live: Live | None = None
+
+    def stage(self, text: str) -> None:
+        self._console.print(text, highlight=False)
+
+    def search_started(self, plan: StudyPlan, *, finished: int, total: int) -> None:
+        self._tally.begin(plan, finished, total)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._live.start()
+        self._draw()
+
+    def trial_started(self, number: int, recipe: Recipe) -> None:
+        self._tally.running[number] = _Running(recipe)
+        self._draw()
+
+    def epoch_scored(self, number: int, scores: EpochScores, mean: float) -> None:
+        running = self._tally.running[number]
+        running.scores, running.mean = scores, mean
+        self._draw()
+
+    def trial_ended(
+        self, number: int, state: TrialState, value: float | None, error: str | None = None
+    ) -> None:
+        recipe = self._tally.running[number].recipe
+        self._tally.end(number, state, value)
+        shown = "–" if value is None else f"{value:.3f}"
+        colour = {"COMPLETE": "green", "PRUNED": "yellow"}.get(state, "red")
+        self._console.print(
+            f"trial {number:>3}  [{colour}]{state.lower():<8}[/] {shown}  {describe(recipe)}"
+            + (f"  [red]{error}[/]" if error else ""),
+            highlight=False,
+        )
+        self._draw()
+
+    def search_ended(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _draw(self) -> None:
+        if self._live is not None:
+            self._live.update(self._picture(), refresh=True)
+
+    def _picture(self) -> Group:
+        tally = self._tally
+        table = Table("trial", "fold", "epoch", "balanced accuracy", "recipe", box=None)
+        for number, running in sorted(tally.running.items()):
+            scores = running.scores
+            table.add_row(
+                str(number),
+                f"{scores.fold + 1}/{tally.folds}" if scores else "–",
+                f"{scores.epoch + 1}/{tally.epochs}" if scores else "–",
+                f"{running.mean:.3f}" if running.mean is not None else "–",
+                describe(running.recipe),
+            )
+        bar = Progress(
+            TextColumn("trials"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(f"best {tally.best_text()}  left {tally.time_left()}"),
+        )
+        bar.add_task("", total=tally.total, completed=tally.finished)
+        return Group(table, bar)
+
+
+def describe(recipe: Recipe) -> str:
+    """The parameters that matter most, in one line."""
+    return (
+        f"{recipe.backbone} depth {recipe.freeze_depth} lr {recipe.learning_rate:.1e} "
+        f"{recipe.augmentation}"
+    )
+
+
+def make_progress(*, quiet: bool) -> Listener:
+    """Choose a display: a live table on a terminal, lines elsewhere, nothing when quiet."""
+    console = Console(stderr=True)
+    if quiet:
+        return SilentProgress()
+    return LiveProgress(console) if console.is_terminal else PlainProgress(console)

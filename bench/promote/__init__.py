@@ -1,0 +1,1 @@
+"""From finished trials to files that ship: select, retrain, export, verify."""

@@ -1,0 +1,90 @@
+"""Write a trained model as one ONNX file that explains itself.
+
+Input `image`: (batch, S, S, 3) uint8, as `bench.runtime.preprocess` makes it. Output
+`probabilities`: (batch, K) float32. Normalisation and softmax are inside the graph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from timm.utils.model import reparameterize_model
+from torch import nn
+
+from bench.errors import BenchError
+from bench.models.staged import StagedModel
+from bench.runtime.metadata import ModelMetadata
+from bench.workspace import atomic_path
+
+OPSET = 20
+
+
+class ExportError(BenchError):
+    """A network that torch cannot turn into an ONNX graph."""
+
+
+class ServingModel(nn.Module):
+    """Picture in, probabilities out: what the ONNX file computes."""
+
+    def __init__(self, model: StagedModel) -> None:
+        super().__init__()
+        # Fuses branches that exist for training only (RepVGG, FastViT); a copy for the others.
+        self.network = reparameterize_model(copy.deepcopy(model.network))
+        self.register_buffer("scale", model.scale.clone())
+        self.register_buffer("bias", model.bias.clone())
+        self.float().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(N, S, S, 3) uint8 -> (N, K) probabilities."""
+        pixels = image.permute(0, 3, 1, 2).float()
+        return torch.softmax(self.network(pixels * self.scale + self.bias), dim=1)
+
+
+def export(model: ServingModel, metadata: ModelMetadata, target: Path) -> None:
+    """Export with a dynamic batch dimension and fixed height and width.
+
+    Raises:
+        ExportError: torch cannot export this network.
+    """
+    size = metadata.geometry.image_size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                (example,),
+                input_names=["image"],
+                output_names=["probabilities"],
+                opset_version=OPSET,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamo=True,
+            )
+    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"this network cannot be exported to ONNX ({first}): choose another backbone"
+        ) from error
+    assert program is not None
+    program.model.metadata_props.update(metadata.to_props())
+    with atomic_path(target) as temporary:
+        program.save(temporary, external_data=False)
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]
+    """The exporter prints progress and warns about its own internals."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

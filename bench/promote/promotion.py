@@ -1,0 +1,128 @@
+"""Promote one candidate: retrain, export, verify, and score the file on the locked test set."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from bench.errors import ParityError
+from bench.metrics import score
+from bench.promote.export import OPSET, ServingModel, export
+from bench.promote.retrain import retrain
+from bench.promote.select import Candidate
+from bench.promote.verify import verify
+from bench.records import (
+    ModelRecord,
+    Predictions,
+    Scores,
+    StudyPlan,
+    from_json,
+    to_builtins,
+    to_json,
+)
+from bench.runtime.metadata import ModelMetadata
+from bench.runtime.predictor import Predictor
+from bench.training.trainer import Trainer
+from bench.workspace import Workspace, package_versions, write_atomic
+
+MODEL_FILE = "model.onnx"
+_MARK = "model.json"
+
+
+def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspace) -> ModelRecord:
+    """Turn a trial into a verified, tested ONNX file; one that is there already is kept.
+
+    Raises:
+        ParityError: the file differs from the trained model, and has been removed.
+    """
+    folder = workspace.model(trainer.plan.study, candidate.name)
+    finished = _read_finished(folder, candidate)
+    if finished is not None:
+        return finished
+    plan, started = trainer.plan, time.perf_counter()
+    retrained = retrain(trainer, candidate)
+    serving = ServingModel(retrained.model)
+    file = folder / MODEL_FILE
+    export(serving, _metadata(trainer, candidate), file)
+    test = np.asarray(plan.split.test, dtype=np.int64)
+    try:
+        parity = verify(serving, file, trainer.images(candidate.recipe.backbone).read(test))
+    except ParityError:
+        file.unlink()
+        raise
+    predictions, scores = evaluate(file, plan)
+    record = ModelRecord(
+        name=candidate.name,
+        study=plan.study,
+        role=candidate.role,
+        trial=candidate.trial,
+        recipe=candidate.recipe,
+        architecture=retrained.model.spec.architecture,
+        weights=str(plan.weights[candidate.recipe.backbone]),
+        image_size=trainer.images(candidate.recipe.backbone).image_size,
+        path=file.relative_to(workspace.root).as_posix(),
+        size_bytes=file.stat().st_size,
+        parameters=sum(p.numel() for p in serving.network.parameters()),
+        opset=OPSET,
+        parity=parity,
+        cv_mean=candidate.cv_mean,
+        cv_sd=candidate.cv_sd,
+        test=scores,
+        predictions=predictions,
+        train_curve=retrained.train_curve,
+        seconds=time.perf_counter() - started,
+    )
+    write_atomic(folder / _MARK, to_json(record, indent=2))
+    return record
+
+
+def evaluate(file: Path, plan: StudyPlan) -> tuple[Predictions, Scores]:
+    """Predict the locked test set from its picture files, with the ONNX file alone."""
+    dataset, test = plan.dataset, plan.split.test
+    predictor = Predictor(file, device="cpu")
+    predicted = predictor.predict([dataset.picture_path(index) for index in test])
+    rows = tuple(tuple(p.probabilities[name] for name in dataset.classes) for p in predicted)
+    labels = tuple(dataset.pictures[index].label for index in test)
+    scores = score(np.asarray(labels), np.asarray(rows, dtype=np.float32), dataset.classes)
+    return Predictions(indices=test, labels=labels, probabilities=rows), scores
+
+
+def _read_finished(folder: Path, candidate: Candidate) -> ModelRecord | None:
+    mark, file = folder / _MARK, folder / MODEL_FILE
+    if not (mark.exists() and file.exists()):
+        return None
+    record = from_json(mark.read_bytes(), ModelRecord)
+    same = (record.trial, record.recipe) == (candidate.trial, candidate.recipe)
+    return record if same and record.size_bytes == file.stat().st_size else None
+
+
+def _metadata(trainer: Trainer, candidate: Candidate) -> ModelMetadata:
+    plan, spec = trainer.plan, trainer.spec(candidate.recipe.backbone)
+    return ModelMetadata(
+        classes=plan.dataset.classes,
+        geometry=spec.geometry(
+            image_size=plan.settings.image_size,
+            crop=plan.dataset.crop,
+            resize=plan.settings.resize,
+        ),
+        provenance={
+            "study": plan.study,
+            "trial": candidate.trial,
+            "role": candidate.role,
+            "recipe": to_builtins(candidate.recipe),
+            "architecture": spec.architecture,
+            "normalisation": {"mean": spec.mean, "std": spec.std},
+            "weights": asdict(plan.weights[candidate.recipe.backbone]),
+            "weights_license": spec.license,
+            "dataset": plan.dataset.name,
+            "dataset_fingerprint": plan.dataset.fingerprint,
+            "split_fingerprint": plan.split.fingerprint,
+            "synthetic_data": plan.dataset.synthetic,
+            "cv_balanced_accuracy": candidate.cv_mean,
+            "cv_balanced_accuracy_sd": candidate.cv_sd,
+            "versions": package_versions(),
+        },
+    )

@@ -1,0 +1,45 @@
+"""Train a chosen recipe on everything but the test set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.models.staged import StagedModel
+from bench.promote.select import Candidate
+from bench.training.loop import Schedule, fit
+from bench.training.trainer import Trainer, fold_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Retrained:
+    """A trained model, on the CPU and in eval mode, and its mean training loss by epoch."""
+
+    model: StagedModel
+    train_curve: tuple[float, ...]
+
+
+def retrain(trainer: Trainer, candidate: Candidate) -> Retrained:
+    """Train with the trial's recipe and number of epochs, on all development pictures.
+
+    There is no validation part left, so nothing is stopped early and no epoch is picked.
+    """
+    plan, recipe = trainer.plan, candidate.recipe
+    # The fold number behind the last one: a seed that no fold of this trial has used.
+    seed = fold_seed(plan.settings.seed, candidate.trial, len(plan.split.folds))
+    model = trainer.model(recipe, seed)
+    activations, boundary = trainer.activations(recipe, model)
+    outcomes = fit(
+        model,
+        activations,
+        boundary,
+        np.asarray(plan.dataset.labels, dtype=np.int64),
+        np.asarray(plan.split.development, dtype=np.int64),
+        None,
+        recipe,
+        Schedule(epochs=plan.settings.epochs, batch_size=plan.settings.batch_size, seed=seed),
+        plan.arithmetic,
+    )
+    curve = tuple(outcome.train_loss for outcome in outcomes)
+    return Retrained(model.cpu().eval(), curve)

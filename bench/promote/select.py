@@ -1,0 +1,67 @@
+"""Choose which trials become models: by cross-validation alone, never by the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.errors import InputError
+from bench.records import Recipe, Role, TrialRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A trial to be promoted, and why."""
+
+    name: str
+    role: Role
+    trial: int
+    recipe: Recipe
+    cv_mean: float | None
+    cv_sd: float | None
+
+
+def select(trials: Sequence[TrialRecord]) -> tuple[Candidate, ...]:
+    """Take the best complete trial of each backbone, and each backbone's default recipe.
+
+    The default is the yardstick: it shows what tuning was worth. It is promoted even if its
+    trial was pruned, and left out only where it is the best trial itself.
+
+    Raises:
+        InputError: no trial is complete.
+    """
+    complete = [t for t in trials if t.state == "COMPLETE" and t.value is not None]
+    if not complete:
+        raise InputError(
+            "no trial of this study is complete, so there is nothing to promote: run `bench "
+            "search` with more --trials, or with --pruner none"
+        )
+    chosen = []
+    for backbone in sorted({trial.recipe.backbone for trial in trials}):
+        own = [trial for trial in complete if trial.recipe.backbone == backbone]
+        if own:
+            best = max(own, key=lambda trial: (trial.value or 0.0, -trial.number))
+            chosen.append(_candidate(best, "best"))
+            own_default = [
+                trial
+                for trial in trials
+                if trial.is_default
+                and trial.recipe.backbone == backbone
+                and trial.number != best.number
+                and trial.state in ("COMPLETE", "PRUNED")
+            ]
+            chosen += [_candidate(trial, "default") for trial in own_default[:1]]
+    return tuple(chosen)
+
+
+def _candidate(trial: TrialRecord, role: Role) -> Candidate:
+    complete = trial.state == "COMPLETE"
+    safe = trial.recipe.backbone.replace("/", "-")
+    return Candidate(
+        name=f"{safe}-{role}",
+        role=role,
+        trial=trial.number,
+        recipe=trial.recipe,
+        cv_mean=trial.cv_mean if complete else None,
+        cv_sd=trial.cv_sd if complete else None,
+    )

@@ -1,0 +1,76 @@
+"""Read what is stored of a study back as records, without training anything."""
+
+from __future__ import annotations
+
+from bench.database import Database
+from bench.errors import InputError
+from bench.records import EpochScores, StudyPlan, StudyReport, TrialRecord
+from bench.search.study import DEFAULT_RECIPE, load_study
+from bench.space import SearchSpace
+
+
+def load_study_report(database: Database, study: str) -> StudyReport:
+    """Gather everything that a report is made of.
+
+    Raises:
+        InputError: the study does not exist.
+    """
+    plan = load_plan(database, study)
+    environment = database.load_environment(study)
+    assert environment is not None  # written in the same transaction as the plan
+    models = database.load_models(study)
+    return StudyReport(
+        study=study,
+        space=str(plan.space["name"]),
+        dataset=plan.dataset,
+        split=plan.split,
+        settings=plan.settings,
+        device=plan.arithmetic.device,
+        trials=load_trials(database, plan),
+        models=models,
+        latencies=database.load_latencies([model.path for model in models]),
+        environment=environment,
+        notes=plan.notes,
+    )
+
+
+def load_plan(database: Database, study: str) -> StudyPlan:
+    """Load what a study was begun with.
+
+    Raises:
+        InputError: the study does not exist; the message lists those that do.
+    """
+    plan = database.load_plan(study)
+    if plan is None:
+        there = ", ".join(database.studies()) or "none yet"
+        raise InputError(f"no study is called {study!r}; there are: {there}")
+    return plan
+
+
+def load_trials(database: Database, plan: StudyPlan) -> tuple[TrialRecord, ...]:
+    """All trials that were started, by number."""
+    space = SearchSpace.from_dict(plan.space)
+    epochs = database.load_epochs(plan.study)
+    trials = load_study(plan.study, database).get_trials(deepcopy=False)
+    starts = [trial.datetime_start for trial in trials if trial.datetime_start]
+    began = min(starts, default=None)
+    records = []
+    for trial in trials:
+        if set(trial.params) != set(space.parameters):
+            continue  # waiting, or killed while its parameters were drawn
+        own: tuple[EpochScores, ...] = epochs.get(trial.number, ())
+        ended = trial.datetime_complete
+        records.append(
+            TrialRecord(
+                number=trial.number,
+                state=trial.state.name,
+                value=trial.value,
+                recipe=space.recipe(trial.params),
+                is_default=DEFAULT_RECIPE in trial.user_attrs,
+                epochs=own,
+                seconds=sum(row.seconds for row in own),
+                finished_s=(ended - began).total_seconds() if ended and began else None,
+                error=trial.user_attrs.get("error"),
+            )
+        )
+    return tuple(records)

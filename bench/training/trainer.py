@@ -1,0 +1,214 @@
+"""One trial, fold after fold, as a generator of events that is told after each to go on or stop."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bench.data.store import DecodedStore
+from bench.errors import BenchError
+from bench.metrics import score_epoch
+from bench.models.backbones import BackboneSpec, describe_backbone
+from bench.models.staged import StagedModel, build_model
+from bench.records import (
+    EpochDone,
+    EpochScores,
+    Event,
+    Recipe,
+    StudyPlan,
+    TrialDone,
+    TrialFailed,
+    TrialJob,
+    from_json,
+    to_json,
+)
+from bench.training.activations import ComputedActivations, Indices
+from bench.training.loop import Schedule, fit
+from bench.workspace import Workspace, write_atomic
+
+TrialEvents = Generator[Event, bool, None]
+
+
+@dataclass(frozen=True, slots=True)
+class FoldResult:
+    """A finished fold: its epochs, and out-of-fold predictions of its validation part."""
+
+    epochs: tuple[EpochScores, ...]
+    pictures: Indices
+    probabilities_nk: npt.NDArray[np.float32]
+
+
+class Trainer:
+    """Trains trials of one study; keeps networks and decoded pictures between them."""
+
+    def __init__(self, plan: StudyPlan) -> None:
+        self.plan = plan
+        self._workspace = Workspace(Path(plan.workspace))
+        self._labels = np.asarray(plan.dataset.labels, dtype=np.int64)
+        self._templates: dict[str, StagedModel] = {}
+        self._images: dict[str, DecodedStore] = {}
+
+    def run(self, job: TrialJob) -> TrialEvents:
+        """Yield an `EpochDone` an epoch, then `TrialDone`; or `TrialFailed`, whatever happens.
+
+        Send False to stop. Folds that an interrupted run has finished are not trained again:
+        their stored epochs are told once more, in the same order.
+        """
+        try:
+            for fold in range(len(self.plan.split.folds)):
+                for scores in self._fold(job, fold):
+                    go_on = yield EpochDone(trial=job.number, scores=scores)
+                    if not go_on:
+                        return
+            yield TrialDone(trial=job.number)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except Exception as error:
+            yield TrialFailed(trial=job.number, kind=_kind_of(error), message=str(error))
+        finally:
+            gc.collect()
+
+    def spec(self, backbone: str) -> BackboneSpec:
+        return describe_backbone(backbone)
+
+    def images(self, backbone: str) -> DecodedStore:
+        """The decoded pictures in a backbone's geometry."""
+        settings, dataset = self.plan.settings, self.plan.dataset
+        geometry = self.spec(backbone).geometry(
+            image_size=settings.image_size, crop=dataset.crop, resize=settings.resize
+        )
+        if backbone not in self._images:
+            self._images[backbone] = DecodedStore.open(dataset, geometry, self._workspace.cache)
+        return self._images[backbone]
+
+    def model(self, recipe: Recipe, seed: int) -> StagedModel:
+        """A fresh copy of the recipe's network on the training device, frozen as it says."""
+        plan = self.plan
+        if recipe.backbone not in self._templates:
+            self._templates[recipe.backbone] = build_model(
+                self.spec(recipe.backbone),
+                plan.weights[recipe.backbone],
+                classes=len(plan.dataset.classes),
+                image_size=self.images(recipe.backbone).image_size,
+                seed=plan.settings.seed,
+            )
+        model = copy.deepcopy(self._templates[recipe.backbone])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for module in model.classifier.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+        layout = torch.channels_last if plan.arithmetic.channels_last else torch.contiguous_format
+        model = model.to(plan.arithmetic.device)
+        model = model.to(memory_format=layout)  # type: ignore[call-overload]
+        model.freeze(recipe.freeze_depth, recipe.batch_norm)
+        return model
+
+    def activations(self, recipe: Recipe, model: StagedModel) -> tuple[ComputedActivations, int]:
+        """What feeds the trainable part of `model`, and the boundary where it enters."""
+        boundary = model.boundary(recipe.freeze_depth)
+        settings = self.plan.settings
+        source = ComputedActivations(
+            self.images(recipe.backbone),
+            model,
+            boundary,
+            family=settings.family,
+            seed=settings.seed,
+            arithmetic=self.plan.arithmetic,
+        )
+        return source, boundary
+
+    # --- folds ------------------------------------------------------------------------------
+
+    def _fold(self, job: TrialJob, fold: int) -> Iterator[EpochScores]:
+        file = fold_file(self._workspace, self.plan.study, job.number, fold)
+        finished = read_fold(file)
+        if finished is not None:
+            yield from finished.epochs
+            return
+        settings, recipe = self.plan.settings, job.recipe
+        validation = np.asarray(self.plan.split.folds[fold], dtype=np.int64)
+        train = np.asarray(self.plan.split.training_part(fold), dtype=np.int64)
+        seed = fold_seed(settings.seed, job.number, fold)
+        model = self.model(recipe, seed)
+        activations, boundary = self.activations(recipe, model)
+        epochs: list[EpochScores] = []
+        started = time.perf_counter()
+        for outcome in fit(
+            model,
+            activations,
+            boundary,
+            self._labels,
+            train,
+            validation,
+            recipe,
+            Schedule(epochs=settings.epochs, batch_size=settings.batch_size, seed=seed),
+            self.plan.arithmetic,
+        ):
+            assert outcome.probabilities_nk is not None
+            now = time.perf_counter()
+            epochs.append(
+                score_epoch(
+                    self._labels[validation],
+                    outcome.probabilities_nk,
+                    fold=fold,
+                    epoch=outcome.epoch,
+                    train_loss=outcome.train_loss,
+                    seconds=now - started,
+                )
+            )
+            started = now
+            if len(epochs) == settings.epochs:
+                # Stored before the last epoch is told: what the study knows of can be read.
+                write_fold(file, FoldResult(tuple(epochs), validation, outcome.probabilities_nk))
+            yield epochs[-1]
+
+
+def fold_seed(seed: int, trial: int, fold: int) -> int:
+    """A seed that depends on nothing but the study's seed, the trial and the fold."""
+    return int(np.random.SeedSequence([seed, trial, fold]).generate_state(1)[0])
+
+
+def fold_file(workspace: Workspace, study: str, trial: int, fold: int) -> Path:
+    return workspace.trial(study, trial) / f"fold-{fold}.npz"
+
+
+def write_fold(file: Path, result: FoldResult) -> None:
+    """Store a finished fold atomically."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        epochs=np.frombuffer(to_json(result.epochs), dtype=np.uint8),
+        pictures=result.pictures,
+        probabilities=result.probabilities_nk,
+    )
+    write_atomic(file, buffer.getvalue())
+
+
+def read_fold(file: Path) -> FoldResult | None:
+    """Read a finished fold; None when there is none."""
+    if not file.exists():
+        return None
+    with np.load(file) as stored:
+        return FoldResult(
+            epochs=from_json(stored["epochs"].tobytes(), tuple[EpochScores, ...]),
+            pictures=stored["pictures"],
+            probabilities_nk=stored["probabilities"],
+        )
+
+
+def _kind_of(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "out of memory"
+    if isinstance(error, BenchError):
+        return type(error).__name__.removesuffix("Error")
+    return f"unexpected {type(error).__name__}"

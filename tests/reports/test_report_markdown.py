@@ -1,0 +1,186 @@
+"""The written report: complete at every stage of a study, and the same for the same record."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.errors import InputError
+from bench.records import StudyReport, from_json
+from reports import figures
+from reports.markdown import ReportPaths, write_report
+
+MakeReport = Callable[..., StudyReport]
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for the drawing, which takes nearly all the time, where only words matter."""
+    for name in ("confusion", "curves", "gallery", "history", "parameters"):
+        monkeypatch.setattr(figures, name, lambda *arguments: b"a picture")
+
+
+def linked_figures(paths: ReportPaths) -> set[Path]:
+    text = paths.markdown.read_text("utf-8")
+    return {paths.markdown.parent / link for link in re.findall(r"\]\((figures/[^)]+)\)", text)}
+
+
+def test_a_promoted_study_gets_every_section_and_links_every_figure(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    report = make_report(pictures_on_disk=True)
+    paths = write_report([report], tmp_path / "report")
+    text = paths.markdown.read_text("utf-8")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+        "Comparison",
+        "The winner: best",
+        "Confusions",
+        "Examples",
+        "Latency",
+        "Parity",
+        "Trials",
+        "Data",
+        "Machine and settings",
+        "Using the model",
+    ]
+    assert {path.name for path in paths.figures} == {
+        "confusion-1-best.png",
+        "confusion-2-default.png",
+        "curves.png",
+        "history.png",
+        "mistakes.png",
+        "parameters.png",
+        "right.png",
+    }
+    assert linked_figures(paths) == set(paths.figures)
+    assert all(path.is_file() for path in paths.figures)
+    assert from_json(paths.json.read_bytes(), StudyReport) == report
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_first_lines_say_what_won_and_by_how_much(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    report = make_report(winner_accuracy=1.0, default_accuracy=0.2)
+    text = write_report([report], tmp_path).markdown.read_text("utf-8")
+    head = text.split("##")[0]
+    assert "has 36 pictures in 3 classes" in head
+    assert "81.0 ± 2.1 % over 3 folds" in head
+    assert "100.0 % on the locked test set of 9 pictures" in head
+    assert "The tuned winner scored above the default recipe" in head
+    assert "synthetic" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_missing_picture_files_are_told_and_do_no_harm(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    paths = write_report([make_report()], tmp_path)
+    assert "their files can no longer be read" in paths.markdown.read_text("utf-8")
+    assert not {"mistakes.png", "right.png"} & {path.name for path in paths.figures}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_study_without_promoted_models_reports_its_trials(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    text = write_report([make_report(promoted=False)], tmp_path).markdown.read_text("utf-8")
+    assert "No model has been promoted yet, so the test set is still locked" in text
+    assert "bench promote demo" in text
+    assert "**Trials**" in text
+    assert "## Comparison" not in text
+
+
+@pytest.mark.parametrize("trials", [0, 1])
+def test_a_study_without_a_finished_trial_still_tells_of_its_data(
+    make_report: MakeReport, tmp_path: Path, trials: int
+) -> None:
+    report = make_report(promoted=False, trials=trials)
+    running = tuple(replace(t, state="RUNNING", value=None, epochs=()) for t in report.trials)
+    paths = write_report([replace(report, trials=running)], tmp_path)
+    text = paths.markdown.read_text("utf-8")
+    assert "No trial is complete yet" in text
+    assert ("No trial has been begun" in text) is (trials == 0)
+    assert "## Data" in text
+    assert paths.figures == ()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_synthetic_data_random_weights_and_notes_are_said_at_the_top_and_in_every_caption(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    notes = ("random weights: no pretrained ones were found", "# two epochs only")
+    report = replace(make_report(synthetic=True, weights="random"), notes=notes)
+    text = write_report([report], tmp_path).markdown.read_text("utf-8")
+    head = text.split("##")[0]
+    assert "**The data are synthetic.**" in head
+    assert "> random weights: no pretrained ones were found" in head
+    assert r"> \# two epochs only" in head
+    captions = re.findall(r"^\*{1,2}([^*\n]+)\*{1,2}$", text, re.MULTILINE)
+    assert len(captions) > 12
+    assert all("synthetic data; random weights" in caption for caption in captions)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_several_studies_are_compared_first_and_keep_their_figures_apart(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    one = make_report(trials=3)
+    two = replace(make_report(promoted=False, trials=3), study="other|study")
+    paths = write_report([one, two], tmp_path)
+    text = paths.markdown.read_text("utf-8")
+    assert re.findall(r"^##? (.*)$", text, re.MULTILINE) == [
+        "Report on 2 studies",
+        "demo",
+        r"other\|study",
+    ]
+    assert text.index("**Studies**") < text.index("## demo")
+    assert linked_figures(paths) == set(paths.figures)
+    assert {path.parent.name for path in paths.figures} == {"01", "02"}
+    assert from_json(paths.json.read_bytes(), tuple[StudyReport, ...]) == (one, two)
+
+
+def test_the_same_record_gives_the_same_files_and_leaves_no_temporary_ones(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    report = make_report(trials=4, pictures_on_disk=True)
+    out = tmp_path / "report"
+
+    def written() -> dict[Path, bytes]:
+        write_report([report], out)
+        return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    first = written()
+    assert first == written()
+    assert {path.suffix for path in first} == {".md", ".json", ".png"}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_names_that_are_markup_do_not_break_the_document(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    report = make_report(names=("a|b", "`c`", "two\nlines"), trials=3)
+    text = write_report([report], tmp_path).markdown.read_text("utf-8")
+    assert r"| a\|b | 12 | 9 | 3 |" in text
+    assert r"| \`c\` | 12 | 9 | 3 |" in text
+    assert "| two lines | 12 | 9 | 3 |" in text
+
+
+def test_a_report_of_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least one study"):
+        write_report([], tmp_path)
+
+
+def test_reports_load_neither_torch_nor_optuna_nor_a_database() -> None:
+    code = (
+        "import sys, reports.markdown; "
+        "print({'torch', 'optuna', 'sqlalchemy', 'matplotlib.pyplot'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert result.stdout.strip() == b"set()"

@@ -1,0 +1,305 @@
+"""What each table holds, and that nothing a user named can break one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from bench.records import GTZAN_GENRES, BrokenPicture, LatencyRow, StudyReport
+from reports import tables
+from reports.tables import Table, escape
+
+MakeReport = Callable[..., StudyReport]
+
+
+def column(table: Table, header: str) -> list[str]:
+    place = table.headers.index(header)
+    return [row[place] for row in table.rows]
+
+
+def with_calls(row: LatencyRow, calls: int) -> LatencyRow:
+    first, *rest = row.samples
+    kept = calls - sum(len(sample.latencies_ns) for sample in rest)
+    return replace(row, samples=(replace(first, latencies_ns=first.latencies_ns[:kept]), *rest))
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("plain words, 12.5 %", "plain words, 12.5 %"),
+        ("learning_rate", "learning_rate"),
+        ("a|b", r"a\|b"),
+        ("two\r\nlines\tand a tab", "two lines and a tab"),
+        ("`code`", r"\`code\`"),
+        ("*bold* _it_", r"\*bold\* \_it\_"),
+        ("<b>&amp;", r"\<b\>\&amp;"),
+        ("R&B", "R&B"),
+        ("$x$ [link](u) ~s~ \\", r"\$x\$ \[link\](u) \~s\~ \\"),
+        ("# heading", r"\# heading"),
+        ("- item", r"\- item"),
+        ("1. item", r"1\. item"),
+        ("-1.5", "-1.5"),
+    ],
+)
+def test_text_is_escaped_where_markdown_would_take_it_for_markup(text: str, escaped: str) -> None:
+    assert escape(text) == escaped
+
+
+def test_a_table_has_one_line_a_row_and_aligns_numbers_right() -> None:
+    table = Table(
+        caption="A | caption",
+        headers=("class|name", "n"),
+        rows=(("a\nb", "1"), ("`|`", tables.NOTHING)),
+        footnotes=("A note.",),
+    )
+    assert table.to_markdown().split("\n") == [
+        r"**A \| caption**",
+        "",
+        r"| class\|name | n |",
+        "| --- | ---: |",
+        "| a b | 1 |",
+        rf"| \`\|\` | {tables.NOTHING} |",
+        "",
+        "A note.",
+    ]
+
+
+def test_every_row_of_every_table_is_as_wide_as_its_headers(make_report: MakeReport) -> None:
+    report = make_report(names=("a|b", "c\nd", "`e`"))
+    winner = report.models[1]
+    for table in (
+        tables.comparison(report),
+        tables.cross_study([report, report]),
+        tables.per_class(report, winner),
+        tables.confusion(report, winner),
+        tables.hyper_parameters(report, winner, report.models[0]),
+        tables.parity(report),
+        tables.latency(report),
+        tables.trial_counts(report),
+        tables.trials(report),
+        tables.failures(report),
+        tables.classes(report),
+        tables.data_facts(report),
+        tables.broken_files(report),
+        tables.study_settings(report),
+        tables.machine(report),
+    ):
+        lines = [line for line in table.to_markdown().split("\n") if line.startswith("|")]
+        bars = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
+        assert bars == {len(table.headers) + 1}, table.caption
+
+
+@pytest.mark.parametrize("make_table", [tables.comparison, tables.trials, tables.data_facts])
+def test_captions_carry_the_labels(
+    make_report: MakeReport, make_table: Callable[[StudyReport], Table]
+) -> None:
+    report = make_report(synthetic=True, weights="random")
+    assert make_table(report).caption.endswith("(synthetic data; random weights)")
+    noted = replace(make_report(), notes=("two epochs only",))
+    assert make_table(noted).caption.endswith("(see the notes)")
+
+
+# --- comparison -----------------------------------------------------------------------------
+
+
+def test_models_are_sorted_by_cross_validation_and_not_by_test_score(
+    make_report: MakeReport,
+) -> None:
+    table = tables.comparison(make_report(winner_accuracy=0.3, default_accuracy=1.0))
+    assert column(table, "model") == ["best", "default"]
+    assert column(table, "CV balanced accuracy, %") == ["81.0 ± 2.1", "70.0 ± 2.1"]
+
+
+def test_published_figures_stand_apart_and_only_beside_real_gtzan(
+    make_report: MakeReport,
+) -> None:
+    table = tables.comparison(make_report(names=GTZAN_GENRES))
+    assert column(table, "role") == ["best", "default", *["published reference"] * 2]
+    assert column(table, "test balanced accuracy, %")[2:] == [tables.NOTHING] * 2
+    assert f"‡ {tables.REFERENCE_LABEL}." in table.footnotes
+    for other in (make_report(), make_report(names=GTZAN_GENRES, synthetic=True)):
+        assert len(tables.comparison(other).rows) == 2
+
+
+def test_a_device_without_measurements_is_said_not_to_be_measured(
+    make_report: MakeReport,
+) -> None:
+    table = tables.comparison(make_report())
+    assert column(table, "CUDA batch 1: p50 / p90 / p99, ms") == ["not measured"] * 2
+    assert "CUDA: not measured." in table.footnotes
+
+
+def test_a_model_borrows_the_latency_of_its_graph_and_says_so(make_report: MakeReport) -> None:
+    report = make_report()
+    default, best = report.models
+    twin = replace(best, architecture=default.architecture)
+    own = tuple(row for row in report.latencies if row.model == "default")
+    shared = replace(report, models=(default, twin), latencies=own)
+    cells = column(tables.comparison(shared), "CPU batch 1: p50 / p90 / p99, ms")
+    assert cells == [cells[1] + " †", cells[1]]
+    assert any(note.startswith("†") for note in tables.comparison(shared).footnotes)
+    assert any("best, default" in note for note in tables.latency(shared).footnotes)
+    stranger = replace(twin, image_size=99)
+    apart = replace(shared, models=(default, stranger))
+    assert column(tables.comparison(apart), "CPU batch 1: p50 / p90 / p99, ms")[0] == "not measured"
+
+
+def test_the_comparison_takes_every_cell_of_a_device_from_one_set_up(
+    make_report: MakeReport,
+) -> None:
+    report = make_report()
+    (reference,) = (r for r in report.latencies if r.model == "default" and r.batch_size == 1)
+    (other,) = (r for r in report.latencies if r.model == "best" and r.batch_size == 1)
+    rows = (replace(other, precision="int8"), reference, replace(other, threads=8))
+    table = tables.comparison(replace(report, latencies=rows))
+    cells = dict(
+        zip(
+            column(table, "model"),
+            column(table, "CPU batch 1: p50 / p90 / p99, ms"),
+            strict=True,
+        )
+    )
+    assert cells["best"] == "not measured"
+    assert cells["default"] != "not measured"
+    assert any(note.endswith("Other set-ups are in the latency table.") for note in table.footnotes)
+
+
+# --- latency --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("calls", "shown"), [(300, True), (299, False)])
+def test_a_99th_percentile_needs_300_calls(
+    make_report: MakeReport, calls: int, shown: bool
+) -> None:
+    report = make_report()
+    row = with_calls(report.latencies[0], calls)
+    table = tables.latency(replace(report, latencies=(row,)))
+    assert column(table, "calls") == [str(calls)]
+    assert (column(table, "p99, ms") != [tables.NOTHING]) is shown
+
+
+def test_an_unsteady_process_makes_the_row_unsteady(make_report: MakeReport) -> None:
+    report = make_report()
+    row = report.latencies[0]
+    shaken = replace(row, samples=(replace(row.samples[0], steady=False), *row.samples[1:]))
+    table = tables.latency(replace(report, latencies=(row, shaken)))
+    assert column(table, "steadiness") == ["steady", "unsteady"]
+
+
+def test_the_best_batch_is_marked_once_in_each_set_up(make_report: MakeReport) -> None:
+    report = make_report()
+    table = tables.latency(report)
+    marked = [
+        (row.model, row.batch_size)
+        for row, cell in zip(report.latencies, column(table, "pictures/s"), strict=True)
+        if cell.endswith("(best)")
+    ]
+    assert marked == [("default", 8), ("best", 8)]
+
+
+# --- trials ---------------------------------------------------------------------------------
+
+
+def test_up_to_200_trials_are_all_shown_by_number(make_report: MakeReport) -> None:
+    table = tables.trials(make_report(trials=200))
+    assert column(table, "trial") == [str(number) for number in range(200)]
+    assert table.footnotes == ()
+
+
+def test_of_more_trials_the_best_and_the_last_are_shown_and_that_is_said(
+    make_report: MakeReport,
+) -> None:
+    report = make_report(trials=300)
+    table = tables.trials(report)
+    numbers = [int(cell) for cell in column(table, "trial")]
+    values = {t.number: t.value or 0.0 for t in report.trials if t.state == "COMPLETE"}
+    assert numbers[:100] == sorted(values, key=lambda number: -values[number])[:100]
+    assert set(range(280, 300)) <= set(numbers)
+    assert len(numbers) == len(set(numbers)) <= 120
+    assert "Of 300 trials the best 100 by value and the last 20" in table.footnotes[0]
+
+
+def test_a_trial_row_tells_state_value_and_finished_folds(make_report: MakeReport) -> None:
+    table = tables.trials(make_report(trials=5))
+    assert column(table, "state") == ["complete (default)", "pruned", "complete", "pruned", "fail"]
+    assert column(table, "folds") == ["3 of 3", "1 of 3", "3 of 3", "1 of 3", "0 of 3"]
+    assert column(table, "value, %")[-1] == tables.NOTHING
+
+
+def test_a_fold_that_was_cut_short_is_not_finished(make_report: MakeReport) -> None:
+    report = make_report(trials=3)
+    pruned = report.trials[1]
+    cut = replace(report, trials=(replace(pruned, epochs=pruned.epochs[:-1]),))
+    assert column(tables.trials(cut), "folds") == ["0 of 3"]
+
+
+def test_a_long_error_keeps_its_end_where_the_cause_stands(make_report: MakeReport) -> None:
+    report = make_report(trials=5)
+    failed = replace(report.trials[4], error="Traceback\n" + "x " * 500 + "\nValueError: | broken")
+    (cell,) = column(tables.failures(replace(report, trials=(failed,))), "error")
+    assert cell.endswith("ValueError: | broken")
+    assert len(cell) <= tables.ERROR_CHARACTERS + 2
+
+
+# --- classes and data -----------------------------------------------------------------------
+
+
+def test_a_confusion_matrix_too_wide_to_read_becomes_a_list_of_confusions(
+    make_report: MakeReport,
+) -> None:
+    for total, is_matrix in ((20, True), (21, False)):
+        report = make_report(names=tuple(f"c{k}" for k in range(total)))
+        table = tables.confusion(report, report.models[1])
+        assert (len(table.headers) == total + 1) is is_matrix
+    counts = [int(cell) for cell in column(table, "pictures")]
+    assert counts == sorted(counts, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("number", "rows", "footnotes"),
+    [
+        (3, 3, ()),
+        (20, 20, ()),
+        (23, 20, ("… and 3 more.",)),
+    ],
+)
+def test_twenty_broken_files_are_listed_and_the_others_counted(
+    make_report: MakeReport, number: int, rows: int, footnotes: tuple[str, ...]
+) -> None:
+    report = make_report()
+    broken = tuple(BrokenPicture(path=f"{k}.png", reason="truncated") for k in range(number))
+    table = tables.broken_files(replace(report, dataset=replace(report.dataset, broken=broken)))
+    assert (len(table.rows), table.footnotes) == (rows, footnotes)
+
+
+def test_classes_are_counted_over_development_and_test(make_report: MakeReport) -> None:
+    table = tables.classes(make_report())
+    assert table.rows[0] == ("blues", "12", "9", "3")
+
+
+def test_the_winner_stands_beside_the_default_unless_it_is_the_default(
+    make_report: MakeReport,
+) -> None:
+    report = make_report()
+    default, best = report.models
+    headers = tables.hyper_parameters(report, best, default).headers
+    assert headers == ("parameter", "winner: best", "default: default")
+    assert len(tables.hyper_parameters(report, default, default).headers) == 2
+    assert len(tables.hyper_parameters(report, best, None).headers) == 2
+
+
+@pytest.mark.parametrize("same_split", [True, False])
+def test_studies_on_different_splits_are_said_not_to_compare(
+    make_report: MakeReport, same_split: bool
+) -> None:
+    report = make_report(synthetic=True)
+    other = replace(report, study="other")
+    if not same_split:
+        other = replace(other, split=replace(other.split, test=other.split.test[1:]))
+    table = tables.cross_study([report, other])
+    assert ("do not compare" in table.footnotes[0]) is not same_split
+    assert column(table, "labels") == ["synthetic data"] * 2
+    assert "synthetic data" in table.caption

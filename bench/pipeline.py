@@ -180,9 +180,7 @@ def make_plan(
     split = make_split(
         dataset, folds=space.folds, test_fraction=options.test_fraction, seed=options.seed
     )
-    weights = {
-        name: _weights_of(name, options, dataset, listener) for name in space.backbones
-    }
+    weights = {name: _weights_of(name, options, dataset, listener) for name in space.backbones}
     name = options.study or as_study_name("demo" if is_demo else f"{dataset.name}-{space.name}")
     stored = database.load_plan(name)
     if stored is not None and stored.arithmetic.device == device:

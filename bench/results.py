@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bench.database import Database
 from bench.errors import InputError
-from bench.records import EpochScores, StudyPlan, StudyReport, TrialRecord
-from bench.search.study import DEFAULT_RECIPE, load_study
+from bench.records import EpochScores, ModelRecord, StudyPlan, StudyReport, TrialRecord
+from bench.search.study import DEFAULT_RECIPE, load_study, state_of
 from bench.space import SearchSpace
 
 
@@ -63,7 +63,7 @@ def load_trials(database: Database, plan: StudyPlan) -> tuple[TrialRecord, ...]:
         records.append(
             TrialRecord(
                 number=trial.number,
-                state=trial.state.name,
+                state=state_of(trial),
                 value=trial.value,
                 recipe=space.recipe(trial.params),
                 is_default=DEFAULT_RECIPE in trial.user_attrs,
@@ -74,3 +74,12 @@ def load_trials(database: Database, plan: StudyPlan) -> tuple[TrialRecord, ...]:
             )
         )
     return tuple(records)
+
+
+def cpu_latency_ms(report: StudyReport, model: ModelRecord) -> float | None:
+    """The median of a model's graph on the CPU at batch 1, in ms, where it was measured."""
+    for row in report.latencies:
+        same = row.architecture_key == model.architecture_key
+        if same and (row.device, row.batch_size) == ("cpu", 1):
+            return row.p50_ms
+    return None

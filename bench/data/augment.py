@@ -97,11 +97,11 @@ def uniforms(seed: int, pictures: npt.NDArray[np.int64], view: int, count: int) 
     A counter-based generator (SplitMix64: Steele, Lea and Flood, 2014), so that no state is
     carried from one picture to the next.
     """
-    counter = np.asarray(pictures, dtype=np.uint64)[:, None] * np.uint64(1 << 20)
-    counter = counter + np.arange(count, dtype=np.uint64)
+    first = np.asarray(pictures).astype(np.uint64)[:, None] << np.uint64(20)
+    counter = first + np.arange(count, dtype=np.uint64)[None, :]
     with np.errstate(over="ignore"):
         key = _mix(_mix(np.asarray(seed, dtype=np.uint64)) + np.uint64(view))
-        bits = _mix(_mix(counter) ^ key)
+        bits: npt.NDArray[np.uint64] = _mix(_mix(counter) ^ key)
     return (bits >> np.uint64(11)).astype(np.float64) / float(1 << 53)
 
 

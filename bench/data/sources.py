@@ -58,8 +58,10 @@ def parse_crop(text: str) -> CropChoice:
     Raises:
         DataError: anything else, or a box without an inside.
     """
-    if text == "auto" or text == "none":
-        return text
+    if text == "auto":
+        return "auto"
+    if text == "none":
+        return "none"
     numbers = text.split(",")
     if len(numbers) == 4 and all(number.strip().isdigit() for number in numbers):
         left, top, right, bottom = (int(number) for number in numbers)

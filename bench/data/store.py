@@ -89,7 +89,7 @@ def _build(dataset: Dataset, geometry: Geometry, folder: Path) -> None:
     def decode(index: int) -> int:
         image = prepare(dataset.picture_path(index), geometry)
         images[index] = image
-        return zlib.crc32(image)
+        return zlib.crc32(image.data)
 
     with ThreadPoolExecutor() as pool:
         checksums = tuple(pool.map(decode, range(shape[0])))

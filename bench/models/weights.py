@@ -68,17 +68,18 @@ def load_network(spec: BackboneSpec, source: WeightSource, *, classes: int) -> n
     The classifier is always freshly initialised; callers seed torch for that.
     """
     if source.kind == "package":
-        network = timm.create_model(spec.architecture, pretrained=False)
+        network: nn.Module = timm.create_model(spec.architecture, pretrained=False)
         network.load_state_dict(_lite0_state(network))
-        network.reset_classifier(classes)
+        network.reset_classifier(classes)  # type: ignore[operator]
         return network
     overlay: dict[str, Any] = {"file": source.detail} if source.kind == "file" else {}
-    return timm.create_model(
+    loaded: nn.Module = timm.create_model(
         spec.architecture,
         pretrained=source.kind != "random",
         pretrained_cfg_overlay=overlay or None,
         num_classes=classes,
     )
+    return loaded
 
 
 def _lite0_state(network: nn.Module) -> dict[str, torch.Tensor]:

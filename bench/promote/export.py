@@ -11,6 +11,7 @@ import copy
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -32,13 +33,16 @@ class ExportError(BenchError):
 class ServingModel(nn.Module):
     """Picture in, probabilities out: what the ONNX file computes."""
 
+    scale: torch.Tensor
+    bias: torch.Tensor
+
     def __init__(self, model: StagedModel) -> None:
         super().__init__()
         # Fuses branches that exist for training only (RepVGG, FastViT); a copy for the others.
         self.network = reparameterize_model(copy.deepcopy(model.network))
         self.register_buffer("scale", model.scale.clone())
         self.register_buffer("bias", model.bias.clone())
-        self.float().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.float().eval().to(memory_format=torch.contiguous_format)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(N, S, S, 3) uint8 -> (N, K) probabilities."""
@@ -77,7 +81,7 @@ def export(model: ServingModel, metadata: ModelMetadata, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
+def _quiet() -> Iterator[None]:
     """The exporter prints progress and warns about its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -17,11 +17,13 @@ from bench.records import (
     TrialDone,
     TrialFailed,
     TrialJob,
+)
+from bench.records import (
     TrialState as State,
 )
 from bench.search.executors import Executor
 from bench.search.pruners import running_mean, step_of
-from bench.search.study import FINISHED, make_sampler
+from bench.search.study import FINISHED, make_sampler, state_of
 from bench.space import SearchSpace
 
 # A study whose trials keep failing is ended instead of running on for ever.
@@ -153,7 +155,7 @@ class Coordinator:
         trial = self._running.pop(number)
         del self._epochs[number]
         told = self._study.tell(trial.number, value, state=state)
-        self._listener.trial_ended(number, told.state.name, told.value, error)
+        self._listener.trial_ended(number, state_of(told), told.value, error)
 
     def _frozen(self, trial: Trial) -> optuna.trial.FrozenTrial:
         return self._study._storage.get_trial(trial._trial_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bench.database import Database
 from bench.errors import InputError, StudyMismatchError
-from bench.records import Recipe, StudyPlan, to_builtins
+from bench.records import StudyPlan, to_builtins
+from bench.records import TrialState as State
 from bench.search.pruners import make_pruner
 from bench.space import SearchSpace, changes
 
@@ -35,7 +36,6 @@ def open_study(plan: StudyPlan, database: Database) -> optuna.Study:
         load_if_exists=True,
     )
     if plan.study not in known:
-        study.set_metric_names(["balanced accuracy"])
         study.set_user_attr("dataset", plan.dataset.name)
         study.set_user_attr("data_fingerprint", plan.dataset.fingerprint)
     # Enqueued here and not with the creation alone, because a kill may fall in between.
@@ -113,5 +113,6 @@ def make_sampler(seed: int, trial: int) -> BaseSampler:
     return TPESampler(n_startup_trials=_STARTUP_TRIALS, seed=derived)
 
 
-def recipe_of(trial: FrozenTrial, space: SearchSpace) -> Recipe:
-    return space.recipe(trial.params)
+def state_of(trial: FrozenTrial) -> State:
+    """The trial's state as a word."""
+    return cast(State, trial.state.name)

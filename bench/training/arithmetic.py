@@ -88,7 +88,7 @@ def _step_ms(dtype: torch.dtype, *, channels_last: bool) -> float:
         nn.Conv2d(64, 128, 1, bias=False),
     )
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    block = block.to(memory_format=layout)  # type: ignore[call-overload]
+    block = block.to(memory_format=layout)
     images = torch.rand(16, 128, 28, 28).to(memory_format=layout).requires_grad_()
     times = []
     for _ in range(7):

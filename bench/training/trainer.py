@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from bench.data.store import DecodedStore
 from bench.errors import BenchError
@@ -105,11 +106,11 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for module in model.classifier.modules():
-                if hasattr(module, "reset_parameters"):
+                if isinstance(module, nn.Linear):
                     module.reset_parameters()
         layout = torch.channels_last if plan.arithmetic.channels_last else torch.contiguous_format
         model = model.to(plan.arithmetic.device)
-        model = model.to(memory_format=layout)  # type: ignore[call-overload]
+        model = model.to(memory_format=layout)
         model.freeze(recipe.freeze_depth, recipe.batch_norm)
         return model
 

@@ -1,0 +1,648 @@
+"""The `bench` command: parse, call `bench`, print.
+
+Heavy modules are imported inside the commands, so that `bench --help` answers at once. Results go
+to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from bench.errors import BenchError, InputError, InterruptedRun
+
+if TYPE_CHECKING:
+    from bench.database import Database
+    from bench.records import LatencyRow, StudyReport
+    from bench.workspace import Workspace
+
+app = typer.Typer(
+    help="Tune picture classifiers with Optuna, export them to ONNX, measure what they do.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing its renderer takes longer than everything else
+    add_completion=False,
+)
+data_app = typer.Typer(
+    help="Look at data sets, split them, make the demo set.", no_args_is_help=True
+)
+app.add_typer(data_app, name="data")
+
+WorkspaceOption = Annotated[
+    Path, typer.Option("--workspace", envvar="BENCH_WORKSPACE", help="The run folder.")
+]
+StorageOption = Annotated[
+    str | None,
+    typer.Option("--storage", help="SQLAlchemy URL; the default is bench.db in the workspace."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+CropOption = Annotated[str, typer.Option("--crop", help="auto, none, or LEFT,TOP,RIGHT,BOTTOM.")]
+RUNS = Path("runs")
+
+
+@app.command()
+def search(
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Picture folder, GTZAN folder or CSV manifest; none: the demo set."),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Finished trials in all, earlier runs counted.")] = 50,
+    study: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
+    space: Annotated[str | None, typer.Option(help="Search space: a name or a YAML file.")] = None,
+    backbone: Annotated[
+        list[str] | None, typer.Option(help="Backbone to search instead of the space's; repeat.")
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="BACKBONE=FILE: starting weights; repeat.")
+    ] = None,
+    folds: Annotated[int | None, typer.Option(min=2, help="Cross-validation folds.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs a fold.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=32, help="Side of the input, px.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Pictures a step.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes split, sampling and training.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    pruner: Annotated[str, typer.Option(help="median, hyperband or none.")] = "median",
+    crop: CropOption = "auto",
+    test_fraction: Annotated[float, typer.Option(help="Share of the locked test set.")] = 0.2,
+    no_pretrained: Annotated[bool, typer.Option(help="Begin from random weights.")] = False,
+    no_promote: Annotated[bool, typer.Option(help="Stop after the search.")] = False,
+    quick_latency: Annotated[
+        bool, typer.Option(help="Measure latency roughly, in seconds instead of minutes.")
+    ] = False,
+    workspace: WorkspaceOption = RUNS,
+    storage: StorageOption = None,
+    quiet: Annotated[bool, typer.Option(help="Say nothing on the way.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search for the best recipe, then retrain, export, verify and measure the best trials.
+
+    A study that was interrupted goes on where it stopped when the same command is given again.
+    """
+    from bench import pipeline
+    from bench.data.sources import parse_crop
+    from bench.progress import make_progress
+    from bench.results import load_study_report
+
+    if trials < 1:
+        raise InputError(f"--trials must be at least 1, not {trials}")
+    options = pipeline.SearchOptions(
+        trials=trials,
+        study=study,
+        space=space,
+        backbones=tuple(backbone or ()),
+        folds=folds,
+        epochs=epochs,
+        image_size=image_size,
+        batch_size=batch_size,
+        workers=workers,
+        seed=seed,
+        device=device,
+        pruner=pruner,
+        crop=parse_crop(crop),
+        test_fraction=test_fraction,
+        pretrained=not no_pretrained,
+        weights=_weight_files(weights or []),
+    )
+    listener = make_progress(quiet=quiet)
+    with _opened(workspace, storage) as (place, database):
+        plan = pipeline.search(data, options, workspace=place, database=database, listener=listener)
+        if no_promote:
+            report = load_study_report(database, plan.study)
+        else:
+            report = pipeline.promote(
+                plan.study,
+                workspace=place,
+                database=database,
+                listener=listener,
+                protocol=_protocol(quick=quick_latency),
+            )
+    _print_summary(report, place, as_json=as_json)
+
+
+@app.command()
+def promote(
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    quick_latency: Annotated[
+        bool, typer.Option(help="Measure latency roughly, in seconds instead of minutes.")
+    ] = False,
+    workspace: WorkspaceOption = RUNS,
+    storage: StorageOption = None,
+    quiet: Annotated[bool, typer.Option(help="Say nothing on the way.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Retrain, export, verify and measure the best trials of a study."""
+    from bench import pipeline
+    from bench.progress import make_progress
+
+    with _opened(workspace, storage) as (place, database):
+        report = pipeline.promote(
+            study,
+            workspace=place,
+            database=database,
+            listener=make_progress(quiet=quiet),
+            protocol=_protocol(quick=quick_latency),
+        )
+    _print_summary(report, place, as_json=as_json)
+
+
+@app.command()
+def report(
+    studies: Annotated[
+        list[str] | None, typer.Argument(help="Studies to report; none: the latest.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write into.")] = None,
+    workspace: WorkspaceOption = RUNS,
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a Markdown report with tables, figures and JSON."""
+    from bench.results import load_study_report
+    from reports.markdown import write_report
+
+    with _opened(workspace, storage) as (place, database):
+        names = studies or list(database.studies()[-1:])
+        if not names:
+            raise InputError(f"{place.root} holds no study yet: run `bench search` first")
+        records = [load_study_report(database, name) for name in names]
+    folder = out or (place.report(names[0]) if len(names) == 1 else place.joint_report)
+    paths = write_report(records, folder)
+    if as_json:
+        _print_json({"report": str(paths.markdown), "json": str(paths.json)})
+    else:
+        print(paths.markdown)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="An ONNX file made by bench.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    top: Annotated[int, typer.Option(min=1, help="Classes to print for each picture.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify pictures with an ONNX file and nothing else."""
+    from bench.runtime.predictor import Predictor, find_pictures
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device takes auto, cpu or cuda, not {device!r}")
+    files = [file for given in pictures for file in find_pictures(given)]
+    predictions = Predictor(model, device=device).predict(files)  # type: ignore[arg-type]
+    if as_json:
+        _print_json(
+            [
+                {
+                    "picture": prediction.source,
+                    "label": prediction.label,
+                    "probabilities": prediction.probabilities,
+                }
+                for prediction in predictions
+            ]
+        )
+        return
+    for prediction in predictions:
+        best = "  ".join(f"{name} {share:.3f}" for name, share in prediction.top(top))
+        print(f"{prediction.source}: {best}")
+
+
+@app.command()
+def latency(
+    models: Annotated[list[Path], typer.Argument(help="ONNX files.")],
+    device: Annotated[str, typer.Option(help="cpu, cuda, or both: cpu,cuda.")] = "cpu",
+    batch: Annotated[str, typer.Option(help="Batch sizes, such as 1,8.")] = "1,8",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads within one call.")] = None,
+    quick: Annotated[bool, typer.Option(help="Seconds instead of minutes; rougher.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure latency, each row in fresh processes."""
+    from bench.latency import LatencyJob, measure_many
+
+    devices = device.split(",")
+    unknown = [name for name in devices if name not in ("cpu", "cuda")]
+    if unknown:
+        raise InputError(f"--device takes cpu, cuda or cpu,cuda, not {device!r}")
+    try:
+        batch_sizes = [int(size) for size in batch.split(",")]
+    except ValueError:
+        raise InputError(f"--batch takes whole numbers such as 1,8, not {batch!r}") from None
+    jobs = [
+        LatencyJob(
+            path=model,
+            model=f"{model.parent.name}/{model.name}",
+            architecture_key=str(model),
+            device=name,  # type: ignore[arg-type]
+            batch_size=size,
+            threads=threads,
+        )
+        for model in models
+        for name in devices
+        for size in batch_sizes
+    ]
+    rows = measure_many(jobs, protocol=_protocol(quick=quick))
+    if as_json:
+        from bench.records import to_builtins
+
+        _print_json([{**to_builtins(row), **_derived(row)} for row in rows])
+    else:
+        _print_latencies(rows)
+
+
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Argument(help="A study; none: all of them.")] = None,
+    workspace: WorkspaceOption = RUNS,
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how far studies are, running or not."""
+    from rich.table import Table
+
+    from bench.results import load_plan, load_trials
+
+    with _opened(workspace, storage) as (place, database):
+        if study is None and not database.studies():
+            raise InputError(f"{place.root} holds no study yet: run `bench search` first")
+        rows = []
+        for name in [study] if study else database.studies():
+            trials = load_trials(database, load_plan(database, name))
+            complete = [t for t in trials if t.state == "COMPLETE" and t.value is not None]
+            best = max(complete, key=lambda t: t.value or 0.0, default=None)
+            counts = {
+                state: sum(trial.state == state for trial in trials)
+                for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
+            }
+            rows.append(
+                {
+                    "study": name,
+                    **{state.lower(): count for state, count in counts.items()},
+                    "best": best.value if best else None,
+                    "best_trial": best.number if best else None,
+                    "models": len(database.load_models(name)),
+                }
+            )
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table(*rows[0], box=None)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    _print_rich(table)
+
+
+@app.command()
+def dashboard(
+    host: Annotated[str, typer.Option(help="It has no authentication: stay local.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    workspace: WorkspaceOption = RUNS,
+    storage: StorageOption = None,
+) -> None:
+    """Browse the studies in optuna-dashboard."""
+    from optuna.artifacts import FileSystemArtifactStore
+    from optuna_dashboard import run_server
+
+    with _opened(workspace, storage) as (place, database):
+        place.artifacts.mkdir(parents=True, exist_ok=True)
+        _say(f"optuna-dashboard on http://{host}:{port}/ (Ctrl-C ends it)")
+        try:
+            run_server(
+                database.storage,
+                host=host,
+                port=port,
+                artifact_store=FileSystemArtifactStore(str(place.artifacts)),
+            )
+        except OSError as error:
+            raise InputError(
+                f"cannot serve on {host}:{port} ({error.strerror}): give another --port"
+            ) from error
+
+
+@app.command()
+def spaces(
+    name: Annotated[str | None, typer.Argument(help="Show this one's file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the search spaces, or show one."""
+    from rich.table import Table
+
+    from bench.space import list_spaces, load_space, space_source
+
+    if name is not None:
+        space = load_space(name)
+        if as_json:
+            _print_json(space.as_dict())
+        else:
+            print(space_source(name), end="")
+        return
+    if as_json:
+        _print_json([space.as_dict() for space in list_spaces()])
+        return
+    table = Table("space", "backbones", "folds x epochs", "description", box=None)
+    for space in list_spaces():
+        shape = f"{space.folds} x {space.epochs}"
+        table.add_row(space.name, ", ".join(space.backbones), shape, space.description)
+    _print_rich(table)
+
+
+@app.command()
+def doctor(workspace: WorkspaceOption = RUNS, as_json: JsonOption = False) -> None:
+    """Check what this machine can do, and say how to mend what it cannot."""
+    from dataclasses import asdict
+
+    from bench.doctor import diagnose
+
+    findings = diagnose(workspace)
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            print(f"{'ok ' if finding.ok else 'BAD'}  {finding.name}: {finding.detail}")
+            if finding.remedy:
+                print(f"     -> {finding.remedy}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+# --- data -----------------------------------------------------------------------------------
+
+
+@data_app.command("check")
+def data_check(
+    data: Annotated[Path, typer.Argument(help="Picture folder, GTZAN folder or CSV manifest.")],
+    crop: CropOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Print classes, counts, sizes, modes and broken files."""
+    from collections import Counter
+
+    from bench.data.sources import load_dataset, parse_crop
+    from bench.records import to_builtins
+
+    dataset = load_dataset(data, crop=parse_crop(crop))
+    sizes = Counter(f"{p.width}x{p.height}" for p in dataset.pictures)
+    modes = Counter(p.mode for p in dataset.pictures)
+    groups = {p.group for p in dataset.pictures if p.group is not None}
+    if as_json:
+        _print_json(
+            {
+                "name": dataset.name,
+                "kind": dataset.kind,
+                "synthetic": dataset.synthetic,
+                "pictures": len(dataset.pictures),
+                "classes": dict(zip(dataset.classes, dataset.counts, strict=True)),
+                "groups": len(groups),
+                "sizes": dict(sizes.most_common()),
+                "modes": dict(modes.most_common()),
+                "crop": dataset.crop,
+                "fingerprint": dataset.fingerprint,
+                "broken": to_builtins(dataset.broken),
+            }
+        )
+        return
+    synthetic = ", synthetic" if dataset.synthetic else ""
+    print(f"{dataset.name}: {len(dataset.pictures)} pictures ({dataset.kind}{synthetic})")
+    for name, count in zip(dataset.classes, dataset.counts, strict=True):
+        print(f"  {name:<20} {count}")
+    print(f"sizes   {_counted(sizes)}")
+    print(f"modes   {_counted(modes)}")
+    print(f"groups  {len(groups) or 'none given'}")
+    print(f"crop    {','.join(map(str, dataset.crop)) if dataset.crop else 'none'}")
+    print(f"broken  {len(dataset.broken)}")
+    for picture in dataset.broken:
+        print(f"  {picture.path}: {picture.reason}")
+
+
+@data_app.command("split")
+def data_split(
+    data: Annotated[Path, typer.Argument(help="Picture folder, GTZAN folder or CSV manifest.")],
+    folds: Annotated[int, typer.Option(min=2, help="Cross-validation folds.")] = 5,
+    test_fraction: Annotated[float, typer.Option(help="Share of the locked test set.")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Print the split that a search would use, as CSV: path,label,group,part."""
+    import csv
+
+    from bench.data.sources import load_dataset
+    from bench.data.splits import make_split
+
+    dataset = load_dataset(data)
+    split = make_split(dataset, folds=folds, test_fraction=test_fraction, seed=seed)
+    parts = dict.fromkeys(split.test, "test")
+    parts |= {index: f"fold {k + 1}" for k, fold in enumerate(split.folds) for index in fold}
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["path", "label", "group", "part"])
+    for index, picture in enumerate(dataset.pictures):
+        label = dataset.classes[picture.label]
+        writer.writerow([picture.path, label, picture.group or "", parts[index]])
+
+
+@data_app.command("demo")
+def data_demo(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Synthesise the demo set: short pieces of music as mel-spectrogram pictures."""
+    from dataclasses import asdict
+
+    from bench.data.demo import make_demo
+
+    made = make_demo(out, seed=seed)
+    if as_json:
+        _print_json(asdict(made))
+    else:
+        how = "made" if made.made else "already there"
+        print(f"{out}: {made.pictures} synthetic pictures of {len(made.classes)} styles, {how}")
+
+
+@data_app.command("spectrograms")
+def data_spectrograms(
+    audio: Annotated[Path, typer.Argument(help="Folder <class>/<recording>.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make, in GTZAN's layout.")],
+    clip_s: Annotated[float, typer.Option(help="Length of a clip in seconds.")] = 30.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Render recordings as mel-spectrogram pictures, with the recording as group."""
+    from dataclasses import asdict
+
+    from bench.data.spectrograms import render_folder
+
+    made = render_folder(audio, out, clip_s)
+    for broken in made.broken:
+        _say(f"left out: {broken}")
+    if as_json:
+        _print_json(asdict(made))
+    else:
+        print(f"{out}: {made.pictures} pictures of {made.recordings} recordings")
+
+
+# --- helpers --------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(workspace: Path, storage: str | None) -> Iterator[tuple[Workspace, Database]]:
+    from bench.database import Database
+    from bench.workspace import Workspace
+
+    place = Workspace(workspace.expanduser().absolute()).create()
+    database = Database.open(storage or place.default_storage)
+    try:
+        yield place, database
+    finally:
+        database.close()
+
+
+def _weight_files(pairs: Sequence[str]) -> dict[str, Path]:
+    files = {}
+    for pair in pairs:
+        name, equals, file = pair.partition("=")
+        if not (name and equals and file):
+            raise InputError(f"--weights takes BACKBONE=FILE, not {pair!r}")
+        files[name] = Path(file).expanduser()
+    return files
+
+
+def _protocol(*, quick: bool) -> Any:
+    from bench.latency import LatencyProtocol
+
+    return LatencyProtocol.quick() if quick else LatencyProtocol()
+
+
+def _print_summary(report: StudyReport, place: Workspace, *, as_json: bool) -> None:
+    if as_json:
+        from bench.records import to_builtins
+
+        _print_json(to_builtins(report))
+        return
+    from rich.table import Table
+
+    from bench.results import cpu_latency_ms
+
+    for note in report.notes:
+        _say(f"note: {note}")
+    if report.models:
+        table = Table(
+            "model", "CV balanced accuracy", "test", "CPU p50 ms (batch 1)", "file", box=None
+        )
+        for model in sorted(report.models, key=lambda m: -(m.cv_mean or 0.0)):
+            spread = f" ± {model.cv_sd:.3f}" if model.cv_sd is not None else ""
+            cv = f"{model.cv_mean:.3f}{spread}" if model.cv_mean is not None else "pruned"
+            p50_ms = cpu_latency_ms(report, model)
+            table.add_row(
+                model.name,
+                cv,
+                f"{model.test.balanced_accuracy:.3f}",
+                f"{p50_ms:.2f}" if p50_ms is not None else "–",
+                _relative(place.root / model.path),
+            )
+        _print_rich(table)
+    else:
+        best = max(
+            (t.value for t in report.trials if t.state == "COMPLETE" and t.value), default=None
+        )
+        print(f"{report.study}: best cross-validated balanced accuracy {_cell(best)}")
+    _say(f"next: bench report {report.study}   ·   bench dashboard")
+
+
+def _print_latencies(rows: Sequence[LatencyRow]) -> None:
+    from rich.table import Table
+
+    table = Table(
+        "model", "device", "provider", "batch", "threads", "p50 ms", "p90 ms", "p99 ms",
+        "pictures/s", "", box=None,
+    )  # fmt: skip
+    for row in rows:
+        table.add_row(
+            row.model,
+            row.device,
+            row.provider,
+            str(row.batch_size),
+            str(row.threads),
+            f"{row.p50_ms:.2f}",
+            f"{row.p90_ms:.2f}",
+            f"{row.p99_ms:.2f}" if row.p99_ms is not None else "–",
+            f"{row.throughput_per_s:.1f}",
+            "" if row.steady else "unsteady",
+        )
+    _print_rich(table)
+
+
+def _derived(row: LatencyRow) -> dict[str, Any]:
+    names = ("p50_ms", "p90_ms", "p99_ms", "throughput_per_s", "steady", "calls")
+    return {name: getattr(row, name) for name in names}
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _counted(counter: Any) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in counter.most_common(8))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _print_json(document: object) -> None:
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _print_rich(renderable: object) -> None:
+    from rich.console import Console
+
+    # Tables that go to a file or pipe must not be cut to a terminal's width.
+    Console(width=None if sys.stdout.isatty() else 200).print(renderable)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _end(error: BenchError) -> NoReturn:
+    from rich.console import Console
+
+    Console(stderr=True).print(
+        f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True
+    )
+    sys.exit(error.exit_code)
+
+
+def _raise_interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; a `BenchError` becomes one message and its exit code."""
+    signal.signal(signal.SIGTERM, _raise_interrupt)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app(standalone_mode=False)
+    except BenchError as error:
+        _end(error)
+    except KeyboardInterrupt:
+        again = shlex.join(["bench", *sys.argv[1:]])
+        _end(InterruptedRun(f"stopped; what is finished is stored. Go on with: {again}"))
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except Exception as error:
+        # Typer's usage errors, whose base class it does not export, show themselves.
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        sys.exit(InputError.exit_code)
+
+
+if __name__ == "__main__":
+    main()

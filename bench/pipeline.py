@@ -267,7 +267,7 @@ def _notes(dataset: Dataset, weights: Mapping[str, WeightSource]) -> tuple[str, 
     notes = []
     if dataset.synthetic:
         notes.append(
-            "The data are synthetic: made by `bench data demo` to try the tool, not real music."
+            "The data are synthetic, made by the built-in generator to try the tool; not real music."
         )
     if dataset.broken:
         notes.append(f"{len(dataset.broken)} broken pictures were left out; they are listed below.")

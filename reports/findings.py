@@ -90,10 +90,11 @@ def tuning_verdict(report: StudyReport) -> str | None:
     winner, default = winner_of(report), default_of(report)
     if winner is None:
         return None
+    trial = trial_of(report, winner)
+    if trial is not None and trial.is_default:
+        return "The default recipe itself won: no tuned trial had a better cross-validated score."
     if default is None:
         return "No default recipe was promoted, so what tuning gained is not known."
-    if winner.role == "default" or winner.recipe == default.recipe:
-        return "The default recipe itself won: no tuned trial had a better cross-validated score."
     pictures = len(winner.predictions.indices)
     difference = winner.test.balanced_accuracy - default.test.balanced_accuracy
     errors = (standard_error(winner.test), standard_error(default.test))

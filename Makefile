@@ -1,0 +1,41 @@
+# `make demo` and `make test` are all that a newcomer needs; `make check` is what CI holds.
+.DELETE_ON_ERROR:
+.PHONY: install demo test test-all check lock clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+WORKERS ?= 2
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+install: $(INSTALLED)  ## make the virtual environment
+
+demo: $(INSTALLED)  ## search, promote, measure and report on the built-in demo set
+	$(BIN)/bench search --trials 12 --quick-latency
+	@echo "The report:" && $(BIN)/bench report demo
+
+test: $(INSTALLED)  ## the tests that take seconds
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+
+test-all: $(INSTALLED)  ## every test, the slow ones too
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m "slow or not slow"
+
+check: $(INSTALLED)  ## format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+lock:  ## pin every dependency again (needs uv); names, versions and hashes, no addresses
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --all-extras \
+	  --output-file requirements.lock pyproject.toml requirements.build
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -74,7 +74,11 @@ def search(
     pruner: Annotated[str, typer.Option(help="median, hyperband or none.")] = "median",
     crop: CropOption = "auto",
     test_fraction: Annotated[float, typer.Option(help="Share of the locked test set.")] = 0.2,
+    cache_gb: Annotated[
+        float, typer.Option(min=0, help="Disk for stored activations; 0: compute them each time.")
+    ] = 8.0,
     no_pretrained: Annotated[bool, typer.Option(help="Begin from random weights.")] = False,
+    no_linear_probe: Annotated[bool, typer.Option(help="Begin from random heads.")] = False,
     no_promote: Annotated[bool, typer.Option(help="Stop after the search.")] = False,
     quick_latency: Annotated[
         bool, typer.Option(help="Measure latency roughly, in seconds instead of minutes.")
@@ -112,6 +116,8 @@ def search(
         test_fraction=test_fraction,
         pretrained=not no_pretrained,
         weights=_weight_files(weights or []),
+        cache_gb=cache_gb,
+        linear_probe=not no_linear_probe,
     )
     listener = make_progress(quiet=quiet)
     with _opened(workspace, storage) as (place, database):

@@ -108,7 +108,7 @@ class Database:
             InputError: the URL is malformed, or no database answers there.
         """
         try:
-            parsed = make_url(url)
+            parsed = _parse(url)
             storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_options(parsed))
             if parsed.get_backend_name() == "sqlite":
                 _tune_sqlite(storage.engine)
@@ -257,11 +257,26 @@ class Database:
 
 
 def safe_url(url: str) -> str:
-    """A URL that can be printed: its password is replaced by stars."""
+    """A URL that can be printed: its passwords are replaced by stars."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
+        parsed = make_url(url)
+    except (sa.exc.ArgumentError, ValueError):  # ValueError: the port is not a number
         return "(not a URL)"
+    hidden = {name: "***" for name in parsed.query if "password" in name.lower()}
+    return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ValueError:  # its text may quote a part of the password, so it is not passed on
+        raise sa.exc.ArgumentError(
+            "the port is not a number (a password's own : / @ are written %3A %2F %40)"
+        ) from None
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        # Each connection would see an empty database of its own.
+        raise sa.exc.ArgumentError("a database in memory is lost with the connection")
+    return parsed
 
 
 def _engine_options(url: URL) -> dict[str, Any]:

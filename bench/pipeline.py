@@ -60,6 +60,8 @@ class SearchOptions:
     test_fraction: float = 0.2
     pretrained: bool = True
     weights: Mapping[str, Path] = field(default_factory=dict)
+    cache_gb: float = 8.0
+    linear_probe: bool = True
 
 
 def search(
@@ -203,10 +205,12 @@ def make_plan(
             pretrained=options.pretrained,
             seed=options.seed,
             pruner=options.pruner,
+            linear_probe=options.linear_probe,
         ),
         weights=weights,
         arithmetic=arithmetic,
         workspace=str(workspace.root),
+        cache_bytes=int(options.cache_gb * 1e9),
         notes=_notes(dataset, weights),
     )
     if stored is not None:
@@ -266,9 +270,7 @@ def _describe(dataset: Dataset) -> str:
 def _notes(dataset: Dataset, weights: Mapping[str, WeightSource]) -> tuple[str, ...]:
     notes = []
     if dataset.synthetic:
-        notes.append(
-            "The data are synthetic, made by the built-in generator to try the tool; not real music."
-        )
+        notes.append("The data are synthetic, made by the built-in generator to try the tool.")
     if dataset.broken:
         notes.append(f"{len(dataset.broken)} broken pictures were left out; they are listed below.")
     random = [name for name, source in weights.items() if source.kind == "random"]

@@ -196,6 +196,7 @@ class Settings:
     pretrained: bool
     seed: int
     pruner: str
+    linear_probe: bool = True  # whether a probe starts each head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +236,7 @@ class StudyPlan:
     weights: dict[str, WeightSource]
     arithmetic: Arithmetic
     workspace: str
+    cache_bytes: int = 0  # disk for stored activations; 0 computes them each time
     notes: tuple[str, ...] = ()
 
 

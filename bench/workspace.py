@@ -33,8 +33,8 @@ _PACKAGES = (
 )
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# Folders of the workspace that are not a study's.
-_RESERVED = frozenset({"artifacts", "cache", "report"})
+# Names in the workspace that are not a study's.
+_RESERVED = frozenset({"artifacts", "bench.db", "bench.db-shm", "bench.db-wal", "cache", "report"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,5 +194,15 @@ def _augment_photos(
     # Rec. 601 luma, as Pillow's own conversion to grey.
     luma = (bright * bright.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
     saturated = torch.lerp(luma.expand_as(bright), bright, saturation)
-    mean = luma.mean(dim=(2, 3), keepdim=True)
+    mean = _exact_mean(luma)
     return torch.lerp(mean.expand_as(saturated), saturated, contrast).clamp(0.0, 255.0)
+
+
+def _exact_mean(images_nchw: torch.Tensor) -> torch.Tensor:
+    """Return (N, 1, 1, 1) means that do not depend on the order of addition.
+
+    A sum of floats changes in its last bit with the number of threads and the size of the batch;
+    a sum of integers (here of 1/4096 of a grey level) does not.
+    """
+    steps = (images_nchw * 4096.0).round().long().sum(dim=(1, 2, 3), keepdim=True)
+    return (steps.double() / (4096.0 * images_nchw[0].numel())).float()

@@ -63,7 +63,7 @@ def parse_crop(text: str) -> CropChoice:
     if text == "none":
         return "none"
     numbers = text.split(",")
-    if len(numbers) == 4 and all(number.strip().isdigit() for number in numbers):
+    if len(numbers) == 4 and all(number.strip().isdecimal() for number in numbers):
         left, top, right, bottom = (int(number) for number in numbers)
         if left < right and top < bottom:
             return left, top, right, bottom
@@ -160,22 +160,18 @@ def _list_classes(root: Path, parent: Path) -> Iterator[_Listed]:
 
 
 def _list_manifest(manifest: Path) -> list[_Listed]:
-    with manifest.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        columns = tuple(reader.fieldnames or ())
-        _require_columns(manifest, columns, ("path", "label"))
-        listed, faults = [], []
-        for row in reader:
-            if not row["path"] or not row["label"]:
-                faults.append(f"line {reader.line_num}: path and label must not be empty")
-                continue
-            given = row.get("split") or ""
-            try:
-                split = _given_split(given, f"{manifest.name}:{reader.line_num}") if given else None
-            except DataError as error:
-                faults.append(f"line {reader.line_num}: {error}")
-                continue
-            listed.append(_Listed(row["path"], row["label"], row.get("group") or None, split))
+    listed, faults = [], []
+    for line, row in _read_rows(manifest, ("path", "label")):
+        if not row["path"] or not row["label"]:
+            faults.append(f"line {line}: path and label must not be empty")
+            continue
+        given = row.get("split") or ""
+        try:
+            split = _given_split(given, f"{manifest.name}:{line}") if given else None
+        except DataError as error:
+            faults.append(f"line {line}: {error}")
+            continue
+        listed.append(_Listed(row["path"], row["label"], row.get("group") or None, split))
     if faults:
         shown = "; ".join(faults[:10]) + (f"; and {len(faults) - 10} more" * (len(faults) > 10))
         raise DataError(f"{manifest}: {shown}")
@@ -187,6 +183,18 @@ def _list_manifest(manifest: Path) -> list[_Listed]:
             f"{manifest}: a picture may stand in one row only; {doubled[0]} stands in several"
         )
     return listed
+
+
+def _read_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """Yield the rows of a CSV file that names the `needed` columns, with their line numbers."""
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        try:
+            _require_columns(file, tuple(reader.fieldnames or ()), needed)
+            for row in reader:
+                yield reader.line_num, row
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: not UTF-8 text ({error}): save it as UTF-8") from error
 
 
 def _require_columns(file: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
@@ -222,10 +230,14 @@ def _with_groups(root: Path, listed: list[_Listed]) -> list[_Listed]:
     """Tie pictures by the `groups.csv` that lies in the folder or beside it, if there is one."""
     for file in (root / GROUPS_FILE, root.parent / GROUPS_FILE):
         if file.is_file():
-            with file.open(newline="", encoding="utf-8-sig") as stream:
-                reader = csv.DictReader(stream)
-                _require_columns(file, tuple(reader.fieldnames or ()), ("path", "group"))
-                groups = {row["path"]: row["group"] or None for row in reader}
+            rows = _read_rows(file, ("path", "group"))
+            groups = {row["path"]: row["group"] or None for _, row in rows}
+            if not any(item.path in groups for item in listed):
+                # Groups that tie nothing would let pieces of one recording straddle the split.
+                raise DataError(
+                    f"{file}: names none of the pictures; write their paths relative to {root} "
+                    f"(such as {listed[0].path}), or move the file away"
+                )
             return [replace(item, group=groups.get(item.path)) for item in listed]
     return listed
 
@@ -234,7 +246,11 @@ def _is_demo(root: Path) -> bool:
     for folder in (root, root.parent):
         marker = folder / DEMO_MARKER
         if marker.is_file():
-            return bool(json.loads(marker.read_text("utf-8")).get("synthetic"))
+            try:
+                content = json.loads(marker.read_bytes())
+            except ValueError:
+                continue  # another program's file
+            return isinstance(content, dict) and content.get("synthetic") is True
     return False
 
 

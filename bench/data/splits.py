@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ Indices = npt.NDArray[np.int64]
 
 # StratifiedGroupKFold is greedy: a few seeds are tried and the most even cut is kept.
 _ATTEMPTS = 10
+# A test fraction is met by whole pieces of this many, or of more when it is smaller than one.
+_PIECES = 10
 
 
 def make_split(dataset: Dataset, *, folds: int, test_fraction: float, seed: int) -> Split:
@@ -32,15 +35,28 @@ def make_split(dataset: Dataset, *, folds: int, test_fraction: float, seed: int)
         raise DataError(f"--test-fraction must lie above 0 and at most 0.5, not {test_fraction}")
     labels = np.asarray(dataset.labels, dtype=np.int64)
     groups = _group_numbers(dataset)
-    _check_counts(dataset, groups, folds)
-    given = np.asarray([p.given_split == "test" for p in dataset.pictures])
     everything = np.arange(len(labels))
+    _check_classes(dataset)
+    # One more than the folds, because the test set needs its share as well.
+    _check_sources(
+        dataset,
+        groups,
+        everything,
+        least=folds + 1,
+        what=f"{folds} folds and a test set",
+        remedy="add pictures, remove the class, or use fewer --folds",
+    )
+    given = np.asarray([p.given_split == "test" for p in dataset.pictures])
     if given.any():
         _check_given_groups(dataset, groups, given)
         test = everything[given]
+        remedy = "move pictures from test to train, or use fewer --folds"
     else:
-        test = _most_even_part(labels, groups, everything, test_fraction, seed)
+        test = _choose_test(labels, groups, test_fraction, folds, seed)
+        remedy = "use fewer --folds or a smaller --test-fraction"
     development = np.setdiff1d(everything, test)
+    what = f"{folds} folds beside the test set"
+    _check_sources(dataset, groups, development, least=folds, what=what, remedy=remedy)
     parts = _even_folds(labels, groups, development, folds, seed)
     split = Split(
         dataset_fingerprint=dataset.fingerprint,
@@ -89,27 +105,36 @@ def _group_numbers(dataset: Dataset) -> Indices:
     )
 
 
-def _check_counts(dataset: Dataset, groups: Indices, folds: int) -> None:
+def _check_classes(dataset: Dataset) -> None:
     if len(dataset.classes) < 2:
         raise DataError(
             f"{dataset.root}: a classifier needs at least two classes, this data set has "
             f"{len(dataset.classes)} ({', '.join(dataset.classes)}): add a subfolder a class"
         )
-    labels = np.asarray(dataset.labels)
+
+
+def _check_sources(
+    dataset: Dataset, groups: Indices, among: Indices, *, least: int, what: str, remedy: str
+) -> None:
+    labels = np.asarray(dataset.labels, dtype=np.int64)
+    total = len(dataset.classes)
+    pictures = np.bincount(labels[among], minlength=total)
+    sources = _count_sources(labels[among], groups[among], total)
     faults = []
-    for label, name in enumerate(dataset.classes):
-        pictures = int((labels == label).sum())
-        sources = len(np.unique(groups[labels == label]))
-        # One more than the folds, because the test set needs its share as well.
-        if sources < folds + 1:
-            of_groups = f" of {sources} groups" if sources < pictures else ""
-            faults.append(f"{name} has {pictures} pictures{of_groups}")
+    for label in np.flatnonzero(sources < least):
+        of_groups = f" of {sources[label]} groups" if sources[label] < pictures[label] else ""
+        faults.append(f"{dataset.classes[label]} has {pictures[label]} pictures{of_groups}")
     if faults:
         raise DataError(
-            f"{folds} folds and a test set need at least {folds + 1} pictures (of different "
-            f"groups) of each class; {'; '.join(faults)}: add pictures, remove the class, or "
-            "use fewer --folds"
+            f"{what} need at least {least} pictures (of different groups) of each class; "
+            f"{'; '.join(faults)}: {remedy}"
         )
+
+
+def _count_sources(labels: Indices, groups: Indices, total: int) -> Indices:
+    """Count the groups that hold each of `total` classes; a picture without one counts itself."""
+    pairs = np.unique(np.stack([labels, groups]), axis=1)
+    return np.bincount(pairs[0], minlength=total)
 
 
 def _check_given_groups(dataset: Dataset, groups: Indices, given: npt.NDArray[np.bool_]) -> None:
@@ -122,47 +147,65 @@ def _check_given_groups(dataset: Dataset, groups: Indices, given: npt.NDArray[np
         )
 
 
-def _most_even_part(
-    labels: Indices, groups: Indices, among: Indices, fraction: float, seed: int
+def _choose_test(
+    labels: Indices, groups: Indices, fraction: float, folds: int, seed: int
 ) -> Indices:
-    """Choose the part whose share of every class comes closest to `fraction`."""
-    per_class = np.bincount(labels[among])
-    best, least = among[:0], np.inf
+    """Choose the part whose share of every class comes closest to `fraction`.
+
+    A part that holds every class, and leaves enough sources of each for the folds, goes first.
+    """
+    everything = np.arange(len(labels))
+    per_class = np.bincount(labels)
+    sources = _count_sources(labels, groups, len(per_class))
+    taken, pieces = _nearest_share(fraction, int(sources.min()))
+    best, least = everything[:0], (len(labels), np.inf)
     for attempt in range(_ATTEMPTS):
-        for part in _stratified_parts(labels, groups, among, round(1 / fraction), seed + attempt):
+        parts = _stratified_parts(labels, groups, everything, pieces, seed + attempt)
+        for first in range(pieces):
+            part = np.concatenate([parts[(first + k) % pieces] for k in range(taken)])
+            rest = np.setdiff1d(everything, part)
             counts = np.bincount(labels[part], minlength=len(per_class))
+            left = _count_sources(labels[rest], groups[rest], len(per_class))
+            lacking = int(((counts == 0) | (left < folds)).sum())
             unevenness = float(np.abs(counts / per_class - fraction).max())
-            if unevenness < least:
-                best, least = part, unevenness
+            if (lacking, unevenness) < least:
+                best, least = part, (lacking, unevenness)
     return best
+
+
+def _nearest_share(fraction: float, most: int) -> tuple[int, int]:
+    """Return (taken, pieces): the nearest to `fraction` that at most `most` pieces allow."""
+    share = Fraction(fraction).limit_denominator(min(most, max(_PIECES, round(1 / fraction))))
+    return (share.numerator, share.denominator) if share else (1, most)
 
 
 def _even_folds(
     labels: Indices, groups: Indices, among: Indices, folds: int, seed: int
 ) -> list[Indices]:
-    """Choose the cut whose folds share out every class most evenly."""
+    """Choose the cut whose folds share out every class most evenly, and miss none if possible."""
     per_class = np.bincount(labels[among])
     best: list[Indices] = []
-    least = np.inf
+    least = (len(labels), np.inf)
     for attempt in range(_ATTEMPTS):
         parts = _stratified_parts(labels, groups, among, folds, seed + attempt)
         counts = np.stack([np.bincount(labels[p], minlength=len(per_class)) for p in parts])
+        lacking = int((counts == 0).sum())
         unevenness = float(np.abs(counts / per_class - 1 / folds).max())
-        if unevenness < least:
-            best, least = parts, unevenness
+        if (lacking, unevenness) < least:
+            best, least = parts, (lacking, unevenness)
     return best
 
 
 def _stratified_parts(
     labels: Indices, groups: Indices, among: Indices, parts: int, seed: int
 ) -> list[Indices]:
-    single = len(np.unique(groups[among])) == len(among)
-    kind = StratifiedKFold if single else StratifiedGroupKFold
-    splitter = kind(n_splits=parts, shuffle=True, random_state=seed)
-    return [
-        among[held_out]
-        for _, held_out in splitter.split(among, labels[among], groups=groups[among])
-    ]
+    if len(np.unique(groups[among])) == len(among):
+        single = StratifiedKFold(n_splits=parts, shuffle=True, random_state=seed)
+        cuts = single.split(among, labels[among])
+    else:
+        grouped = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
+        cuts = grouped.split(among, labels[among], groups=groups[among])
+    return [among[held_out] for _, held_out in cuts]
 
 
 def _as_tuple(indices: Indices | Sequence[int]) -> tuple[int, ...]:

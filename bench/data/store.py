@@ -72,12 +72,12 @@ def _read(folder: Path) -> npt.NDArray[np.uint8] | None:
     try:
         mark = from_json((folder / _MARK).read_bytes(), _Mark)
         images = np.memmap(folder / _ARRAY, dtype=np.uint8, mode="r", shape=mark.shape)
+        sound = all(
+            zlib.crc32(image) == checksum
+            for image, checksum in zip(images, mark.checksums, strict=True)
+        )
     except (OSError, ValueError):
         return None
-    sound = all(
-        zlib.crc32(image) == checksum
-        for image, checksum in zip(images, mark.checksums, strict=True)
-    )
     return images if sound else None
 
 

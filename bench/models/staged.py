@@ -10,6 +10,8 @@ Shapes: N pictures, C channels, F pooled features, K classes.
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Callable, Iterator
 
 import torch
@@ -75,21 +77,23 @@ class StagedModel(nn.Module):
 
     def prefix(self, images_nchw: torch.Tensor, boundary: int) -> torch.Tensor:
         """Pictures -> activations at a boundary; at 5 these are (N, F) pooled features."""
-        if boundary == 0:
-            return images_nchw
-        return self.between(images_nchw * self.scale + self.bias, 0, boundary)
+        return self.between(images_nchw, 0, boundary)
 
     def suffix(self, activations: torch.Tensor, boundary: int) -> torch.Tensor:
         """Activations at a boundary -> (N, K) logits."""
-        if boundary == 0:
-            activations = activations * self.scale + self.bias
         logits: torch.Tensor = self.classifier(self.between(activations, boundary, PARTS))
         return logits
 
     def between(self, activations: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """Run the parts behind boundary `start` up to boundary `stop` (normalised at 0)."""
+        """Run the parts from boundary `start` to boundary `stop`.
+
+        Raises:
+            ValueError: the network cannot be cut there.
+        """
         if start == stop:
             return activations
+        if start == 0:
+            activations = activations * self.scale + self.bias
         if self.cuttable:
             names = list(self._chain)
             first = self._ends[start - 1] if start else 0
@@ -104,6 +108,36 @@ class StagedModel(nn.Module):
                 activations, pre_logits=True
             )
         return activations
+
+    @torch.no_grad()
+    def elements_at_boundaries(self, image_size: int) -> tuple[int, ...]:
+        """Numbers that one picture's activation has at each boundary that can be cut at.
+
+        Boundaries that cannot be cut at count as endless, so nobody stores them.
+        """
+        parameter = next(self.network.parameters())
+        activations = parameter.new_zeros(2, 3, image_size, image_size)
+        sizes = [activations[0].numel()]
+        boundaries = range(1, PARTS + 1) if self.cuttable else (PARTS,)
+        sizes += [sys.maxsize] * (PARTS - len(boundaries))
+        was_training, at = self.training, 0
+        self.eval()
+        for boundary in boundaries:
+            activations = self.between(activations, at, boundary)
+            sizes.append(activations[0].numel())
+            at = boundary
+        self.train(was_training)
+        return tuple(sizes)
+
+    def body_fingerprint(self) -> str:
+        """Identity of everything but the classifier, by the content of its tensors."""
+        head = {id(tensor) for tensor in self.classifier.parameters()}
+        digest = hashlib.sha256(self.spec.architecture.encode())
+        for name, tensor in [*self.network.named_parameters(), *self.network.named_buffers()]:
+            if id(tensor) not in head:
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     # --- freezing ---------------------------------------------------------------------------
 

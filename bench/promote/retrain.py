@@ -28,18 +28,18 @@ def retrain(trainer: Trainer, candidate: Candidate) -> Retrained:
     plan, recipe = trainer.plan, candidate.recipe
     # The fold number behind the last one: a seed that no fold of this trial has used.
     seed = fold_seed(plan.settings.seed, candidate.trial, len(plan.split.folds))
-    model = trainer.model(recipe, seed)
-    activations, boundary = trainer.activations(recipe, model)
+    development = np.asarray(plan.split.development, dtype=np.int64)
+    prepared = trainer.prepare(recipe, development, seed)
     outcomes = fit(
-        model,
-        activations,
-        boundary,
+        prepared.model,
+        prepared.activations,
+        prepared.boundary,
         np.asarray(plan.dataset.labels, dtype=np.int64),
-        np.asarray(plan.split.development, dtype=np.int64),
+        development,
         None,
         recipe,
         Schedule(epochs=plan.settings.epochs, batch_size=plan.settings.batch_size, seed=seed),
         plan.arithmetic,
     )
     curve = tuple(outcome.train_loss for outcome in outcomes)
-    return Retrained(model.cpu().eval(), curve)
+    return Retrained(prepared.model.cpu().eval(), curve)

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 PictureSource = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 
@@ -74,7 +74,10 @@ def open_rgb(source: PictureSource) -> Image.Image:
         raise PictureError(f"no such file: {source!s}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         name = "these bytes" if isinstance(source, bytes) else str(source)
-        raise PictureError(f"{name}: not a picture that can be decoded ({error})") from error
+        # Pillow's own text names an object in memory when the source is bytes.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no known format" if unknown else str(error)
+        raise PictureError(f"{name}: not a picture that can be decoded ({reason})") from error
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

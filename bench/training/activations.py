@@ -28,29 +28,29 @@ class ActivationStore(Protocol):
         ...
 
 
-class ComputedActivations:
-    """The plain path: decoded pictures are augmented and run through the frozen part each time."""
+class PixelSource:
+    """Decoded pictures, augmented, on the training device."""
 
     def __init__(
-        self,
-        images: DecodedStore,
-        model: StagedModel,
-        boundary: int,
-        *,
-        family: Family,
-        seed: int,
-        arithmetic: Arithmetic,
+        self, images: DecodedStore, *, family: Family, seed: int, arithmetic: Arithmetic
     ) -> None:
+        self.arithmetic = arithmetic
         self._images = images
-        self._model = model
-        self._boundary = boundary
         self._family: Family = family
         self._seed = seed
-        self._arithmetic = arithmetic
 
-    @torch.no_grad()
+    @property
+    def image_size(self) -> int:
+        return self._images.image_size
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What fixes the pixels besides the picture, the policy and the view."""
+        return self._images.key, self._family, self._seed
+
     def read(self, pictures: Indices, *, policy: Policy, view: int) -> torch.Tensor:
-        images_nhwc = torch.from_numpy(self._images.read(pictures)).to(self._arithmetic.device)
+        """Return (N, 3, S, S) float32 pixels in 0..255, in the layout of the arithmetic."""
+        images_nhwc = torch.from_numpy(self._images.read(pictures)).to(self.arithmetic.device)
         pixels_nchw = augment(
             images_nhwc,
             pictures,
@@ -59,9 +59,20 @@ class ComputedActivations:
             view=view,
             seed=self._seed,
         )
-        if self._arithmetic.channels_last:
-            pixels_nchw = pixels_nchw.contiguous(memory_format=torch.channels_last)
-        else:
-            pixels_nchw = pixels_nchw.contiguous()
-        with autocast(self._arithmetic):
+        layout = torch.channels_last if self.arithmetic.channels_last else torch.contiguous_format
+        return pixels_nchw.contiguous(memory_format=layout)
+
+
+class ComputedActivations:
+    """The plain path: pictures are augmented and run through the frozen part each time."""
+
+    def __init__(self, pixels: PixelSource, model: StagedModel, boundary: int) -> None:
+        self._pixels = pixels
+        self._model = model
+        self._boundary = boundary
+
+    @torch.no_grad()
+    def read(self, pictures: Indices, *, policy: Policy, view: int) -> torch.Tensor:
+        pixels_nchw = self._pixels.read(pictures, policy=policy, view=view)
+        with autocast(self._pixels.arithmetic):
             return self._model.prefix(pixels_nchw, self._boundary)

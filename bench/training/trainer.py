@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import io
 import time
 from collections.abc import Generator, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import timm
 import torch
 from torch import nn
 
@@ -19,7 +19,7 @@ from bench.data.store import DecodedStore
 from bench.errors import BenchError
 from bench.metrics import score_epoch
 from bench.models.backbones import BackboneSpec, describe_backbone
-from bench.models.staged import StagedModel, build_model
+from bench.models.staged import PARTS, StagedModel, build_model
 from bench.records import (
     EpochDone,
     EpochScores,
@@ -29,11 +29,19 @@ from bench.records import (
     TrialDone,
     TrialFailed,
     TrialJob,
+    fingerprint_of,
     from_json,
     to_json,
 )
-from bench.training.activations import ComputedActivations, Indices
-from bench.training.loop import Schedule, fit
+from bench.training.activations import (
+    ActivationStore,
+    ComputedActivations,
+    Indices,
+    PixelSource,
+)
+from bench.training.loop import Schedule, batches, fit
+from bench.training.probe import LinearProbe, fit_probe
+from bench.training.stored import ActivationCache, StoredActivations
 from bench.workspace import Workspace, write_atomic
 
 TrialEvents = Generator[Event, bool, None]
@@ -48,6 +56,15 @@ class FoldResult:
     probabilities_nk: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A frozen model, and what feeds the part behind `boundary`."""
+
+    model: StagedModel
+    activations: ActivationStore
+    boundary: int
+
+
 class Trainer:
     """Trains trials of one study; keeps networks and decoded pictures between them."""
 
@@ -57,6 +74,14 @@ class Trainer:
         self._labels = np.asarray(plan.dataset.labels, dtype=np.int64)
         self._templates: dict[str, StagedModel] = {}
         self._images: dict[str, DecodedStore] = {}
+        self._frozen_parts: dict[str, str] = {}
+        self._probes: dict[tuple[str, bytes], LinearProbe] = {}
+        self._cache = ActivationCache(
+            self._workspace.cache / "activations",
+            disk_bytes=plan.cache_bytes,
+            memory_bytes=_resident_bytes(plan.arithmetic.device),
+            device=plan.arithmetic.device,
+        )
 
     def run(self, job: TrialJob) -> TrialEvents:
         """Yield an `EpochDone` an epoch, then `TrialDone`; or `TrialFailed`, whatever happens.
@@ -75,8 +100,6 @@ class Trainer:
             raise
         except Exception as error:
             yield TrialFailed(trial=job.number, kind=_kind_of(error), message=str(error))
-        finally:
-            gc.collect()
 
     def spec(self, backbone: str) -> BackboneSpec:
         return describe_backbone(backbone)
@@ -114,19 +137,58 @@ class Trainer:
         model.freeze(recipe.freeze_depth, recipe.batch_norm)
         return model
 
-    def activations(self, recipe: Recipe, model: StagedModel) -> tuple[ComputedActivations, int]:
-        """What feeds the trainable part of `model`, and the boundary where it enters."""
+    def prepare(self, recipe: Recipe, train: Indices, seed: int) -> Prepared:
+        """A model that is ready to be trained on some pictures: frozen, fed, its head started."""
+        model = self.model(recipe, seed)
+        if self.plan.settings.linear_probe:
+            self._probe(recipe, train).start(model.classifier)
         boundary = model.boundary(recipe.freeze_depth)
-        settings = self.plan.settings
-        source = ComputedActivations(
-            self.images(recipe.backbone),
+        return Prepared(model, self.activations(recipe.backbone, model, boundary), boundary)
+
+    def _probe(self, recipe: Recipe, train: Indices) -> LinearProbe:
+        """The probe of these training pictures, which is the same for every trial."""
+        key = (recipe.backbone, train.tobytes())
+        if key not in self._probes:
+            model = self._templates[recipe.backbone].eval()
+            store = self.activations(recipe.backbone, model, PARTS)
+            features = [
+                store.read(batch, policy="none", view=0).float().cpu()
+                for batch in batches(train, self.plan.settings.batch_size)
+            ]
+            self._probes[key] = fit_probe(torch.cat(features).numpy(), self._labels[train])
+        return self._probes[key]
+
+    def activations(self, backbone: str, model: StagedModel, boundary: int) -> ActivationStore:
+        """What feeds the part of `model` behind `boundary`."""
+        plan = self.plan
+        pixels = PixelSource(
+            self.images(backbone),
+            family=plan.settings.family,
+            seed=plan.settings.seed,
+            arithmetic=plan.arithmetic,
+        )
+        if boundary == 0 or not plan.cache_bytes:
+            return ComputedActivations(pixels, model, boundary)
+        if backbone not in self._frozen_parts:
+            self._frozen_parts[backbone] = fingerprint_of(
+                (
+                    self._templates[backbone].body_fingerprint(),
+                    pixels.identity,
+                    plan.arithmetic.device,
+                    plan.arithmetic.dtype,
+                    plan.arithmetic.channels_last,
+                    str(torch.__version__),
+                    timm.__version__,
+                )
+            )
+        return StoredActivations(
+            pixels,
             model,
             boundary,
-            family=settings.family,
-            seed=settings.seed,
-            arithmetic=self.plan.arithmetic,
+            np.asarray(plan.split.development, dtype=np.int64),
+            self._cache,
+            self._frozen_parts[backbone],
         )
-        return source, boundary
 
     # --- folds ------------------------------------------------------------------------------
 
@@ -140,14 +202,13 @@ class Trainer:
         validation = np.asarray(self.plan.split.folds[fold], dtype=np.int64)
         train = np.asarray(self.plan.split.training_part(fold), dtype=np.int64)
         seed = fold_seed(settings.seed, job.number, fold)
-        model = self.model(recipe, seed)
-        activations, boundary = self.activations(recipe, model)
+        prepared = self.prepare(recipe, train, seed)
         epochs: list[EpochScores] = []
         started = time.perf_counter()
         for outcome in fit(
-            model,
-            activations,
-            boundary,
+            prepared.model,
+            prepared.activations,
+            prepared.boundary,
             self._labels,
             train,
             validation,
@@ -172,6 +233,14 @@ class Trainer:
                 # Stored before the last epoch is told: what the study knows of can be read.
                 write_fold(file, FoldResult(tuple(epochs), validation, outcome.probabilities_nk))
             yield epochs[-1]
+
+
+def _resident_bytes(device: str) -> int:
+    """How much of small entries is kept whole in the training device's memory."""
+    if device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        return free // 2
+    return 256 << 20  # the page cache keeps the rest at hand
 
 
 def fold_seed(seed: int, trial: int, fold: int) -> int:

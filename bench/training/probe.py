@@ -1,0 +1,55 @@
+"""A linear probe: logistic regression on pooled features, which starts every head.
+
+Fitting the head on frozen features before fine-tuning keeps the pretrained features from being
+pulled apart by a random head's gradients (Kumar et al., ICLR 2022).
+
+Shapes: N pictures, F pooled features, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+# Inverse strength of the L2 penalty on standardised features. On grouped spectrogram pictures
+# 0.01 did as well as any of 0.003 to 1 at 224 pixels and better than most at 160.
+_C = 0.01
+_MOST_ITERATIONS = 300
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class LinearProbe:
+    """logits = features @ weight.T + bias, for features as the network gives them."""
+
+    weight_kf: Floats
+    bias_k: Floats
+
+    def start(self, classifier: nn.Module) -> bool:
+        """Copy the probe into a classifier; False where that is not a plain linear layer."""
+        if not isinstance(classifier, nn.Linear) or classifier.bias is None:
+            return False
+        with torch.no_grad():
+            classifier.weight.copy_(torch.from_numpy(self.weight_kf))
+            classifier.bias.copy_(torch.from_numpy(self.bias_k))
+        return True
+
+
+def fit_probe(features_nf: npt.NDArray[np.float32], labels_n: npt.NDArray[np.int64]) -> LinearProbe:
+    """Fit multinomial logistic regression; every class counts alike."""
+    scaler = StandardScaler().fit(features_nf)
+    regression = LogisticRegression(C=_C, class_weight="balanced", max_iter=_MOST_ITERATIONS)
+    regression.fit(scaler.transform(features_nf), labels_n)
+    weight, bias = regression.coef_, regression.intercept_
+    if len(regression.classes_) == 2:
+        # Two classes share one logit in scikit-learn; the network has one each.
+        weight, bias = np.vstack([-weight, weight]) / 2, np.hstack([-bias, bias]) / 2
+    weight = weight / scaler.scale_
+    return LinearProbe(weight, bias - weight @ scaler.mean_)

@@ -1,0 +1,354 @@
+"""Activations of the frozen part, computed once and shared by folds, trials and processes.
+
+An entry holds one boundary of one view of all development pictures. On disk it is a plain array
+of rows that is read row by row, so the operating system's page cache keeps hot entries in memory
+and a large data set does not grow the process; small entries are also kept whole on the training
+device, within a budget.
+
+Shapes: P development pictures; an entry is (P, ...), one picture's activation a row.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bench.models.staged import StagedModel
+from bench.records import Policy, fingerprint_of, from_json, to_json
+from bench.training.activations import Indices, PixelSource
+from bench.training.arithmetic import DTYPES, autocast
+from bench.workspace import write_atomic
+
+_ROWS = "rows.bin"
+_MARK = "entry.json"
+_FORMAT = 1
+_BATCH = 64
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryKey:
+    """What fixes the numbers of an entry; `frozen_part` stands for everything but the rest."""
+
+    frozen_part: str
+    policy: Policy
+    view: int
+    boundary: int
+
+    @property
+    def name(self) -> str:
+        return fingerprint_of((_FORMAT, self.frozen_part, self.policy, self.view, self.boundary))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """One picture's activation: its logical shape, and how its numbers lie in memory."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    channels_last: bool
+
+    @classmethod
+    def of(cls, activations: torch.Tensor) -> _Layout:
+        channels_last = (
+            activations.ndim == 4
+            and not activations.is_contiguous()
+            and activations.is_contiguous(memory_format=torch.channels_last)
+        )
+        dtype = str(activations.dtype).removeprefix("torch.")
+        return cls(shape=tuple(activations.shape[1:]), dtype=dtype, channels_last=channels_last)
+
+    def to_bytes(self, activations: torch.Tensor) -> Bytes:
+        """(N, ...) activations -> (N, bytes a row)."""
+        if self.channels_last:
+            activations = activations.permute(0, 2, 3, 1)
+        rows = activations.contiguous().cpu().view(len(activations), -1)
+        return rows.view(torch.uint8).numpy()
+
+    def from_bytes(self, rows: Bytes) -> torch.Tensor:
+        """(N, bytes a row) -> (N, ...) activations with the strides that they had."""
+        values = torch.from_numpy(rows).view(DTYPES[self.dtype])
+        if self.channels_last:
+            channels, height, width = self.shape
+            return values.view(-1, height, width, channels).permute(0, 3, 1, 2)
+        return values.view(-1, *self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mark:
+    """Written last, so that a half-written entry is never read."""
+
+    layout: _Layout
+    rows: int
+    row_bytes: int
+    checksum: int  # CRC-32 of the rows
+
+
+class Entry:
+    """Rows of one boundary of one view, on disk."""
+
+    def __init__(self, folder: Path, mark: _Mark) -> None:
+        self._mark = mark
+        # Held open: an entry that is evicted meanwhile can still be read.
+        self._file = (folder / _ROWS).open("rb", buffering=0)
+
+    @classmethod
+    def open(cls, folder: Path) -> Entry | None:
+        """Open a finished entry; None where it is missing, short or altered."""
+        try:
+            mark = from_json((folder / _MARK).read_bytes(), _Mark)
+            entry = cls(folder, mark)
+        except (OSError, ValueError):
+            return None
+        if entry.size_bytes != (folder / _ROWS).stat().st_size or not entry._is_sound():
+            entry.close()
+            return None
+        os.utime(folder / _MARK)  # the time of last use, for eviction
+        return entry
+
+    @property
+    def size_bytes(self) -> int:
+        return self._mark.rows * self._mark.row_bytes
+
+    def read(self, rows: Indices) -> torch.Tensor:
+        """Return some rows, in their order, on the CPU."""
+        size = self._mark.row_bytes
+        buffer = np.empty((len(rows), size), dtype=np.uint8)
+        for target, row in zip(buffer, rows, strict=True):
+            if os.preadv(self._file.fileno(), [target.data], int(row) * size) != size:
+                raise OSError(f"{self._file.name}: the entry ends before row {row}")
+        return self._mark.layout.from_bytes(buffer)
+
+    def read_all(self) -> torch.Tensor:
+        return self.read(np.arange(self._mark.rows))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _is_sound(self) -> bool:
+        checksum = 0
+        self._file.seek(0)
+        while block := self._file.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+        return checksum == self._mark.checksum
+
+
+class _Writer:
+    """Writes an entry batch by batch into a temporary folder; `finish` gives it its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        shutil.rmtree(self._part, ignore_errors=True)
+        self._part.mkdir(parents=True)
+        self._file = (self._part / _ROWS).open("wb")
+        self._layout: _Layout | None = None
+        self._rows = 0
+        self._row_bytes = 0
+        self._checksum = 0
+
+    def append(self, activations: torch.Tensor) -> None:
+        self._layout = self._layout or _Layout.of(activations)
+        rows = self._layout.to_bytes(activations)
+        self._file.write(rows.data)
+        self._checksum = zlib.crc32(rows.data, self._checksum)
+        self._rows += len(rows)
+        self._row_bytes = rows.shape[1]
+
+    def finish(self) -> None:
+        assert self._layout is not None
+        self._file.close()
+        mark = _Mark(
+            layout=self._layout,
+            rows=self._rows,
+            row_bytes=self._row_bytes,
+            checksum=self._checksum,
+        )
+        write_atomic(self._part / _MARK, to_json(mark))
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._part.rename(self._folder)
+
+    def discard(self) -> None:
+        self._file.close()
+        shutil.rmtree(self._part, ignore_errors=True)
+
+
+class ActivationCache:
+    """Entries on disk within `disk_bytes`, and small ones whole on the training device.
+
+    Several processes may share the folder: an entry is computed by one of them while the others
+    wait for it, and appears under its name only when it is whole.
+    """
+
+    def __init__(self, folder: Path, *, disk_bytes: int, memory_bytes: int, device: str) -> None:
+        self._folder = folder
+        self._disk_bytes = disk_bytes
+        self._memory_bytes = memory_bytes
+        self._device = device
+        self._open: dict[EntryKey, Entry] = {}
+        self._resident: OrderedDict[EntryKey, torch.Tensor] = OrderedDict()
+
+    def rows(self, key: EntryKey, rows: Indices) -> torch.Tensor:
+        """Return rows of an entry that `has` said is there, on the training device."""
+        resident = self._resident.get(key)
+        if resident is None:
+            entry = self._open[key]
+            if entry.size_bytes > self._memory_bytes // 2:
+                return entry.read(rows).to(self._device)
+            resident = entry.read_all().to(self._device)
+            self._keep(key, resident)
+        else:
+            self._resident.move_to_end(key)
+        return resident[torch.from_numpy(rows).to(self._device)]
+
+    def has(self, key: EntryKey) -> bool:
+        """Whether an entry is there, whole and sound."""
+        if key not in self._open:
+            entry = Entry.open(self._folder / key.name)
+            if entry is None:
+                return False
+            self._open[key] = entry
+        return True
+
+    @contextmanager
+    def writing(self, keys: Sequence[EntryKey]) -> Iterator[dict[EntryKey, _Writer]]:
+        """Yield a writer for each key; all entries appear when the block succeeds."""
+        writers = {key: _Writer(self._folder / key.name) for key in keys}
+        try:
+            yield writers
+            for writer in writers.values():
+                writer.finish()
+        finally:
+            for writer in writers.values():
+                writer.discard()
+        self._evict(keep={key.name for key in keys})
+
+    @contextmanager
+    def computing(self, frozen_part: str) -> Iterator[None]:
+        """Let one process at a time compute entries of a frozen part."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / f"{frozen_part}.lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+    def close(self) -> None:
+        for entry in self._open.values():
+            entry.close()
+        self._open.clear()
+        self._resident.clear()
+
+    def _keep(self, key: EntryKey, activations: torch.Tensor) -> None:
+        self._resident[key] = activations
+        while sum(kept.nbytes for kept in self._resident.values()) > self._memory_bytes:
+            self._resident.popitem(last=False)
+
+    def _evict(self, keep: set[str]) -> None:
+        """Remove the entries that were not used for longest until the rest fits the budget."""
+        entries = []
+        for mark in self._folder.glob(f"*/{_MARK}"):
+            rows = mark.with_name(_ROWS)
+            try:
+                entries.append((mark.stat().st_mtime_ns, rows.stat().st_size, mark.parent))
+            except FileNotFoundError:
+                continue  # another process has just removed it
+        excess = sum(size for _, size, _ in entries) - self._disk_bytes
+        for _, size, folder in sorted(entries):
+            if excess <= 0:
+                return
+            if folder.name not in keep:
+                shutil.rmtree(folder, ignore_errors=True)
+                excess -= size
+
+
+class StoredActivations:
+    """The stored path: the frozen part's outputs are computed once and read ever after.
+
+    The numbers are those of `ComputedActivations`, to the last bit on the CPU: frozen parts in
+    eval mode give a picture the same output in any batch of two or more.
+    """
+
+    def __init__(
+        self,
+        pixels: PixelSource,
+        model: StagedModel,
+        boundary: int,
+        pictures: Indices,
+        cache: ActivationCache,
+        frozen_part: str,
+    ) -> None:
+        self._pixels = pixels
+        self._model = model
+        self._boundary = boundary
+        self._pictures = pictures
+        self._rows = {int(picture): row for row, picture in enumerate(pictures)}
+        self._cache = cache
+        self._frozen_part = frozen_part
+
+    def read(self, pictures: Indices, *, policy: Policy, view: int) -> torch.Tensor:
+        # Without augmentation all views are the same one.
+        key = self._key(policy, 0 if policy == "none" else view, self._boundary)
+        if not self._cache.has(key):
+            with self._cache.computing(self._frozen_part):
+                if not self._cache.has(key):  # another process may have been first
+                    self._compute(key)
+        rows = np.asarray([self._rows[int(picture)] for picture in pictures], dtype=np.int64)
+        return self._cache.rows(key, rows)
+
+    def _key(self, policy: Policy, view: int, boundary: int) -> EntryKey:
+        return EntryKey(frozen_part=self._frozen_part, policy=policy, view=view, boundary=boundary)
+
+    @torch.no_grad()
+    def _compute(self, wanted: EntryKey) -> None:
+        """Compute an entry from the deepest shallower one, keeping small ones on the way."""
+        keys = {
+            boundary: self._key(wanted.policy, wanted.view, boundary)
+            for boundary in range(1, wanted.boundary + 1)
+        }
+        start = max((b for b, key in keys.items() if self._cache.has(key)), default=0)
+        kept = [b for b in self._worth_keeping(start, wanted.boundary) if b > start]
+        with self._cache.writing([keys[boundary] for boundary in kept]) as writers:
+            for batch in _batches(len(self._pictures)):
+                activations = self._start(keys, start, batch, wanted)
+                at = start
+                for boundary in kept:
+                    with autocast(self._pixels.arithmetic):
+                        activations = self._model.between(activations, at, boundary)
+                    writers[keys[boundary]].append(activations)
+                    at = boundary
+        if not self._cache.has(wanted):
+            raise OSError("an activation entry that was just written cannot be read back")
+
+    def _start(
+        self, keys: dict[int, EntryKey], start: int, batch: Indices, wanted: EntryKey
+    ) -> torch.Tensor:
+        if start:
+            return self._cache.rows(keys[start], batch)
+        return self._pixels.read(self._pictures[batch], policy=wanted.policy, view=wanted.view)
+
+    def _worth_keeping(self, start: int, stop: int) -> list[int]:
+        """Boundaries on the way to `stop` that are no larger than the picture; `stop` itself."""
+        sizes = self._model.elements_at_boundaries(self._pixels.image_size)
+        most = 3 * self._pixels.image_size**2
+        return [b for b in range(start + 1, stop) if sizes[b] <= most] + [stop]
+
+
+def _batches(count: int) -> Iterator[Indices]:
+    """Rows in batches, never of one: a single picture takes another path with other rounding."""
+    starts = list(range(0, count, _BATCH))
+    if len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    for position, start in enumerate(starts):
+        stop = starts[position + 1] if position + 1 < len(starts) else count
+        yield np.arange(start, stop)

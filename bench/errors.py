@@ -9,6 +9,8 @@
     │   ├── ModelFileError          an ONNX file that cannot be used
     │   └── DeviceError             a device or provider asked for and not there
     ├── StudyLockedError            another live process owns the study
+    ├── NonFiniteLossError          training diverged
+    ├── ExportError                 a network that cannot become an ONNX file
     ├── ParityError                 an exported file differs from the trained model
     ├── MeasurementError            a latency could not be measured
     └── InterruptedRun              exit code 130: stopped by the user, resumable
@@ -62,6 +64,14 @@ class DeviceError(InputError):
 
 class StudyLockedError(BenchError):
     """Another live process owns the study."""
+
+
+class NonFiniteLossError(BenchError):
+    """The training loss became infinite or not a number."""
+
+
+class ExportError(BenchError):
+    """A network that torch cannot turn into an ONNX graph."""
 
 
 class ParityError(BenchError):

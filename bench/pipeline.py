@@ -13,10 +13,12 @@ from bench.database import Database
 from bench.errors import WeightsError
 from bench.latency import LatencyJob, LatencyProtocol, measure_many
 from bench.models.backbones import describe_backbone
+from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
 from bench.promote.promotion import promote_candidate
 from bench.promote.select import select
 from bench.records import (
+    Arithmetic,
     Dataset,
     LatencyRow,
     ModelRecord,
@@ -33,7 +35,7 @@ from bench.search.lock import own
 from bench.search.pruners import make_pruner
 from bench.search.study import open_study, refuse_changes
 from bench.space import SearchSpace, load_space
-from bench.training.arithmetic import choose_arithmetic, choose_device
+from bench.training.arithmetic import Device, choose_arithmetic, choose_device
 from bench.training.trainer import Trainer
 from bench.workspace import Workspace, as_study_name, describe_environment
 
@@ -185,12 +187,14 @@ def make_plan(
     weights = {name: _weights_of(name, options, dataset, listener) for name in space.backbones}
     name = options.study or as_study_name("demo" if is_demo else f"{dataset.name}-{space.name}")
     stored = database.load_plan(name)
-    if stored is not None and stored.arithmetic.device == device:
+    if stored is not None and stored.device == device:
+        # Numbers of one study are computed in one way, whatever a new measurement would say.
         arithmetic = stored.arithmetic
     else:
-        arithmetic = choose_arithmetic(device)
-        layout = "channels_last" if arithmetic.channels_last else "contiguous"
-        listener.stage(f"arithmetic: {arithmetic.dtype}, {layout} ({arithmetic.reason})")
+        arithmetic = {
+            backbone: _arithmetic_of(backbone, weights[backbone], space, device, listener)
+            for backbone in space.backbones
+        }
     plan = StudyPlan(
         study=name,
         space=space.as_dict(),
@@ -208,6 +212,7 @@ def make_plan(
             linear_probe=options.linear_probe,
         ),
         weights=weights,
+        device=device,
         arithmetic=arithmetic,
         workspace=str(workspace.root),
         cache_bytes=int(options.cache_gb * 1e9),
@@ -251,6 +256,18 @@ def _weights_of(
         return WeightSource(kind="random")
 
 
+def _arithmetic_of(
+    backbone: str, source: WeightSource, space: SearchSpace, device: Device, listener: Listener
+) -> Arithmetic:
+    spec = describe_backbone(backbone)
+    size = space.image_size or spec.image_size
+    model = build_model(spec, source, classes=2, image_size=size, seed=0)
+    chosen = choose_arithmetic(device, model, size)
+    layout = " channels_last" if chosen.channels_last else ""
+    listener.stage(f"arithmetic of {backbone}: {chosen.dtype}{layout} ({chosen.reason})")
+    return chosen
+
+
 def _describe(dataset: Dataset) -> str:
     groups = {picture.group for picture in dataset.pictures if picture.group is not None}
     parts = [
@@ -288,7 +305,7 @@ def _notes(dataset: Dataset, weights: Mapping[str, WeightSource]) -> tuple[str, 
 
 
 def _gpu_name(plan: StudyPlan) -> str | None:
-    if plan.arithmetic.device != "cuda":
+    if plan.device != "cuda":
         return None
     import torch
 

@@ -216,7 +216,7 @@ class WeightSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arithmetic:
-    """How numbers are computed on a device, and the measurement that chose it."""
+    """How a backbone's numbers are computed, and the measurement that chose it."""
 
     device: Literal["cpu", "cuda"]
     dtype: Literal["float32", "bfloat16", "float16"]
@@ -234,7 +234,8 @@ class StudyPlan:
     split: Split
     settings: Settings
     weights: dict[str, WeightSource]
-    arithmetic: Arithmetic
+    device: Literal["cpu", "cuda"]
+    arithmetic: dict[str, Arithmetic]  # by backbone: the fast number format differs
     workspace: str
     cache_bytes: int = 0  # disk for stored activations; 0 computes them each time
     notes: tuple[str, ...] = ()

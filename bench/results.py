@@ -25,7 +25,7 @@ def load_study_report(database: Database, study: str) -> StudyReport:
         dataset=plan.dataset,
         split=plan.split,
         settings=plan.settings,
-        device=plan.arithmetic.device,
+        device=plan.device,
         trials=load_trials(database, plan),
         models=models,
         latencies=database.load_latencies([model.path for model in models]),

@@ -182,17 +182,16 @@ def _nearest_share(fraction: float, most: int) -> tuple[int, int]:
 def _even_folds(
     labels: Indices, groups: Indices, among: Indices, folds: int, seed: int
 ) -> list[Indices]:
-    """Choose the cut whose folds share out every class most evenly, and miss none if possible."""
+    """Choose the cut whose folds share out every class most evenly."""
     per_class = np.bincount(labels[among])
     best: list[Indices] = []
-    least = (len(labels), np.inf)
+    least = np.inf
     for attempt in range(_ATTEMPTS):
         parts = _stratified_parts(labels, groups, among, folds, seed + attempt)
         counts = np.stack([np.bincount(labels[p], minlength=len(per_class)) for p in parts])
-        lacking = int((counts == 0).sum())
         unevenness = float(np.abs(counts / per_class - 1 / folds).max())
-        if (lacking, unevenness) < least:
-            best, least = parts, (lacking, unevenness)
+        if unevenness < least:
+            best, least = parts, unevenness
     return best
 
 

@@ -18,16 +18,12 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from bench.errors import BenchError
+from bench.errors import ExportError
 from bench.models.staged import StagedModel
 from bench.runtime.metadata import ModelMetadata
 from bench.workspace import atomic_path
 
 OPSET = 20
-
-
-class ExportError(BenchError):
-    """A network that torch cannot turn into an ONNX graph."""
 
 
 class ServingModel(nn.Module):

@@ -39,7 +39,7 @@ def retrain(trainer: Trainer, candidate: Candidate) -> Retrained:
         None,
         recipe,
         Schedule(epochs=plan.settings.epochs, batch_size=plan.settings.batch_size, seed=seed),
-        plan.arithmetic,
+        plan.arithmetic[recipe.backbone],
     )
     curve = tuple(outcome.train_loss for outcome in outcomes)
     return Retrained(prepared.model.cpu().eval(), curve)

@@ -69,6 +69,8 @@ def refuse_changes(stored: StudyPlan, wanted: StudyPlan) -> None:
     differences += _changed_data(stored, wanted)
     differences += _changed_values("setting", stored.settings, wanted.settings)
     differences += _changed_values("weights of", stored.weights, wanted.weights)
+    if stored.device != wanted.device:
+        differences.append(f"device: {stored.device} -> {wanted.device}")
     if differences:
         raise StudyMismatchError(
             f"the study {stored.study!r} was begun differently and cannot go on:\n  "

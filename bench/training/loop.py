@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.errors import BenchError
+from bench.errors import NonFiniteLossError
 from bench.models.staged import StagedModel
 from bench.records import Arithmetic, Recipe
 from bench.training.activations import ActivationStore, Indices
@@ -24,10 +24,6 @@ from bench.training.arithmetic import autocast
 _WARMUP = 0.1  # share of all steps in which the learning rate rises
 _CLIP_NORM = 1.0
 _UNBALANCED = 1.5  # largest class over smallest, from which on the loss is weighted
-
-
-class NonFiniteLossError(BenchError):
-    """The loss became infinite or not a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,8 +79,8 @@ class Trainer:
         self._cache = ActivationCache(
             self._workspace.cache / "activations",
             disk_bytes=plan.cache_bytes,
-            memory_bytes=_resident_bytes(plan.arithmetic.device),
-            device=plan.arithmetic.device,
+            memory_bytes=_resident_bytes(plan.device),
+            device=plan.device,
         )
 
     def run(self, job: TrialJob) -> TrialEvents:
@@ -131,8 +131,9 @@ class Trainer:
             for module in model.classifier.modules():
                 if isinstance(module, nn.Linear):
                     module.reset_parameters()
-        layout = torch.channels_last if plan.arithmetic.channels_last else torch.contiguous_format
-        model = model.to(plan.arithmetic.device)
+        arithmetic = plan.arithmetic[recipe.backbone]
+        layout = torch.channels_last if arithmetic.channels_last else torch.contiguous_format
+        model = model.to(plan.device)
         model = model.to(memory_format=layout)
         model.freeze(recipe.freeze_depth, recipe.batch_norm)
         return model
@@ -165,7 +166,7 @@ class Trainer:
             self.images(backbone),
             family=plan.settings.family,
             seed=plan.settings.seed,
-            arithmetic=plan.arithmetic,
+            arithmetic=plan.arithmetic[backbone],
         )
         if boundary == 0 or not plan.cache_bytes:
             return ComputedActivations(pixels, model, boundary)
@@ -174,9 +175,9 @@ class Trainer:
                 (
                     self._templates[backbone].body_fingerprint(),
                     pixels.identity,
-                    plan.arithmetic.device,
-                    plan.arithmetic.dtype,
-                    plan.arithmetic.channels_last,
+                    plan.device,
+                    plan.arithmetic[backbone].dtype,
+                    plan.arithmetic[backbone].channels_last,
                     str(torch.__version__),
                     timm.__version__,
                 )
@@ -214,7 +215,7 @@ class Trainer:
             validation,
             recipe,
             Schedule(epochs=settings.epochs, batch_size=settings.batch_size, seed=seed),
-            self.plan.arithmetic,
+            self.plan.arithmetic[recipe.backbone],
         ):
             assert outcome.probabilities_nk is not None
             now = time.perf_counter()

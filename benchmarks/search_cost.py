@@ -1,0 +1,265 @@
+"""What a search costs: `bench` against `plain_script.py`, in turns, on the same machine.
+
+    python benchmarks/search_cost.py trials DATA --backbone efficientnet_lite0
+    python benchmarks/search_cost.py race DATA --backbone efficientnet_lite0
+
+`trials` trains one list of trials, one a freezing depth (and depth 5 twice), with both programs,
+alternately and without pruning, and prints seconds, ratios and scores. `race` runs a whole search
+with each and prints when each reached the plain script's best score. Both write a JSON file and
+print the Markdown table that the README quotes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import plain_script
+
+from bench.database import Database
+from bench.models.backbones import describe_backbone
+from bench.models.weights import load_network
+from bench.pipeline import SearchOptions, make_plan, search
+from bench.progress import SilentProgress
+from bench.records import EpochDone, Recipe, StudyPlan, TrialFailed, TrialJob
+from bench.results import load_trials
+from bench.space import SearchSpace
+from bench.training.trainer import Trainer
+from bench.workspace import Workspace, describe_environment, usable_cores
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["trials", "race"])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--weights", action="append", default=[], help="BACKBONE=FILE")
+    parser.add_argument("--no-pretrained", action="store_true")
+    parser.add_argument("--space", default="cpu")
+    parser.add_argument("--image-size", type=int, default=160)
+    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--depths", default="5,4,3,2,1,0,5")
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder)).create()
+        result = (compare_trials if options.what == "trials" else race)(options, workspace)
+    result["options"] = {k: str(v) for k, v in vars(options).items() if k not in ("data", "out")}
+    result["date"] = datetime.date.today().isoformat()
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+# --- one list of trials ---------------------------------------------------------------------
+
+
+def compare_trials(options: argparse.Namespace, workspace: Workspace) -> dict[str, object]:
+    """Train the same recipes with both, in turns; the order flips from trial to trial."""
+    plan = _plan(options, workspace, linear_probe=False)
+    task = _plain_task(plan, options)
+    recipes = [
+        Recipe(
+            backbone=options.backbone,
+            freeze_depth=int(depth),
+            learning_rate=3e-4,
+            augmentation="light",
+        )
+        for depth in options.depths.split(",")
+    ]
+    rows = []
+    trainer: Trainer | None = None
+    for number, recipe in enumerate(recipes):
+        row: dict[str, object] = {"depth": recipe.freeze_depth}
+        for side in ("plain", "bench") if number % 2 else ("bench", "plain"):
+            started = time.perf_counter()
+            if side == "plain":
+                score = plain_script.run_trial(task, asdict(recipe), seed=1000 * number)
+            else:
+                # Decoding and opening the store belong to the first trial's time.
+                trainer = trainer or Trainer(plan)
+                score = _bench_trial(trainer, TrialJob(number=number, recipe=recipe))
+            row[f"{side}_s"] = time.perf_counter() - started
+            row[f"{side}_score"] = score
+        rows.append(row)
+        _say(
+            f"trial {number} depth {row['depth']}: plain {row['plain_s']:.1f} s "
+            f"{row['plain_score']:.3f}, bench {row['bench_s']:.1f} s {row['bench_score']:.3f}, "
+            f"{row['plain_s'] / row['bench_s']:.1f} times less"
+        )
+    plain_s = sum(row["plain_s"] for row in rows)
+    bench_s = sum(row["bench_s"] for row in rows)
+    difference = statistics.fmean(row["bench_score"] - row["plain_score"] for row in rows)
+    print("| trial | depth | plain script, s | bench, s | ratio | plain score | bench score |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for number, row in enumerate(rows):
+        print(
+            f"| {number} | {row['depth']} | {row['plain_s']:.1f} | {row['bench_s']:.1f} "
+            f"| {row['plain_s'] / row['bench_s']:.1f} | {row['plain_score']:.3f} "
+            f"| {row['bench_score']:.3f} |"
+        )
+    print(
+        f"\nAll: plain {plain_s:.0f} s, bench {bench_s:.0f} s, {plain_s / bench_s:.1f} times less; "
+        f"mean difference of scores {100 * difference:+.1f} points."
+    )
+    return {
+        "rows": rows,
+        "ratio": plain_s / bench_s,
+        "mean_score_difference": difference,
+        **_context(plan),
+    }
+
+
+def _bench_trial(trainer: Trainer, job: TrialJob) -> float:
+    finished: dict[int, float] = {}
+    events = trainer.run(job)
+    event = next(events)
+    while isinstance(event, EpochDone):
+        finished[event.scores.fold] = event.scores.balanced_accuracy
+        event = events.send(True)
+    if isinstance(event, TrialFailed):
+        raise RuntimeError(event.message)
+    return statistics.fmean(finished.values())
+
+
+# --- a whole search -------------------------------------------------------------------------
+
+
+def race(options: argparse.Namespace, workspace: Workspace) -> dict[str, object]:
+    """Search with each program; when did each reach the plain script's best score?"""
+    plan = _plan(options, workspace, linear_probe=True)
+    space = SearchSpace.from_dict(plan.space)
+    curve: list[tuple[float, float]] = []
+    started = time.perf_counter()
+
+    def on_trial(study: object) -> None:
+        curve.append((time.perf_counter() - started, study.best_value))
+        _say(f"plain: {len(curve)} trials, {curve[-1][0]:.0f} s, best {curve[-1][1]:.3f}")
+
+    plain_script.search(
+        _plain_task(plan, options),
+        space.distributions(),
+        list(space.default_params()),
+        options.trials,
+        0,
+        on_trial,
+    )
+    plain_best = max(score for _, score in curve)
+    plain_s = next(at for at, score in curve if score == plain_best)
+
+    database = Database.open(workspace.default_storage)
+    started = time.perf_counter()
+    search(
+        options.data,
+        replace(_search_options(options, linear_probe=True), trials=options.trials),
+        workspace=workspace,
+        database=database,
+        listener=SilentProgress(),
+    )
+    bench_total_s = time.perf_counter() - started
+    trials = load_trials(database, plan)
+    overhead_s = bench_total_s - max(trial.finished_s or 0.0 for trial in trials)
+    reached = [
+        overhead_s + trial.finished_s
+        for trial in trials
+        if trial.state == "COMPLETE" and trial.finished_s and (trial.value or 0) >= plain_best
+    ]
+    bench_s = min(reached, default=None)
+    best = max((t.value for t in trials if t.state == "COMPLETE" and t.value), default=0.0)
+    print("| program | trials | whole search, s | best score | plain's best reached after, s |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    total_s = curve[-1][0]
+    print(f"| plain script | {len(curve)} | {total_s:.0f} | {plain_best:.3f} | {plain_s:.0f} |")
+    shown = f"{bench_s:.0f}" if bench_s is not None else "never"
+    print(f"| bench | {len(trials)} | {bench_total_s:.0f} | {best:.3f} | {shown} |")
+    if bench_s is not None:
+        print(f"\n{plain_s / bench_s:.1f} times less until the plain script's best score.")
+    return {
+        "plain_curve": curve,
+        "plain_best": plain_best,
+        "plain_reached_s": plain_s,
+        "bench_total_s": bench_total_s,
+        "bench_best": best,
+        "bench_reached_s": bench_s,
+        "bench_curve": [(t.finished_s, t.state, t.value) for t in trials],
+        **_context(plan),
+    }
+
+
+# --- shared ---------------------------------------------------------------------------------
+
+
+def _search_options(options: argparse.Namespace, *, linear_probe: bool) -> SearchOptions:
+    return SearchOptions(
+        study="cost",
+        space=options.space,
+        backbones=(options.backbone,),
+        folds=options.folds,
+        epochs=options.epochs,
+        image_size=options.image_size,
+        device=options.device,
+        pretrained=not options.no_pretrained,
+        weights={k: Path(v) for k, _, v in (pair.partition("=") for pair in options.weights)},
+        linear_probe=linear_probe,
+    )
+
+
+def _plan(
+    options: argparse.Namespace, workspace: Workspace, *, linear_probe: bool
+) -> StudyPlan:
+    database = Database.open(workspace.default_storage)
+    chosen = _search_options(options, linear_probe=linear_probe)
+    return make_plan(options.data, chosen, workspace, database, SilentProgress())
+
+
+def _plain_task(plan: StudyPlan, options: argparse.Namespace) -> plain_script.Task:
+    """The same pictures, folds, size and starting weights for the plain script."""
+    dataset, spec = plan.dataset, describe_backbone(options.backbone)
+    return plain_script.Task(
+        files=[dataset.picture_path(index) for index in range(len(dataset.pictures))],
+        labels=np.asarray(dataset.labels),
+        crop=dataset.crop,
+        folds=[np.asarray(fold) for fold in plan.split.folds],
+        epochs=plan.settings.epochs,
+        image_size=options.image_size,
+        batch_size=plan.settings.batch_size,
+        backbone=options.backbone,
+        make_network=lambda: load_network(
+            spec, plan.weights[options.backbone], classes=len(dataset.classes)
+        ),
+        mean=spec.mean,
+        std=spec.std,
+        device=plan.device,
+        workers=usable_cores(),
+    )
+
+
+def _context(plan: StudyPlan) -> dict[str, object]:
+    return {
+        "environment": asdict(describe_environment(None)),
+        "arithmetic": {name: asdict(chosen) for name, chosen in plan.arithmetic.items()},
+        "pictures": len(plan.dataset.pictures),
+        "development_pictures": len(plan.split.development),
+        "classes": len(plan.dataset.classes),
+        "synthetic": plan.dataset.synthetic,
+    }
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

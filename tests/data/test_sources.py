@@ -1,0 +1,387 @@
+"""The rules of reading a data set from disk."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bench.data.sources import load_dataset, parse_crop
+from bench.errors import DataError
+from bench.records import GTZAN_GENRES, Dataset
+from bench.runtime.preprocess import SUFFIXES
+
+
+def paths_of(dataset: Dataset) -> list[str]:
+    return [picture.path for picture in dataset.pictures]
+
+
+def rewrite(path: Path, colour: str) -> None:
+    Image.new("RGB", (24, 16), colour).save(path)
+
+
+def write_manifest(folder: Path, *rows: str, header: str = "path,label") -> Path:
+    manifest = folder / "pets.csv"
+    manifest.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return manifest
+
+
+# --- layouts --------------------------------------------------------------------------------
+
+
+def test_a_folder_is_a_class_a_subfolder_in_the_order_of_names(make_pictures):
+    root = make_pictures("pets", ("dog", "cat"), each=2)
+    dataset = load_dataset(root)
+    assert (dataset.name, dataset.kind, dataset.root) == ("pets", "folder", str(root))
+    assert dataset.classes == ("cat", "dog")
+    assert paths_of(dataset) == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"]
+    assert dataset.labels == (0, 0, 1, 1)
+    assert (dataset.pictures[0].width, dataset.pictures[0].height) == (24, 16)
+    assert dataset.picture_path(2) == root / "dog/0.png"
+    assert not dataset.synthetic
+
+
+def test_pictures_deeper_down_belong_to_the_class_at_the_top(make_pictures):
+    root = make_pictures("pets", ("cat/black", "cat/white/fluffy", "dog"), each=1)
+    dataset = load_dataset(root)
+    assert paths_of(dataset) == ["cat/black/0.png", "cat/white/fluffy/0.png", "dog/0.png"]
+    assert dataset.labels == (0, 0, 1)
+
+
+@pytest.mark.parametrize("given", [".", "Data", "Data/images_original"])
+def test_gtzan_is_the_same_data_set_whichever_of_its_folders_is_given(make_pictures, given):
+    make_pictures("gtzan/Data/images_original", GTZAN_GENRES, each=1)
+    root = make_pictures("gtzan/Data/genres_original", ("blues",), each=1).parent.parent
+    dataset = load_dataset(root / given)
+    assert (dataset.name, dataset.kind) == ("gtzan", "gtzan")
+    assert dataset.root == str(root / "Data/images_original")
+    assert dataset.is_gtzan
+    assert len(dataset.pictures) == 10
+
+
+def test_train_and_test_folders_are_a_given_split(make_pictures):
+    root = make_pictures("net/train", each=1).parent
+    make_pictures("net/val", each=1)
+    make_pictures("net/Test", each=1)
+    dataset = load_dataset(root)
+    assert dataset.classes == ("cat", "dog")
+    given = {path: p.given_split for path, p in zip(paths_of(dataset), dataset.pictures, strict=1)}
+    assert given == {
+        "train/cat/0.png": "train",
+        "train/dog/0.png": "train",
+        "val/cat/0.png": "train",
+        "val/dog/0.png": "train",
+        "Test/cat/0.png": "test",
+        "Test/dog/0.png": "test",
+    }
+
+
+def test_a_test_folder_among_other_classes_is_a_class(make_pictures):
+    dataset = load_dataset(make_pictures("papers", ("exam", "test"), each=1))
+    assert dataset.classes == ("exam", "test")
+    assert {picture.given_split for picture in dataset.pictures} == {None}
+
+
+def test_a_manifest_names_path_label_group_and_split(make_pictures):
+    root = make_pictures(each=2)
+    manifest = write_manifest(
+        root,
+        "cat/0.png,tom,litter1,train",
+        "cat/1.png,tom,,test",
+        "dog/0.png,rex,litter2,val",
+        "dog/1.png,rex,litter2,",
+        header="path,label,group,split",
+    )
+    dataset = load_dataset(manifest)
+    assert (dataset.name, dataset.kind, dataset.root) == ("pets", "csv", str(root))
+    assert dataset.classes == ("rex", "tom")
+    assert dataset.labels == (1, 1, 0, 0)
+    assert [p.group for p in dataset.pictures] == ["litter1", None, "litter2", "litter2"]
+    assert [p.given_split for p in dataset.pictures] == ["train", "test", "train", None]
+
+
+def test_a_manifest_may_begin_with_a_byte_order_mark(make_pictures):
+    root = make_pictures(each=1)
+    manifest = write_manifest(root, "cat/0.png,tom", "dog/0.png,rex", header="\ufeffpath,label")
+    assert load_dataset(manifest).classes == ("rex", "tom")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"),
+    [
+        (".png", "RGB"),
+        (".PNG", "RGBA"),
+        (".png", "L"),
+        (".png", "LA"),
+        (".png", "P"),
+        (".png", "1"),
+        (".png", "I;16"),
+        (".jpg", "L"),
+        (".jpeg", "CMYK"),
+        (".webp", "RGB"),
+        (".bmp", "RGB"),
+        (".tif", "I;16"),
+        (".tiff", "RGB"),
+    ],
+)
+def test_every_suffix_and_mode_is_read(make_pictures, suffix, mode):
+    dataset = load_dataset(make_pictures(each=1, suffix=suffix, mode=mode))
+    assert [picture.mode for picture in dataset.pictures] == [mode, mode]
+    assert suffix.lower() in SUFFIXES
+
+
+def test_other_files_and_hidden_folders_are_passed_over(make_pictures):
+    root = make_pictures(classes=("cat", "dog", ".thumbnails"), each=1)
+    (root / "cat" / "notes.txt").write_text("purrs")
+    (root / "readme.png").write_text("not in a class")
+    assert paths_of(load_dataset(root)) == ["cat/0.png", "dog/0.png"]
+
+
+# --- broken pictures ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [("truncated", "truncated"), ("text", "of no known format"), ("empty", "of no known format")],
+)
+def test_a_broken_picture_is_listed_and_left_out(make_pictures, damage, reason):
+    root = make_pictures(each=2)
+    victim = root / "cat" / "1.png"
+    whole = victim.read_bytes()
+    content = {"truncated": whole[: len(whole) // 2], "text": b"a cat, honestly", "empty": b""}
+    victim.write_bytes(content[damage])
+    dataset = load_dataset(root)
+    assert paths_of(dataset) == ["cat/0.png", "dog/0.png", "dog/1.png"]
+    (broken,) = dataset.broken
+    assert broken.path == "cat/1.png"
+    assert broken.reason.startswith("not a picture that can be decoded")
+    assert reason in broken.reason
+    assert " at 0x" not in broken.reason
+
+
+def test_a_picture_that_a_manifest_names_and_is_not_there_is_broken(make_pictures):
+    manifest = write_manifest(make_pictures(each=1), "cat/0.png,a", "dog/0.png,b", "cat/9.png,a")
+    dataset = load_dataset(manifest)
+    assert [item.path for item in dataset.broken] == ["cat/9.png"]
+    assert len(dataset.pictures) == 2
+
+
+# --- refusals -------------------------------------------------------------------------------
+
+
+def test_a_missing_folder_is_refused_with_the_remedy(tmp_path):
+    with pytest.raises(DataError, match=r"no such folder or file; give a folder with one subf"):
+        load_dataset(tmp_path / "nowhere")
+
+
+def test_a_file_that_is_no_manifest_is_refused(make_pictures):
+    with pytest.raises(DataError, match=r"0\.png: a data set is a folder or a \.csv manifest"):
+        load_dataset(make_pictures() / "cat" / "0.png")
+
+
+def test_a_folder_without_pictures_is_refused_with_the_suffixes(tmp_path):
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(DataError, match=r"no pictures found.*<class>/<picture>.*\.bmp, .*\.webp"):
+        load_dataset(tmp_path)
+
+
+def test_a_class_whose_pictures_are_all_broken_is_refused_by_name(make_pictures):
+    root = make_pictures(each=2)
+    for file in (root / "dog").iterdir():
+        file.write_bytes(b"woof")
+    with pytest.raises(DataError, match=r"no picture of dog can be decoded: mend .* or remove"):
+        load_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "message"),
+    [
+        ("paht,label", ["a.png,x"], r"column 'path' is missing \(did you mean `paht`\?\)"),
+        ("path,lable", ["a.png,x"], r"column 'label' is missing \(did you mean `lable`\?\)"),
+        ("file;class", ["a.png;x"], r"must name the columns path,label, this one names file;cl"),
+        ("path,label", [], r"no rows; expected path,label\[,group\]\[,split\]"),
+        ("path,label", ["a.png,x", "a.png,y"], r"one row only; a\.png stands in several"),
+        ("path,label", ["a.png,", ",x"], r"line 2: path and label .*; line 3: path and label"),
+        ("path,label,split", ["a.png,x,tset"], r"line 2: .*train, val or test, not 'tset'"),
+        ("path,label,split", ["a.png,x,tran"], r"not 'tran' \(did you mean `train`\?\)"),
+    ],
+)
+def test_a_faulty_manifest_is_refused_with_the_remedy(tmp_path, header, rows, message):
+    with pytest.raises(DataError, match=message):
+        load_dataset(write_manifest(tmp_path, *rows, header=header))
+
+
+def test_a_long_list_of_faults_is_cut_at_ten(tmp_path):
+    manifest = write_manifest(tmp_path, *["a.png,"] * 13)
+    with pytest.raises(DataError, match=r"line 11: [^;]*; and 3 more$"):
+        load_dataset(manifest)
+
+
+def test_a_manifest_in_another_encoding_is_refused_with_the_remedy(tmp_path):
+    manifest = tmp_path / "pets.csv"
+    manifest.write_bytes("path,label\na.png,café\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"pets\.csv: not UTF-8 text .*: save it as UTF-8"):
+        load_dataset(manifest)
+
+
+# --- groups and the demo's marker -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["in the folder", "beside it"])
+def test_groups_are_read_from_a_file_in_the_folder_or_beside_it(make_pictures, place):
+    root = make_pictures(each=2)
+    file = (root if place == "in the folder" else root.parent) / "groups.csv"
+    file.write_text("path,group\ncat/0.png,litter\ncat/1.png,litter\ndog/0.png,\n")
+    groups = [picture.group for picture in load_dataset(root).pictures]
+    assert groups == ["litter", "litter", None, None]
+
+
+def test_a_file_of_groups_without_its_columns_is_refused(make_pictures):
+    root = make_pictures()
+    (root / "groups.csv").write_text("path,grupo\ncat/0.png,litter\n")
+    with pytest.raises(DataError, match=r"'group' is missing \(did you mean `grupo`\?\)"):
+        load_dataset(root)
+
+
+def test_a_file_of_groups_that_names_none_of_the_pictures_is_refused(make_pictures):
+    root = make_pictures()
+    (root / "groups.csv").write_text("path,group\npictures/cat/0.png,litter\n")
+    with pytest.raises(DataError, match=r"relative to .*pictures \(such as cat/0\.png\), or move"):
+        load_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("content", "synthetic"),
+    [('{"synthetic": true}', True), ('{"synthetic": false}', False), ("[1]", False), ("{", False)],
+)
+def test_only_the_demos_own_marker_makes_a_data_set_synthetic(make_pictures, content, synthetic):
+    root = make_pictures("demo/images_original", each=1)
+    (root.parent / "demo.json").write_text(content)
+    assert load_dataset(root.parent).synthetic is synthetic
+
+
+# --- crop -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "crop"),
+    [
+        ("auto", "auto"),
+        ("none", "none"),
+        ("54,35,390,253", (54, 35, 390, 253)),
+        (" 0, 0, 1, 1 ", (0, 0, 1, 1)),
+    ],
+)
+def test_crop_is_auto_none_or_a_box(text, crop):
+    assert parse_crop(text) == crop
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Auto",
+        "1,2,3",
+        "1,2,3,4,5",
+        "5,0,5,9",
+        "0,9,5,9",
+        "9,0,5,9",
+        "-1,0,5,9",
+        "0,0,1.5,2",
+        "a,b,c,d",
+        "²,1,3,4",
+    ],
+)
+def test_any_other_crop_is_refused_with_the_rule(text):
+    with pytest.raises(DataError, match="--crop takes auto, none, or LEFT,TOP,RIGHT,BOTTOM"):
+        parse_crop(text)
+
+
+def frame_all(root: Path) -> None:
+    for file in root.rglob("*.png"):
+        with Image.open(file) as picture:
+            framed = Image.new("RGB", (40, 30), "white")
+            framed.paste(picture, (6, 5))
+        framed.save(file)
+
+
+def test_the_shared_frame_is_found_unless_told_otherwise(make_pictures):
+    root = make_pictures(each=5)
+    frame_all(root)
+    assert load_dataset(root).crop == (6, 5, 30, 21)
+    assert load_dataset(root, crop="none").crop is None
+    assert load_dataset(root, crop=(1, 2, 40, 30)).crop == (1, 2, 40, 30)
+
+
+def test_a_crop_beyond_a_picture_is_refused_with_the_picture(make_pictures):
+    with pytest.raises(DataError, match=r"25,16 reaches beyond cat/0\.png \(24x16 pixels\) and 5"):
+        load_dataset(make_pictures(), crop=(0, 0, 25, 16))
+
+
+def test_the_number_of_threads_changes_nothing(make_pictures):
+    root = make_pictures(each=80)
+    frame_all(root)
+    (root / "cat" / "7.png").write_bytes(b"")
+    alone = load_dataset(root, threads=1)
+    assert alone == load_dataset(root, threads=5)
+    assert alone.crop == (6, 5, 30, 21)
+    assert paths_of(alone) == sorted(paths_of(alone))
+    assert len(alone.pictures) == 159
+
+
+# --- fingerprint ----------------------------------------------------------------------------
+
+
+def test_the_fingerprint_is_the_same_wherever_the_folder_lies_and_whatever_its_name(
+    make_pictures, tmp_path
+):
+    root = make_pictures()
+    elsewhere = tmp_path / "deeper" / "other-name"
+    shutil.copytree(root, elsewhere)
+    assert load_dataset(elsewhere).fingerprint == load_dataset(root).fingerprint
+
+
+def change_content(root: Path) -> None:
+    rewrite(root / "cat" / "0.png", "red")
+
+
+def change_label(root: Path) -> None:
+    (root / "cat").rename(root / "tom")
+
+
+def change_group(root: Path) -> None:
+    (root / "groups.csv").write_text("path,group\ncat/0.png,a\n")
+
+
+def remove_picture(root: Path) -> None:
+    (root / "cat" / "0.png").unlink()
+
+
+@pytest.mark.parametrize("change", [change_content, change_label, change_group, remove_picture])
+def test_the_fingerprint_changes_with_what_is_learned_from(make_pictures, change):
+    root = make_pictures()
+    before = load_dataset(root).fingerprint
+    change(root)
+    assert load_dataset(root).fingerprint != before
+
+
+def test_the_fingerprint_changes_with_the_crop_and_the_given_split(make_pictures):
+    root = make_pictures(each=1)
+    rows = ["cat/0.png,a,{}", "dog/0.png,b,train"]
+    prints = []
+    for split in ("train", "test"):
+        manifest = write_manifest(
+            root, *(row.format(split) for row in rows), header="path,label,split"
+        )
+        prints += [load_dataset(manifest, crop=crop).fingerprint for crop in ("none", (0, 0, 9, 9))]
+    assert len(set(prints)) == 4
+
+
+def test_a_record_of_the_data_set_keeps_the_bytes_identity(make_pictures):
+    root = make_pictures(each=1)
+    shutil.copy(root / "cat" / "0.png", root / "dog" / "0.png")
+    first, second = load_dataset(root).pictures
+    assert first.sha256 == second.sha256
+    assert len(first.sha256) == 64

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cli
+from bench import pipeline
+from tests.tiny import BACKBONE, write_pictures
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Bench = Callable[..., Outcome]
+
+
+@pytest.fixture
+def bench(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Bench:
+    """Run the command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.delenv("BENCH_WORKSPACE", raising=False)
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        said = capsys.readouterr()
+        return Outcome(code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+# --- help -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--study", "--trials", "--space", "--backbone", "--folds", "--epochs", "--image-size",
+        "--batch-size", "--workers", "--seed", "--device", "--pruner", "--storage", "--workspace",
+        "--test-fraction", "--no-pretrained", "--no-promote", "--quiet", "--json", "--weights",
+        "--crop",
+    ],
+)  # fmt: skip
+def test_search_has_the_option(bench: Bench, option: str) -> None:
+    told = bench("search", "--help")
+
+    assert told.code == 0
+    assert re.search(rf"{option}\b", told.out)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "search", "promote", "report", "predict", "latency", "status", "dashboard", "spaces",
+        "doctor", "data check", "data split", "data demo", "data spectrograms",
+    ],
+)  # fmt: skip
+def test_every_command_explains_itself(bench: Bench, command: str) -> None:
+    told = bench(*command.split(), "--help")
+
+    assert told.code == 0
+    assert command in told.out
+
+
+# --- bad usage ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        ("serch", ["serch"]),
+        ("search --trails 5", ["--trails"]),
+        ("search PICTURES --trials 0", ["--trials must be at least 1, not 0"]),
+        ("search PICTURES --trials many", ["many"]),
+        ("search PICTURES --folds 1", ["--folds"]),
+        ("search PICTURES --epochs 0", ["--epochs"]),
+        ("search PICTURES --image-size 8", ["--image-size"]),
+        ("search PICTURES --batch-size 1", ["--batch-size"]),
+        ("search PICTURES --workers 0", ["--workers"]),
+        ("search PICTURES --seed -1", ["--seed"]),
+        ("search no-such-folder", ["no-such-folder", "no such folder or file"]),
+        ("search PICTURES --space defualt", ["`defualt`", "did you mean `default`?"]),
+        ("search PICTURES --space gone.yaml", ["gone.yaml"]),
+        ("search PICTURES --backbone resnet5O", ["'resnet5O'", "did you mean `resnet50`?"]),
+        ("search PICTURES --pruner medain", ["'medain'", "did you mean `median`?"]),
+        ("search PICTURES --device gpu", ["--device takes auto, cpu or cuda, not 'gpu'"]),
+        ("search PICTURES --weights resnet50", ["BACKBONE=FILE", "'resnet50'"]),
+        ("search PICTURES --weights test_resnet=gone.pth", ["gone.pth: no such file"]),
+        ("search PICTURES --weights resnet50=w.pth", ["resnet50"]),
+        ("search PICTURES --crop 1,2,3", ["1,2,3"]),
+        ("search PICTURES --crop 0,0,4000,4000", ["4000"]),
+        ("search PICTURES --test-fraction 1.5", ["1.5"]),
+        ("search PICTURES --test-fraction 0", ["--test-fraction"]),
+        ("search PICTURES --folds 40", ["40 folds", "fewer --folds"]),
+        ("search PICTURES --study ../up", ["'../up'"]),
+        ("search PICTURES --study cache", ["'cache'"]),
+        ("search PICTURES --storage nonsense", ["--storage"]),
+        ("search PICTURES --storage mysql://somebody@nowhere/x", ["--storage"]),
+        ("promote nobody", ["'nobody'", "none yet"]),
+        ("report nobody", ["'nobody'", "none yet"]),
+        ("report", ["no study yet"]),
+        ("status nobody", ["'nobody'", "none yet"]),
+        ("status", ["no study yet"]),
+        ("predict gone.onnx PICTURES", ["gone.onnx"]),
+        ("predict gone.onnx PICTURES --device tpu", ["--device", "'tpu'"]),
+        ("latency gone.onnx", ["gone.onnx"]),
+        ("latency gone.onnx --device cpu,tpu", ["--device", "tpu"]),
+        ("latency gone.onnx --batch 1,many", ["--batch", "many"]),
+        ("latency gone.onnx --batch 0", ["not 0"]),
+        ("spaces nothing", ["`nothing`"]),
+        ("data check gone", ["gone"]),
+        ("data split PICTURES --folds 40", ["40 folds"]),
+    ],
+)
+def test_bad_usage_ends_with_code_2_and_says_what_would_do(
+    bench: Bench,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: str,
+    fragments: list[str],
+) -> None:
+    def trains(*_: Any) -> None:
+        raise AssertionError("bad usage got as far as training")
+
+    monkeypatch.setattr(pipeline, "make_executor", trains)
+    given = arguments.replace("PICTURES", str(pictures)).split()
+    if given[0] == "search" and "--trails" not in given:
+        # What is not at issue is the smallest there is, and fetches nothing.
+        defaults = {"--space": "demo", "--backbone": BACKBONE, "--image-size": "32"}
+        for option, value in defaults.items():
+            if option not in given:
+                given += [option, value]
+        given.append("--no-pretrained")
+
+    told = bench(*given)
+
+    assert told.code == 2, told.err
+    for fragment in fragments:
+        assert fragment in told.err
+    assert "Traceback" not in told.err
+    assert told.out == ""
+
+
+def test_a_password_is_not_printed(bench: Bench, pictures: Path) -> None:
+    told = bench(
+        "search", str(pictures), "--storage", "postgresql+nodriver://me:secret@nowhere/x"
+    )
+
+    assert told.code == 2
+    assert "secret" not in told.err
+
+
+def test_a_workspace_that_is_a_file_is_refused(
+    bench: Bench, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+
+    told = bench("search", str(pictures), "--workspace", str(tmp_path / "file"))
+
+    assert told.code == 2
+    assert "--workspace or BENCH_WORKSPACE" in told.err
+
+
+# --- other ends -----------------------------------------------------------------------------
+
+
+def test_ctrl_c_ends_with_130_and_the_command_that_goes_on(
+    bench: Bench, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "search", interrupted)
+
+    told = bench("search", str(pictures), "--trials", "7", "--study", "my study")
+
+    assert told.code == 130
+    assert f"bench search {pictures} --trials 7 --study 'my study'" in told.err
+    assert "Traceback" not in told.err
+
+
+def test_a_doctor_that_finds_something_bad_ends_with_1(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import doctor
+
+    finding = doctor.Finding(name="disk", ok=False, detail="full", remedy="make room")
+    monkeypatch.setattr(doctor, "diagnose", lambda _workspace: [finding])
+
+    told = bench("doctor")
+
+    assert told.code == 1
+    assert "BAD  disk: full" in told.out
+    assert "-> make room" in told.out
+
+
+def test_a_defect_keeps_its_traceback(
+    bench: Bench, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(pipeline, "search", broken)
+
+    with pytest.raises(ZeroDivisionError, match="a defect"):
+        bench("search", str(pictures))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
+def test_a_signal_stops_a_search_which_then_goes_on(
+    pictures: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
+    command = [
+        sys.executable, "-m", "cli", "search", str(pictures), "--trials", "500",
+        "--space", "demo", "--backbone", BACKBONE, "--image-size", "32", "--folds", "2",
+        "--epochs", "1", "--no-pretrained", "--no-promote", "--device", "cpu",
+        "--workspace", str(tmp_path),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("trial   1"):
+                process.send_signal(sent)
+                break
+        out, err = process.communicate()
+
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    assert f"Go on with: bench search {pictures} --trials 500" in err

@@ -1,0 +1,94 @@
+"""A search that is killed again and again ends exactly as one that is left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.database import Database
+from bench.results import load_plan, load_trials
+from tests.tiny import BACKBONE, timeless_scores, write_pictures
+
+TRIALS, FOLDS, EPOCHS, KILLS = 8, 2, 3, 10
+pytestmark = pytest.mark.slow
+
+
+def start(pictures: Path, workspace: Path) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable, "-m", "cli", "search", str(pictures), "--study", "tiny",
+        "--trials", str(TRIALS), "--folds", str(FOLDS), "--epochs", str(EPOCHS),
+        "--space", "demo", "--backbone", BACKBONE, "--image-size", "32", "--batch-size", "4",
+        "--crop", "none", "--device", "cpu", "--no-pretrained", "--no-promote", "--quiet",
+        "--workspace", str(workspace),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+
+
+def rows_written(database: Path) -> int:
+    """How many trials, parameters and epochs are stored; 0 before there is a database."""
+    tables = ("trials", "trial_params", "trial_intermediate_values", "bench_epochs")
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=60)) as opened:
+            counts = [opened.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables]
+    except sqlite3.OperationalError:
+        return 0
+    return int(sum(counts))
+
+
+def kill_after(process: subprocess.Popen[bytes], database: Path, rows: int) -> None:
+    """Kill -9 once so many rows have been added; the process may also end before."""
+    goal = rows_written(database) + rows
+    while rows_written(database) < goal:
+        try:
+            process.wait(timeout=0.005)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+    process.kill()
+    process.wait()
+
+
+def facts(workspace: Path) -> list[tuple[Any, ...]]:
+    """All that a study found out, without the times at which it did."""
+    database = Database.open(f"sqlite:///{workspace / 'bench.db'}")
+    try:
+        trials = load_trials(database, load_plan(database, "tiny"))
+    finally:
+        database.close()
+    return [
+        (t.number, t.state, t.value, t.recipe, t.is_default, tuple(map(timeless_scores, t.epochs)))
+        for t in trials
+    ]
+
+
+def test_killed_ten_times_a_study_loses_nothing_doubles_nothing_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures")
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    moments = random.Random(0)
+
+    for _ in range(KILLS):
+        process = start(pictures, killed)
+        kill_after(process, killed / "bench.db", moments.randint(1, 25))
+    assert start(pictures, killed).wait() == 0
+    assert start(pictures, undisturbed).wait() == 0
+
+    ended = facts(killed)
+    assert [(number, state in ("COMPLETE", "PRUNED")) for number, state, *_ in ended] == [
+        (number, True) for number in range(TRIALS)
+    ]
+    assert ended == facts(undisturbed)
+    with closing(sqlite3.connect(killed / "bench.db")) as opened:
+        assert opened.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        counted = opened.execute("SELECT count(*) FROM trials").fetchone()
+        assert counted == (TRIALS,)

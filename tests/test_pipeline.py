@@ -1,0 +1,291 @@
+"""The whole story once, on a tiny set: search, promote, predict, report, go on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import cli
+from bench import pipeline
+from bench.latency import LatencyJob, LatencyProtocol
+from bench.records import LatencyRow, ProcessSample, StudyReport, from_json
+from bench.runtime.predictor import Predictor
+from bench.training import trainer
+from tests.tiny import BACKBONE, CLASSES, write_pictures
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the story happens, and what it said."""
+
+    pictures: Path
+    workspace: Path
+    first: Outcome
+
+    @property
+    def report(self) -> StudyReport:
+        return from_json(self.first.out, StudyReport)
+
+
+def bench(*arguments: str) -> Outcome:
+    """Run the command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bench", *arguments])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                cli.main()
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+    signal.signal(signal.SIGTERM, before)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def search(pictures: Path, workspace: Path, *more: str) -> Outcome:
+    return bench(
+        "search", str(pictures), "--study", "tiny", "--space", "demo", "--backbone", BACKBONE,
+        "--folds", "2", "--epochs", "1", "--image-size", "32", "--batch-size", "8",
+        "--device", "cpu", "--crop", "none", "--pruner", "none", "--no-pretrained", "--json",
+        "--workspace", str(workspace), *more,
+    )  # fmt: skip
+
+
+def fake_measurement(
+    jobs: Sequence[LatencyJob], *, protocol: LatencyProtocol
+) -> tuple[LatencyRow, ...]:
+    """Rows without measuring: processes that time a model are tested elsewhere."""
+    return tuple(
+        LatencyRow(
+            model=job.model,
+            path=str(job.path),
+            architecture_key=job.architecture_key,
+            device=job.device,
+            device_name="Test CPU",
+            provider="CPUExecutionProvider",
+            precision="fp32",
+            batch_size=job.batch_size,
+            threads=1,
+            timed="nothing",
+            samples=(
+                ProcessSample(
+                    latencies_ns=(1_000_000,),
+                    steady=True,
+                    warmup_calls=1,
+                    involuntary_switches=0,
+                    load_ms=1.0,
+                    first_call_ms=1.0,
+                    peak_rss_bytes=1,
+                    measured_s=1.0,
+                ),
+            ),
+            versions={},
+        )
+        for job in jobs
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_measurement() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "measure_many", fake_measurement)
+        patch.setattr(pipeline, "cuda_works", lambda: (False, "not here"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, no_measurement: None) -> Place:
+    folder = tmp_path_factory.mktemp("story")
+    pictures = write_pictures(folder / "pictures")
+    first = search(pictures, folder / "runs", "--trials", "2")
+    assert first.code == 0, first.err
+    return Place(pictures, folder / "runs", first)
+
+
+# --- the first run --------------------------------------------------------------------------
+
+
+def test_standard_output_is_one_json_document_and_the_rest_went_to_standard_error(
+    place: Place,
+) -> None:
+    document = json.loads(place.first.out)
+
+    assert document["study"] == "tiny"
+    for said in ("39 pictures of 3 classes", "trial   0  complete", "promoting"):
+        assert said in place.first.err
+
+
+def test_the_trials_asked_for_are_finished_and_the_first_is_the_default(place: Place) -> None:
+    trials = place.report.trials
+
+    assert [(trial.number, trial.state) for trial in trials] == [(0, "COMPLETE"), (1, "COMPLETE")]
+    assert [trial.is_default for trial in trials] == [True, False]
+    for trial in trials:
+        assert trial.recipe.backbone == BACKBONE
+        assert len(trial.epochs) == 2
+        assert trial.value == pytest.approx(trial.cv_mean)
+
+
+def test_the_best_and_the_default_recipe_are_promoted_and_tested_on_the_locked_set(
+    place: Place,
+) -> None:
+    report = place.report
+    best = max(report.trials, key=lambda trial: (trial.value or 0.0, -trial.number))
+
+    by_role = {model.role: model for model in report.models}
+    assert by_role["best"].trial == best.number
+    if best.number != 0:
+        assert by_role["default"].trial == 0
+    for model in report.models:
+        assert model.predictions.indices == report.split.test
+        assert model.weights == "random"
+        assert [check.batch_size for check in model.parity] == [1, 4, 17]
+        assert (place.workspace / model.path).stat().st_size == model.size_bytes
+
+
+def test_the_settings_are_those_of_the_command_line(place: Place) -> None:
+    settings = place.report.settings
+
+    assert (settings.epochs, settings.batch_size, settings.image_size) == (1, 8, 32)
+    assert (settings.pretrained, settings.pruner, settings.seed) == (False, "none", 0)
+    assert len(place.report.split.folds) == 2
+
+
+def test_random_weights_are_noted(place: Place) -> None:
+    assert any("Random weights: test_resnet" in note for note in place.report.notes)
+
+
+def test_one_file_of_each_graph_is_measured(place: Place) -> None:
+    rows = [(row.device, row.batch_size) for row in place.report.latencies]
+
+    assert rows == [("cpu", 1), ("cpu", 8)]
+
+
+# --- what it left behind --------------------------------------------------------------------
+
+
+def test_the_model_file_alone_predicts_as_it_was_tested(place: Place) -> None:
+    report = place.report
+    for model in report.models:
+        predictor = Predictor(place.workspace / model.path, device="cpu")
+        files = [report.dataset.picture_path(index) for index in report.split.test]
+
+        rows = [list(p.probabilities.values()) for p in predictor.predict(files)]
+
+        assert predictor.classes == CLASSES
+        assert predictor.metadata.provenance["trial"] == model.trial
+        assert predictor.metadata.provenance["dataset_fingerprint"] == report.dataset.fingerprint
+        for row, stored in zip(rows, model.predictions.probabilities, strict=True):
+            assert row == pytest.approx(list(stored), abs=1e-6)
+
+
+def test_predict_prints_a_line_or_a_json_entry_a_picture(place: Place, tmp_path: Path) -> None:
+    picture = tmp_path / "one.png"
+    Image.new("RGB", (50, 40), (200, 30, 30)).save(picture)
+    model = str(place.workspace / place.report.models[0].path)
+
+    plain = bench("predict", model, str(picture), "--device", "cpu", "--top", "2")
+    as_json = bench("predict", model, str(picture), "--device", "cpu", "--json")
+
+    assert (plain.code, as_json.code) == (0, 0)
+    assert plain.out.startswith(f"{picture}: ")
+    assert plain.out.count("  ") == 1
+    (entry,) = json.loads(as_json.out)
+    assert set(entry["probabilities"]) == set(CLASSES)
+    assert entry["label"] == max(entry["probabilities"], key=entry["probabilities"].__getitem__)
+
+
+def test_the_report_is_written_with_its_figures(place: Place) -> None:
+    told = bench("report", "tiny", "--workspace", str(place.workspace), "--json")
+
+    assert told.code == 0, told.err
+    paths = json.loads(told.out)
+    markdown = Path(paths["report"]).read_text()
+    assert "tiny" in markdown
+    assert BACKBONE in markdown
+    json.loads(Path(paths["json"]).read_text())
+
+
+def test_status_counts_trials_and_models(place: Place) -> None:
+    told = bench("status", "tiny", "--workspace", str(place.workspace), "--json")
+
+    (row,) = json.loads(told.out)
+    expected = {"study": "tiny", "complete": 2, "pruned": 0, "fail": 0, "running": 0}
+    assert {name: row[name] for name in expected} == expected
+    assert row["models"] == len(place.report.models)
+
+
+# --- the same command again -----------------------------------------------------------------
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(*_: Any) -> Any:
+        raise AssertionError("something was trained")
+
+    monkeypatch.setattr(trainer, "fit", trained)
+    monkeypatch.setattr("bench.promote.retrain.fit", trained)
+
+
+def test_the_same_command_again_trains_nothing_and_says_the_same(
+    place: Place, no_training: None
+) -> None:
+    again = search(place.pictures, place.workspace, "--trials", "2")
+
+    assert again.code == 0, again.err
+    report = from_json(again.out, StudyReport)
+    assert report.trials == place.report.trials
+    assert report.models == place.report.models
+    assert report.latencies == place.report.latencies
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--epochs", "2"], "setting epochs: 1 -> 2"),
+        (["--folds", "3"], "folds"),
+        (["--seed", "1"], "setting seed: 0 -> 1"),
+        (["--image-size", "64"], "setting image_size: 32 -> 64"),
+        (["--pruner", "median"], "setting pruner: none -> median"),
+        (["--test-fraction", "0.4"], "split: "),
+        (["--backbone", "test_convnext"], "parameter `backbone`"),
+    ],
+)
+def test_a_study_is_not_gone_on_with_otherwise_than_it_was_begun(
+    place: Place, no_training: None, options: list[str], named: str
+) -> None:
+    refused = search(place.pictures, place.workspace, "--trials", "2", *options)
+
+    assert refused.code == 2
+    assert refused.out == ""
+    assert named in refused.err
+    assert "Traceback" not in refused.err
+
+
+def test_a_picture_more_is_another_data_set(
+    place: Place, no_training: None, tmp_path: Path
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures", each=14)
+
+    refused = search(pictures, place.workspace, "--trials", "2")
+
+    assert refused.code == 2
+    assert "data set: 3 pictures are new or altered" in refused.err

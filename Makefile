@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
+# One thread each, because the workers already share out the cores.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,10 +23,10 @@ demo: $(INSTALLED)  ## search, promote, measure and report on the built-in demo 
 	@echo "The report:" && $(BIN)/bench report demo
 
 test: $(INSTALLED)  ## the tests that take seconds
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+	$(PYTEST)
 
 test-all: $(INSTALLED)  ## every test, the slow ones too
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 check: $(INSTALLED)  ## format, lint, types, tests
 	$(BIN)/ruff format --check .

@@ -633,14 +633,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _raise_interrupt)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        app(standalone_mode=False)
+        # Typer hands exit codes back instead of raising, that of Ctrl-C among them.
+        code = app(standalone_mode=False)
+        if code == InterruptedRun.exit_code:
+            raise KeyboardInterrupt
+        sys.exit(code)
     except BenchError as error:
         _end(error)
     except KeyboardInterrupt:
         again = shlex.join(["bench", *sys.argv[1:]])
         _end(InterruptedRun(f"stopped; what is finished is stored. Go on with: {again}"))
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except Exception as error:
         # Typer's usage errors, whose base class it does not export, show themselves.
         show = getattr(error, "show", None)

@@ -205,7 +205,13 @@ class Database:
 
     def load_plan(self, study: str) -> StudyPlan | None:
         found = self._column(sa.select(_studies.c.plan).where(_studies.c.study == study))
-        return from_json(found[0], StudyPlan) if found else None
+        try:
+            return from_json(found[0], StudyPlan) if found else None
+        except ValueError as error:
+            raise InputError(
+                f"the study {study!r} was written by another version of bench ({error}): go on "
+                "with that version, or give a new name with --study"
+            ) from error
 
     def load_environment(self, study: str) -> Environment | None:
         found = self._column(sa.select(_studies.c.environment).where(_studies.c.study == study))

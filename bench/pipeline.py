@@ -10,7 +10,7 @@ from bench.data.demo import make_demo
 from bench.data.sources import CropChoice, load_dataset
 from bench.data.splits import make_split
 from bench.database import Database
-from bench.errors import WeightsError
+from bench.errors import WeightsError, did_you_mean
 from bench.latency import LatencyJob, LatencyProtocol, measure_many
 from bench.models.backbones import describe_backbone
 from bench.models.staged import build_model
@@ -184,6 +184,12 @@ def make_plan(
     split = make_split(
         dataset, folds=space.folds, test_fraction=options.test_fraction, seed=options.seed
     )
+    strangers = [name for name in options.weights if name not in space.backbones]
+    if strangers:
+        raise WeightsError(
+            f"--weights names {strangers[0]!r}{did_you_mean(strangers[0], space.backbones)}, which "
+            f"this search does not try: it tries {', '.join(space.backbones)}"
+        )
     weights = {name: _weights_of(name, options, dataset, listener) for name in space.backbones}
     name = options.study or as_study_name("demo" if is_demo else f"{dataset.name}-{space.name}")
     stored = database.load_plan(name)

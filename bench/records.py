@@ -390,6 +390,7 @@ class ModelRecord:
     predictions: Predictions
     train_curve: tuple[float, ...]  # mean training loss of each epoch of the retraining
     seconds: float
+    identity: str = ""  # of the training, to know whether it must be done again
 
     @property
     def architecture_key(self) -> str:

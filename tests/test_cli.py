@@ -167,9 +167,7 @@ def test_bad_usage_ends_with_code_2_and_says_what_would_do(
 
 
 def test_a_password_is_not_printed(bench: Bench, pictures: Path) -> None:
-    told = bench(
-        "search", str(pictures), "--storage", "postgresql+nodriver://me:secret@nowhere/x"
-    )
+    told = bench("search", str(pictures), "--storage", "postgresql+nodriver://me:secret@nowhere/x")
 
     assert told.code == 2
     assert "secret" not in told.err

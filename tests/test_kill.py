@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,19 @@ def facts(workspace: Path) -> list[tuple[Any, ...]]:
     ]
 
 
+def hand_over_plan(source: Path, target: Path) -> None:
+    """Give another workspace the same plan: its arithmetic is measured, so it may vary by run."""
+    target.mkdir()
+    given, taking = (Database.open(f"sqlite:///{place / 'bench.db'}") for place in (source, target))
+    environment = given.load_environment("tiny")
+    assert environment is not None
+    taking.save_plan(replace(load_plan(given, "tiny"), workspace=str(target)), environment)
+    given.close()
+    taking.close()
+
+
 def test_killed_ten_times_a_study_loses_nothing_doubles_nothing_and_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     pictures = write_pictures(tmp_path / "pictures")
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
@@ -81,6 +93,7 @@ def test_killed_ten_times_a_study_loses_nothing_doubles_nothing_and_changes_noth
         process = start(pictures, killed)
         kill_after(process, killed / "bench.db", moments.randint(1, 25))
     assert start(pictures, killed).wait() == 0
+    hand_over_plan(killed, undisturbed)
     assert start(pictures, undisturbed).wait() == 0
 
     ended = facts(killed)

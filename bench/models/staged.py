@@ -182,6 +182,9 @@ class StagedModel(nn.Module):
         ]
 
     def _modules_kept_in_eval(self) -> Iterator[nn.Module]:
+        if self.cuttable and self._depth:
+            # Links without parameters (activations, pooling, dropout) freeze with their part.
+            yield from list(self._chain.values())[: self._ends[self._depth - 1]]
         for module in self.network.modules():
             parameters = list(module.parameters())
             frozen = bool(parameters) and not any(p.requires_grad for p in parameters)

@@ -30,10 +30,27 @@ def resolve_weights(
     source = _choose(spec, pretrained, files)
     if source.kind != "random":
         try:
-            load_network(spec, source, classes=2)
+            _prove_complete(spec, source)
         except Exception as error:  # timm, the hub and torch raise many kinds here
             raise WeightsError(_ways(spec, source, error)) from error
     return source
+
+
+def _prove_complete(spec: BackboneSpec, source: WeightSource) -> None:
+    """Load twice from different random numbers: what then differs was not in the weights.
+
+    timm fills what a file lacks with random numbers and says nothing.
+    """
+    states = []
+    for seed in (0, 1) if source.kind == "file" else (0,):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = load_network(spec, source, classes=2)
+        head = {id(tensor) for tensor in network.get_classifier().parameters()}  # type: ignore[operator]
+        states.append({n: t for n, t in network.named_parameters() if id(t) not in head})
+    missing = [name for name in states[0] if not torch.equal(states[0][name], states[-1][name])]
+    if missing:
+        raise WeightsError(f"it holds no {missing[0]} and {len(missing) - 1} others")
 
 
 def _choose(spec: BackboneSpec, pretrained: bool, files: Mapping[str, Path]) -> WeightSource:

@@ -25,7 +25,7 @@ from bench.records import (
 )
 from bench.runtime.metadata import ModelMetadata
 from bench.runtime.predictor import Predictor
-from bench.training.trainer import Trainer
+from bench.training.trainer import Trainer, training_identity
 from bench.workspace import Workspace, package_versions, write_atomic
 
 MODEL_FILE = "model.onnx"
@@ -39,7 +39,8 @@ def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspa
         ParityError: the file differs from the trained model, and has been removed.
     """
     folder = workspace.model(trainer.plan.study, candidate.name)
-    finished = _read_finished(folder, candidate)
+    identity = training_identity(trainer.plan, candidate.recipe)
+    finished = _read_finished(folder, candidate, identity)
     if finished is not None:
         return finished
     plan, started = trainer.plan, time.perf_counter()
@@ -74,6 +75,7 @@ def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspa
         predictions=predictions,
         train_curve=retrained.train_curve,
         seconds=time.perf_counter() - started,
+        identity=identity,
     )
     write_atomic(folder / _MARK, to_json(record, indent=2))
     return record
@@ -90,12 +92,12 @@ def evaluate(file: Path, plan: StudyPlan) -> tuple[Predictions, Scores]:
     return Predictions(indices=test, labels=labels, probabilities=rows), scores
 
 
-def _read_finished(folder: Path, candidate: Candidate) -> ModelRecord | None:
+def _read_finished(folder: Path, candidate: Candidate, identity: str) -> ModelRecord | None:
     mark, file = folder / _MARK, folder / MODEL_FILE
     if not (mark.exists() and file.exists()):
         return None
     record = from_json(mark.read_bytes(), ModelRecord)
-    same = (record.trial, record.recipe) == (candidate.trial, candidate.recipe)
+    same = (record.trial, record.identity) == (candidate.trial, identity)
     return record if same and record.size_bytes == file.stat().st_size else None
 
 

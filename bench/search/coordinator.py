@@ -103,9 +103,14 @@ class Coordinator:
 
     def _start(self, executor: Executor, leftover: Trial | None) -> None:
         number = leftover.number if leftover else len(self._study.get_trials(deepcopy=False))
+        params: dict[str, object] = {}
         self._study.sampler = make_sampler(self._plan.settings.seed, number)
         trial = leftover or self._study.ask()
-        params = {name: trial._suggest(name, d) for name, d in self._distributions.items()}
+        for position, (name, distribution) in enumerate(self._distributions.items()):
+            # A sampler of its own for each parameter: a trial that was killed while its
+            # parameters were drawn draws the rest as if nothing had happened.
+            self._study.sampler = make_sampler(self._plan.settings.seed, number, position + 1)
+            params[name] = trial._suggest(name, distribution)
         recipe = self._space.recipe(params)
         self._running[trial.number] = trial
         self._epochs[trial.number] = []

@@ -7,6 +7,7 @@ however it is executed.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -88,8 +89,13 @@ class ProcessExecutor:
 
     def submit(self, job: TrialJob) -> None:
         worker = self._idle.popleft() if self._idle else _Worker(self._context, self._plan)
-        self._busy[job.number] = worker
-        worker.connection.send(job)
+        try:
+            worker.connection.send(job)
+        except (BrokenPipeError, ConnectionResetError):  # it died while it was idle
+            worker.kill()
+            self.submit(job)
+        else:
+            self._busy[job.number] = worker
 
     def next_event(self) -> Event:
         waiting = {worker.connection: number for number, worker in self._busy.items()}
@@ -108,7 +114,9 @@ class ProcessExecutor:
 
     def answer(self, trial: int, *, go_on: bool) -> None:
         worker = self._busy[trial]
-        worker.connection.send(go_on)
+        # A worker that has died meanwhile is told of by the next event.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            worker.connection.send(go_on)
         if not go_on:
             self._idle.append(self._busy.pop(trial))
 
@@ -155,14 +163,15 @@ def _work(connection: Connection, plan: StudyPlan) -> None:
         except EOFError:
             return
         events = trainer.run(job)
-        go_on = True
-        for event in events:
+        event = next(events)
+        while isinstance(event, EpochDone):
             connection.send(event)
-            if isinstance(event, EpochDone):
-                go_on = connection.recv()
-                if not go_on:
-                    events.close()
-                    break
+            if not connection.recv():
+                events.close()
+                break
+            event = events.send(True)
+        else:
+            connection.send(event)
 
 
 def make_executor(plan: StudyPlan, workers: int) -> Executor:

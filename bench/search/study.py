@@ -106,12 +106,13 @@ def _changed_values(what: str, stored: object, wanted: object) -> Iterable[str]:
             yield f"{what} {name}: {old.get(name)} -> {new.get(name)}"
 
 
-def make_sampler(seed: int, trial: int) -> BaseSampler:
+def make_sampler(seed: int, trial: int, parameter: int = 0) -> BaseSampler:
     """A TPE sampler whose draws depend on the study's seed and the trial's number.
 
-    One fixed seed would make a resumed study draw again what it drew at its start.
+    0 is for what is drawn jointly; parameters that are drawn alone count from 1. One fixed seed
+    would make a resumed study draw again what it drew at its start.
     """
-    derived = int(np.random.SeedSequence([seed, trial]).generate_state(1)[0])
+    derived = int(np.random.SeedSequence([seed, trial, parameter]).generate_state(1)[0])
     return TPESampler(n_startup_trials=_STARTUP_TRIALS, seed=derived)
 
 

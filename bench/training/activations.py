@@ -19,6 +19,8 @@ from bench.training.arithmetic import autocast
 
 Indices = npt.NDArray[np.int64]
 
+FROZEN_BATCH = 32
+
 
 class ActivationStore(Protocol):
     """Gives the activations of pictures under a view, on the training device."""
@@ -63,6 +65,25 @@ class PixelSource:
         return pixels_nchw.contiguous(memory_format=layout)
 
 
+@torch.no_grad()
+def run_frozen(
+    model: StagedModel, activations: torch.Tensor, start: int, stop: int, arithmetic: Arithmetic
+) -> torch.Tensor:
+    """Run frozen parts from boundary `start` to `stop`, in batches of one fixed size.
+
+    Libraries choose another algorithm, with other rounding, for another batch size; with one size
+    a picture's activation does not depend on the batch that it happens to stand in.
+    """
+    outputs = []
+    for batch in torch.split(activations, FROZEN_BATCH):
+        missing = FROZEN_BATCH - len(batch)
+        padded = torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
+        with autocast(arithmetic):
+            output = model.between(padded, start, stop)
+        outputs.append(output[: len(batch)])
+    return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+
 class ComputedActivations:
     """The plain path: pictures are augmented and run through the frozen part each time."""
 
@@ -71,8 +92,8 @@ class ComputedActivations:
         self._model = model
         self._boundary = boundary
 
-    @torch.no_grad()
     def read(self, pictures: Indices, *, policy: Policy, view: int) -> torch.Tensor:
         pixels_nchw = self._pixels.read(pictures, policy=policy, view=view)
-        with autocast(self._pixels.arithmetic):
-            return self._model.prefix(pixels_nchw, self._boundary)
+        if self._boundary == 0:
+            return pixels_nchw
+        return run_frozen(self._model, pixels_nchw, 0, self._boundary, self._pixels.arithmetic)

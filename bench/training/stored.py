@@ -26,14 +26,13 @@ import torch
 
 from bench.models.staged import StagedModel
 from bench.records import Policy, fingerprint_of, from_json, to_json
-from bench.training.activations import Indices, PixelSource
-from bench.training.arithmetic import DTYPES, autocast
+from bench.training.activations import FROZEN_BATCH, Indices, PixelSource, run_frozen
+from bench.training.arithmetic import DTYPES
 from bench.workspace import write_atomic
 
 _ROWS = "rows.bin"
 _MARK = "entry.json"
 _FORMAT = 1
-_BATCH = 64
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -136,6 +135,9 @@ class Entry:
 
     def close(self) -> None:
         self._file.close()
+
+    def __del__(self) -> None:
+        self.close()
 
     def _is_sound(self) -> bool:
         checksum = 0
@@ -276,7 +278,7 @@ class StoredActivations:
     """The stored path: the frozen part's outputs are computed once and read ever after.
 
     The numbers are those of `ComputedActivations`, to the last bit on the CPU: frozen parts in
-    eval mode give a picture the same output in any batch of two or more.
+    eval mode, run in batches of one size, give a picture the same output wherever it stands.
     """
 
     def __init__(
@@ -309,7 +311,6 @@ class StoredActivations:
     def _key(self, policy: Policy, view: int, boundary: int) -> EntryKey:
         return EntryKey(frozen_part=self._frozen_part, policy=policy, view=view, boundary=boundary)
 
-    @torch.no_grad()
     def _compute(self, wanted: EntryKey) -> None:
         """Compute an entry from the deepest shallower one, keeping small ones on the way."""
         keys = {
@@ -317,14 +318,17 @@ class StoredActivations:
             for boundary in range(1, wanted.boundary + 1)
         }
         start = max((b for b, key in keys.items() if self._cache.has(key)), default=0)
+        count = len(self._pictures)
+        everything = np.arange(count)
         kept = [b for b in self._worth_keeping(start, wanted.boundary) if b > start]
         with self._cache.writing([keys[boundary] for boundary in kept]) as writers:
-            for batch in _batches(len(self._pictures)):
+            for batch in np.array_split(everything, range(FROZEN_BATCH, count, FROZEN_BATCH)):
                 activations = self._start(keys, start, batch, wanted)
                 at = start
                 for boundary in kept:
-                    with autocast(self._pixels.arithmetic):
-                        activations = self._model.between(activations, at, boundary)
+                    activations = run_frozen(
+                        self._model, activations, at, boundary, self._pixels.arithmetic
+                    )
                     writers[keys[boundary]].append(activations)
                     at = boundary
         if not self._cache.has(wanted):
@@ -342,13 +346,3 @@ class StoredActivations:
         sizes = self._model.elements_at_boundaries(self._pixels.image_size)
         most = 3 * self._pixels.image_size**2
         return [b for b in range(start + 1, stop) if sizes[b] <= most] + [stop]
-
-
-def _batches(count: int) -> Iterator[Indices]:
-    """Rows in batches, never of one: a single picture takes another path with other rounding."""
-    starts = list(range(0, count, _BATCH))
-    if len(starts) > 1 and count - starts[-1] == 1:
-        starts.pop()
-    for position, start in enumerate(starts):
-        stop = starts[position + 1] if position + 1 < len(starts) else count
-        yield np.arange(start, stop)

@@ -6,7 +6,7 @@ import copy
 import io
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +49,12 @@ TrialEvents = Generator[Event, bool, None]
 
 @dataclass(frozen=True, slots=True)
 class FoldResult:
-    """A finished fold: its epochs, and out-of-fold predictions of its validation part."""
+    """A finished fold: its epochs, and out-of-fold predictions of its validation part.
 
+    `identity` is that of the training which gave it (`training_identity`).
+    """
+
+    identity: str
     epochs: tuple[EpochScores, ...]
     pictures: Indices
     probabilities_nk: npt.NDArray[np.float32]
@@ -175,6 +179,7 @@ class Trainer:
                 (
                     self._templates[backbone].body_fingerprint(),
                     pixels.identity,
+                    plan.split.development,
                     plan.device,
                     plan.arithmetic[backbone].dtype,
                     plan.arithmetic[backbone].channels_last,
@@ -195,11 +200,12 @@ class Trainer:
 
     def _fold(self, job: TrialJob, fold: int) -> Iterator[EpochScores]:
         file = fold_file(self._workspace, self.plan.study, job.number, fold)
+        settings, recipe = self.plan.settings, job.recipe
+        identity = training_identity(self.plan, recipe)
         finished = read_fold(file)
-        if finished is not None:
+        if finished is not None and finished.identity == identity:
             yield from finished.epochs
             return
-        settings, recipe = self.plan.settings, job.recipe
         validation = np.asarray(self.plan.split.folds[fold], dtype=np.int64)
         train = np.asarray(self.plan.split.training_part(fold), dtype=np.int64)
         seed = fold_seed(settings.seed, job.number, fold)
@@ -232,7 +238,10 @@ class Trainer:
             started = now
             if len(epochs) == settings.epochs:
                 # Stored before the last epoch is told: what the study knows of can be read.
-                write_fold(file, FoldResult(tuple(epochs), validation, outcome.probabilities_nk))
+                write_fold(
+                    file,
+                    FoldResult(identity, tuple(epochs), validation, outcome.probabilities_nk),
+                )
             yield epochs[-1]
 
 
@@ -249,6 +258,22 @@ def fold_seed(seed: int, trial: int, fold: int) -> int:
     return int(np.random.SeedSequence([seed, trial, fold]).generate_state(1)[0])
 
 
+def training_identity(plan: StudyPlan, recipe: Recipe) -> str:
+    """Identity of all that a training's numbers depend on besides its seed.
+
+    A workspace can outlive its database, and a study's name can be used again.
+    """
+    return fingerprint_of(
+        (
+            recipe,
+            replace(plan.settings, pruner=""),
+            plan.split.fingerprint,
+            plan.weights[recipe.backbone],
+            replace(plan.arithmetic[recipe.backbone], reason=""),
+        )
+    )
+
+
 def fold_file(workspace: Workspace, study: str, trial: int, fold: int) -> Path:
     return workspace.trial(study, trial) / f"fold-{fold}.npz"
 
@@ -258,6 +283,7 @@ def write_fold(file: Path, result: FoldResult) -> None:
     buffer = io.BytesIO()
     np.savez(
         buffer,
+        identity=np.asarray(result.identity),
         epochs=np.frombuffer(to_json(result.epochs), dtype=np.uint8),
         pictures=result.pictures,
         probabilities=result.probabilities_nk,
@@ -271,6 +297,7 @@ def read_fold(file: Path) -> FoldResult | None:
         return None
     with np.load(file) as stored:
         return FoldResult(
+            identity=str(stored["identity"]),
             epochs=from_json(stored["epochs"].tobytes(), tuple[EpochScores, ...]),
             pictures=stored["pictures"],
             probabilities_nk=stored["probabilities"],

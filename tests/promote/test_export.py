@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import torch
+
+from bench.errors import ExportError
+from bench.promote.export import OPSET, ServingModel, export
+from bench.runtime.predictor import Predictor
+
+Pictures = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def graph(exported: Any) -> onnx.ModelProto:
+    return onnx.load(exported.file)
+
+
+def shape(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+
+def test_the_input_is_bytes_of_pictures_in_batches_of_any_size(graph: onnx.ModelProto) -> None:
+    (image,) = graph.graph.input
+
+    batch, *sides = shape(image)
+    assert (image.name, sides) == ("image", [32, 32, 3])
+    assert isinstance(batch, str)
+    assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+def test_the_output_is_a_probability_of_each_class(graph: onnx.ModelProto) -> None:
+    (probabilities,) = graph.graph.output
+
+    assert (probabilities.name, shape(probabilities)[1:]) == ("probabilities", [3])
+    assert probabilities.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def test_the_file_is_a_valid_model_of_the_stated_opset_and_stands_alone(
+    exported: Any, graph: onnx.ModelProto
+) -> None:
+    onnx.checker.check_model(graph)
+    assert {opset.version for opset in graph.opset_import if opset.domain == ""} == {OPSET}
+    assert [file.name for file in exported.file.parent.iterdir()] == ["model.onnx"]
+
+
+def test_batch_normalisation_is_folded_into_the_convolutions(graph: onnx.ModelProto) -> None:
+    operators = {node.op_type for node in graph.graph.node}
+
+    assert "Conv" in operators
+    assert "BatchNormalization" not in operators
+
+
+def test_the_runtime_reads_back_what_the_file_says_of_itself(exported: Any) -> None:
+    predictor = Predictor(exported.file, device="cpu")
+
+    assert predictor.metadata == exported.metadata
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 17])
+@torch.no_grad()
+def test_the_file_computes_what_torch_computes_at_any_batch_size(
+    exported: Any, pictures_nhwc: Pictures, batch_size: int
+) -> None:
+    images = pictures_nhwc[:batch_size]
+
+    theirs = Predictor(exported.file, device="cpu").probabilities(images)
+
+    np.testing.assert_allclose(theirs.sum(axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(theirs, exported.model(torch.from_numpy(images)).numpy(), atol=1e-5)
+
+
+def test_a_network_that_torch_cannot_export_is_refused_and_leaves_no_file(
+    exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operator\nand a long trace")
+
+    monkeypatch.setattr(torch.onnx, "export", failing)
+
+    with pytest.raises(ExportError, match=r"\(no such operator\): choose another backbone"):
+        export(exported.model, exported.metadata, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_served_copy_leaves_the_trained_model_as_it_was(exported: Any) -> None:
+    assert isinstance(exported.model, ServingModel)
+    assert not exported.model.training
+    assert {parameter.dtype for parameter in exported.model.parameters()} == {torch.float32}

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+
+from bench.database import Database
+from bench.errors import InputError, StudyMismatchError
+from bench.records import StudyPlan, WeightSource
+from bench.search.study import DEFAULT_RECIPE, load_study, make_sampler, open_study, refuse_changes
+
+Change = Callable[[StudyPlan], StudyPlan]
+
+
+def tuned(name: str, spec: dict[str, Any]) -> Change:
+    def change(plan: StudyPlan) -> StudyPlan:
+        parameters = {**plan.space["parameters"], name: spec}
+        return replace(plan, space={**plan.space, "parameters": parameters})
+
+    return change
+
+
+def setting(**values: Any) -> Change:
+    return lambda plan: replace(plan, settings=replace(plan.settings, **values))
+
+
+def altered_picture(plan: StudyPlan) -> StudyPlan:
+    first, *rest = plan.dataset.pictures
+    pictures = (replace(first, sha256="other"), *rest)
+    return replace(plan, dataset=replace(plan.dataset, pictures=pictures))
+
+
+def one_picture_less(plan: StudyPlan) -> StudyPlan:
+    return replace(plan, dataset=replace(plan.dataset, pictures=plan.dataset.pictures[:-1]))
+
+
+def cropped(plan: StudyPlan) -> StudyPlan:
+    return replace(plan, dataset=replace(plan.dataset, crop=(1, 1, 7, 7)))
+
+
+def other_test_set(plan: StudyPlan) -> StudyPlan:
+    split = replace(plan.split, test=(2, 3), folds=((0, 1, 4, 5, 6), plan.split.folds[1]))
+    return replace(plan, split=split)
+
+
+def one_fold_more(plan: StudyPlan) -> StudyPlan:
+    return replace(plan, split=replace(plan.split, folds=((2, 3, 4, 5, 6), (7, 8), (9, 10, 11))))
+
+
+def other_weights(plan: StudyPlan) -> StudyPlan:
+    source = WeightSource(kind="file", detail="w.pth", digest="abcd")
+    return replace(plan, weights={**plan.weights, "small": source})
+
+
+@pytest.mark.parametrize(
+    ("change", "fragments"),
+    [
+        (
+            tuned("learning_rate", {"low": 1e-4, "high": 1e-2, "log": True}),
+            ["parameter `learning_rate`", "1e-05", "0.0001"],
+        ),
+        (
+            tuned("backbone", {"choices": ["small", "huge"]}),
+            ["parameter `backbone`", "small, large", "small, huge"],
+        ),
+        (
+            tuned("mixup", {"low": 0.0, "high": 0.4, "log": False}),
+            ["parameter `mixup` was added"],
+        ),
+        (altered_picture, ["data set: 1 pictures are new or altered and 1 are gone or altered"]),
+        (one_picture_less, ["data set: 0 pictures are new or altered and 1 are gone or altered"]),
+        (cropped, ["crop: None -> (1, 1, 7, 7)"]),
+        (other_test_set, ["split:", "2 folds and 2 test pictures"]),
+        (one_fold_more, ["split: 2 folds", "-> 3 folds"]),
+        (setting(epochs=7), ["setting epochs: 3 -> 7"]),
+        (setting(batch_size=16), ["setting batch_size: 8 -> 16"]),
+        (setting(image_size=None), ["setting image_size: 32 -> None"]),
+        (setting(resize="center-crop"), ["setting resize: squash -> center-crop"]),
+        (setting(family="spectrogram"), ["setting family: photo -> spectrogram"]),
+        (setting(pretrained=True), ["setting pretrained: False -> True"]),
+        (setting(seed=4), ["setting seed: 0 -> 4"]),
+        (setting(pruner="none"), ["setting pruner: median -> none"]),
+        (other_weights, ["weights of small", "random", "w.pth", "abcd"]),
+    ],
+)
+def test_a_study_is_not_resumed_with_something_changed_and_the_change_is_named(
+    study_plan: StudyPlan, change: Change, fragments: list[str]
+) -> None:
+    with pytest.raises(StudyMismatchError) as caught:
+        refuse_changes(study_plan, change(study_plan))
+
+    for fragment in [*fragments, "'pets'", "--study"]:
+        assert fragment in str(caught.value)
+
+
+def test_all_changes_are_named_together(study_plan: StudyPlan) -> None:
+    changed = other_weights(setting(epochs=7, seed=4)(altered_picture(study_plan)))
+
+    with pytest.raises(StudyMismatchError) as caught:
+        refuse_changes(study_plan, changed)
+
+    for fragment in ("epochs", "seed", "data set", "weights of small"):
+        assert fragment in str(caught.value)
+
+
+def moved(plan: StudyPlan) -> StudyPlan:
+    return replace(plan, dataset=replace(plan.dataset, root="/elsewhere"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plan: plan,
+        moved,
+        lambda plan: replace(plan, workspace="/elsewhere", notes=("a remark",)),
+        lambda plan: replace(plan, space={**plan.space, "description": "another"}),
+    ],
+)
+def test_what_changes_no_trial_is_no_change(study_plan: StudyPlan, change: Change) -> None:
+    refuse_changes(study_plan, change(study_plan))
+
+
+# --- opening --------------------------------------------------------------------------------
+
+
+def test_a_new_study_begins_with_the_default_recipe_of_each_backbone(
+    study_plan: StudyPlan, database: Database
+) -> None:
+    study = open_study(study_plan, database)
+
+    waiting = study.get_trials()
+    assert [trial.state.name for trial in waiting] == ["WAITING", "WAITING"]
+    assert [trial.user_attrs[DEFAULT_RECIPE] for trial in waiting] == [0, 1]
+    assert [trial.system_attrs["fixed_params"] for trial in waiting] == [
+        {"backbone": backbone, "learning_rate": 1e-3, "freeze_depth": 4}
+        for backbone in ("small", "large")
+    ]
+    assert study.direction.name == "MAXIMIZE"
+
+
+def test_opening_again_enqueues_nothing_twice(study_plan: StudyPlan, database: Database) -> None:
+    open_study(study_plan, database).ask()
+
+    assert len(open_study(study_plan, database).get_trials()) == 2
+
+
+def test_a_default_recipe_that_a_kill_kept_from_being_enqueued_is_made_up_for(
+    study_plan: StudyPlan, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue = optuna.Study.enqueue_trial
+
+    def killed_at_the_second(self: optuna.Study, *args: Any, **kwargs: Any) -> None:
+        if len(self.get_trials()) == 1:
+            raise KeyboardInterrupt
+        enqueue(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "enqueue_trial", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            open_study(study_plan, database)
+
+    waiting = open_study(study_plan, database).get_trials()
+    assert [trial.user_attrs[DEFAULT_RECIPE] for trial in waiting] == [0, 1]
+
+
+def test_a_study_that_is_not_there_is_told_with_those_that_are(
+    study_plan: StudyPlan, database: Database
+) -> None:
+    with pytest.raises(InputError, match="no study is called 'cats'; there are: none yet"):
+        load_study("cats", database)
+
+
+# --- samplers -------------------------------------------------------------------------------
+
+
+def draw(seed: int, trial: int) -> float:
+    study = optuna.create_study()
+    sampler = make_sampler(seed, trial)
+    distribution = FloatDistribution(0.0, 1.0)
+    drawn = sampler.sample_independent(study, study.ask()._cached_frozen_trial, "x", distribution)
+    assert isinstance(drawn, float)
+    return drawn
+
+
+def test_a_samplers_draws_depend_on_the_seed_and_the_trials_number_alone() -> None:
+    draws = {(seed, trial): draw(seed, trial) for seed in range(3) for trial in range(5)}
+
+    assert len(set(draws.values())) == 15
+    assert draws == {place: draw(*place) for place in draws}

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from bench.data.augment import augment
+from bench.errors import NonFiniteLossError
+from bench.models.backbones import describe_backbone
+from bench.models.staged import StagedModel, build_model
+from bench.records import Policy, Recipe, WeightSource
+from bench.training import loop
+from bench.training.loop import EpochOutcome, Schedule, batches, fit
+from tests.tiny import BACKBONE, PLAIN, coloured_noise
+
+Indices = npt.NDArray[np.int64]
+
+IMAGES, LABELS = coloured_noise(8, side=32)
+EVERY = np.arange(len(LABELS))
+RECIPE = Recipe(
+    backbone=BACKBONE,
+    learning_rate=2e-3,
+    augmentation="light",
+    freeze_depth=0,
+    head_lr_factor=1.0,
+    batch_norm="updating",
+)
+SHORT = Schedule(epochs=2, batch_size=8, seed=3)
+TEMPLATE = build_model(
+    describe_backbone(BACKBONE), WeightSource(kind="random"), classes=3, image_size=32, seed=0
+)
+
+
+class Pixels:
+    """Pictures of an array, because no files are needed; remembers what was asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[tuple[int, ...], Policy, int]] = []
+
+    def read(self, pictures: Indices, *, policy: Policy, view: int) -> torch.Tensor:
+        self.asked.append((tuple(pictures.tolist()), policy, view))
+        images_nhwc = torch.from_numpy(IMAGES[pictures])
+        return augment(images_nhwc, pictures, family="photo", policy=policy, view=view, seed=0)
+
+
+def train(
+    recipe: Recipe = RECIPE,
+    schedule: Schedule = SHORT,
+    *,
+    on: Indices = EVERY,
+    validation: Indices | None = EVERY,
+    pixels: Pixels | None = None,
+) -> list[EpochOutcome]:
+    model = copy.deepcopy(TEMPLATE)
+    model.freeze(recipe.freeze_depth, recipe.batch_norm)
+    source = pixels or Pixels()
+    return list(fit(model, source, 0, LABELS, on, validation, recipe, schedule, PLAIN))
+
+
+# --- learning -------------------------------------------------------------------------------
+
+
+def test_a_tiny_set_is_learnt_by_heart() -> None:
+    recipe = replace(RECIPE, augmentation="none", label_smoothing=0.0)
+
+    outcomes = train(recipe, Schedule(epochs=20, batch_size=8, seed=0))
+
+    assert outcomes[-1].train_loss < 0.3 < outcomes[0].train_loss
+    assert outcomes[-1].probabilities_nk is not None
+    assert (outcomes[-1].probabilities_nk.argmax(axis=1) == LABELS).all()
+
+
+def test_an_epoch_yields_its_number_its_loss_and_probabilities_in_the_order_asked_for() -> None:
+    validation = np.asarray([5, 1, 9])
+
+    outcomes = train(on=np.arange(12, 24), validation=validation)
+    reversed_ = train(on=np.arange(12, 24), validation=validation[::-1].copy())
+
+    assert [outcome.epoch for outcome in outcomes] == [0, 1]
+    for outcome, other in zip(outcomes, reversed_, strict=True):
+        assert outcome.probabilities_nk is not None
+        assert other.probabilities_nk is not None
+        assert outcome.probabilities_nk.shape == (3, 3)
+        np.testing.assert_allclose(outcome.probabilities_nk.sum(axis=1), 1.0, rtol=1e-5)
+        np.testing.assert_allclose(
+            outcome.probabilities_nk, other.probabilities_nk[::-1], rtol=1e-4, atol=1e-6
+        )
+
+
+def test_without_validation_pictures_nothing_is_predicted() -> None:
+    assert [outcome.probabilities_nk for outcome in train(validation=None)] == [None, None]
+
+
+def test_the_same_seed_gives_the_same_numbers_to_the_last_bit() -> None:
+    recipe = replace(RECIPE, mixup=0.3)
+    torch.manual_seed(1)
+    first = train(recipe)
+    torch.manual_seed(2)
+    second = train(recipe)
+    other = train(recipe, replace(SHORT, seed=4))
+
+    assert [o.train_loss for o in first] == [o.train_loss for o in second]
+    for one, two in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.probabilities_nk, two.probabilities_nk)
+    assert first[0].train_loss != other[0].train_loss
+
+
+@pytest.mark.parametrize("learning_rate", [1e30, math.inf])
+def test_a_loss_that_is_no_number_ends_the_training_and_names_the_learning_rate(
+    learning_rate: float,
+) -> None:
+    with pytest.raises(NonFiniteLossError, match="learning rate") as caught:
+        train(replace(RECIPE, learning_rate=learning_rate), replace(SHORT, epochs=4))
+
+    assert f"at learning rate {learning_rate:g}" in str(caught.value)
+
+
+@pytest.mark.parametrize("depth", [0, 3, 5])
+def test_what_is_frozen_does_not_change_and_the_rest_does(depth: int) -> None:
+    model = copy.deepcopy(TEMPLATE)
+    model.freeze(depth, "frozen")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    boundary = model.boundary(depth)
+    source = Prefixed(model, boundary)
+    list(fit(model, source, boundary, LABELS, EVERY, None, RECIPE, SHORT, PLAIN))
+
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed == {n for n, p in model.named_parameters() if p.requires_grad}
+
+
+class Prefixed(Pixels):
+    """Activations of `Pixels` at a boundary, computed when they are read."""
+
+    def __init__(self, model: StagedModel, boundary: int) -> None:
+        super().__init__()
+        self._model = model
+        self._boundary = boundary
+
+    @torch.no_grad()
+    def read(self, pictures: Indices, *, policy: Policy, view: int) -> torch.Tensor:
+        pixels_nchw = super().read(pictures, policy=policy, view=view)
+        return self._model.prefix(pixels_nchw, self._boundary)
+
+
+# --- batches and views ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "sizes"),
+    [
+        (8, 4, [4, 4]),
+        (10, 4, [4, 4, 2]),
+        (9, 4, [4, 5]),
+        (5, 4, [5]),
+        (3, 4, [3]),
+        (1, 4, [1]),
+        (3, 2, [3]),
+        (7, 2, [2, 2, 3]),
+        (0, 4, []),
+    ],
+)
+def test_no_batch_holds_a_single_picture_and_none_is_lost(
+    count: int, batch_size: int, sizes: list[int]
+) -> None:
+    pictures = np.arange(count)[::-1].copy()
+
+    parts = batches(pictures, batch_size)
+
+    assert [len(part) for part in parts] == sizes
+    assert [picture for part in parts for picture in part] == pictures.tolist()
+
+
+def test_each_epoch_trains_on_every_picture_once_in_a_new_order_under_a_new_view() -> None:
+    pixels = Pixels()
+    train(pixels=pixels, validation=None)
+
+    orders = []
+    for epoch in (0, 1):
+        read = [(batch, policy) for batch, policy, view in pixels.asked if view == epoch]
+        assert {policy for _, policy in read} == {"light"}
+        orders.append([picture for batch, _ in read for picture in batch])
+        assert sorted(orders[-1]) == EVERY.tolist()
+    assert orders[0] != orders[1]
+
+
+def test_validation_pictures_are_never_augmented_and_never_trained_on() -> None:
+    pixels, validation = Pixels(), np.arange(6)
+    train(pixels=pixels, on=np.arange(6, 24), validation=validation)
+
+    plain = [(batch, view) for batch, policy, view in pixels.asked if policy == "none"]
+    assert plain == [((0, 1, 2, 3, 4, 5), 0)] * 2
+    for batch, policy, _ in pixels.asked:
+        assert (min(batch) >= 6) == (policy == "light")
+
+
+# --- loss, mixup, schedule ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counts", "weights"),
+    [
+        ((10, 10, 10), None),
+        ((10, 14, 12), None),
+        ((10, 15), [25 / 20, 25 / 30]),
+        ((30, 10, 20), [60 / 90, 60 / 30, 60 / 60]),
+    ],
+)
+def test_classes_are_weighted_only_when_the_largest_is_half_again_the_smallest(
+    counts: tuple[int, ...], weights: list[float] | None
+) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+
+    given = loop._class_weights(labels, PLAIN)
+
+    assert (given is None) == (weights is None)
+    if given is not None:
+        assert given.tolist() == pytest.approx(weights)
+
+
+def test_no_mixup_leaves_inputs_alone_and_draws_nothing() -> None:
+    inputs, rng = torch.rand(5, 3), np.random.default_rng(0)
+
+    mixed, partner, share = loop._mixup(inputs, 0.0, rng)
+
+    assert mixed is inputs
+    assert (partner.tolist(), share) == ([0, 1, 2, 3, 4], 1.0)
+    assert rng.random() == np.random.default_rng(0).random()
+
+
+def test_mixup_blends_each_input_with_its_partner() -> None:
+    inputs = torch.rand(6, 3, generator=torch.Generator().manual_seed(0))
+
+    mixed, partner, share = loop._mixup(inputs, 0.4, np.random.default_rng(0))
+
+    assert 0.0 < share < 1.0
+    assert sorted(partner.tolist()) == [0, 1, 2, 3, 4, 5]
+    torch.testing.assert_close(mixed, share * inputs + (1 - share) * inputs[partner])
+
+
+def test_a_blended_input_is_scored_against_both_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blend that is wholly the partner must train as the partner's own picture and label do."""
+
+    def wholly_partner(
+        inputs: torch.Tensor, alpha: float, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, float]:
+        partner = torch.arange(len(inputs)).roll(1)
+        return inputs[partner], partner, 0.0
+
+    recipe = replace(RECIPE, augmentation="none", label_smoothing=0.0)
+    plain = train(recipe, replace(SHORT, epochs=1))
+    monkeypatch.setattr(loop, "_mixup", wholly_partner)
+    swapped = train(recipe, replace(SHORT, epochs=1))
+
+    assert swapped[0].train_loss == pytest.approx(plain[0].train_loss, rel=1e-3)
+
+
+@pytest.fixture
+def rates(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[float]]:
+    """The first group's learning rate at every step of the optimiser."""
+    seen: list[float] = []
+
+    class Recording(torch.optim.AdamW):
+        def step(self, *args: Any, **kwargs: Any) -> Any:
+            seen.append(self.param_groups[0]["lr"])
+            return super().step(*args, **kwargs)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Recording)
+    return lambda: seen
+
+
+def test_the_learning_rate_rises_in_a_tenth_of_the_steps_and_falls_as_a_cosine(
+    rates: Callable[[], list[float]],
+) -> None:
+    train(replace(RECIPE, freeze_depth=5), Schedule(epochs=10, batch_size=6, seed=0))
+
+    shares = [rate / RECIPE.learning_rate for rate in rates()]
+    assert len(shares) == 40
+    assert shares[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    cosine = [0.5 * (1 + math.cos(math.pi * step / 36)) for step in range(36)]
+    assert shares[4:] == pytest.approx(cosine)
+
+
+def test_even_a_single_step_has_a_learning_rate(rates: Callable[[], list[float]]) -> None:
+    train(schedule=Schedule(epochs=1, batch_size=32, seed=0), validation=None)
+
+    assert rates() == [RECIPE.learning_rate]

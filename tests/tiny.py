@@ -19,9 +19,11 @@ from bench.records import (
     Event,
     Settings,
     StudyPlan,
+    TrialJob,
     WeightSource,
 )
 from bench.space import SearchSpace
+from bench.training.trainer import Trainer
 
 CLASSES = ("blue", "green", "red")
 # Plain float32 on the CPU, because numbers are compared to the last bit.
@@ -84,6 +86,15 @@ def make_plan(data: Path, workspace: Path) -> StudyPlan:
         arithmetic={BACKBONE: PLAIN},
         workspace=str(workspace),
     )
+
+
+def all_events(trainer: Trainer, job: TrialJob) -> list[Event]:
+    """Answer every epoch with go on."""
+    events = trainer.run(job)
+    told = [next(events)]
+    while isinstance(told[-1], EpochDone):
+        told.append(events.send(True))
+    return told
 
 
 def timeless(event: Event) -> Event:

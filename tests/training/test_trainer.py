@@ -14,7 +14,7 @@ from bench.records import EpochDone, Event, Recipe, StudyPlan, TrialDone, TrialF
 from bench.training import trainer as trainer_module
 from bench.training.trainer import Trainer, fold_file, fold_seed, read_fold
 from bench.workspace import Workspace
-from tests.tiny import BACKBONE, make_plan, timeless, write_pictures
+from tests.tiny import BACKBONE, all_events, make_plan, timeless, write_pictures
 
 RECIPE = Recipe(backbone=BACKBONE, learning_rate=1e-3, freeze_depth=2, batch_norm="updating")
 JOB = TrialJob(number=4, recipe=RECIPE)
@@ -39,15 +39,6 @@ def elsewhere(small_plan: StudyPlan, tmp_path: Path) -> Callable[[str], StudyPla
 
 def run(plan: StudyPlan, job: TrialJob = JOB) -> list[Event]:
     return all_events(Trainer(plan), job)
-
-
-def all_events(trainer: Trainer, job: TrialJob) -> list[Event]:
-    """Answer every epoch with go on."""
-    events = trainer.run(job)
-    told = [next(events)]
-    while isinstance(told[-1], EpochDone):
-        told.append(events.send(True))
-    return told
 
 
 def no_training(*_: Any) -> Any:

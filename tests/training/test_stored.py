@@ -1,0 +1,182 @@
+"""The stored path gives the plain path's numbers, and its entries survive what disks do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.records import Recipe, StudyPlan, TrialJob, WeightSource
+from bench.training.activations import Indices
+from bench.training.stored import ActivationCache, Entry, EntryKey
+from bench.training.trainer import Trainer
+from tests.tiny import PLAIN, all_events, make_plan, timeless, write_pictures
+
+DISK_BYTES = 10**9
+POLICIES = ("none", "light", "medium", "strong")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("stored") / "pictures")
+
+
+@pytest.fixture
+def plan(pictures: Path, tmp_path: Path) -> StudyPlan:
+    return replace(make_plan(pictures, tmp_path / "runs"), cache_bytes=DISK_BYTES)
+
+
+def with_backbone(plan: StudyPlan, name: str, image_size: int = 64) -> StudyPlan:
+    return replace(
+        plan,
+        weights={name: WeightSource(kind="random")},
+        arithmetic={name: PLAIN},
+        settings=replace(plan.settings, image_size=image_size, family="spectrogram"),
+    )
+
+
+def activations(plan: StudyPlan, recipe: Recipe, pictures: Indices, view: int) -> torch.Tensor:
+    """Activations of a fresh trainer, as a new process would read them."""
+    trainer = Trainer(plan)
+    model = trainer.model(recipe, seed=0)
+    store = trainer.activations(recipe.backbone, model, model.boundary(recipe.freeze_depth))
+    return store.read(pictures, policy=recipe.augmentation, view=view)
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "test_resnet",
+        "test_efficientnet",
+        "test_convnext",
+        pytest.param("resnet50", marks=pytest.mark.slow),
+        pytest.param("xception", marks=pytest.mark.slow),
+        pytest.param("efficientnet_lite0", marks=pytest.mark.slow),
+    ],
+)
+def test_stored_activations_equal_computed_ones_to_the_last_bit(
+    plan: StudyPlan, backbone: str
+) -> None:
+    """Every depth and policy, deep boundaries first, so that all ways of computing are taken."""
+    stored = with_backbone(plan, backbone)
+    computed = replace(stored, cache_bytes=0)
+    batch = np.random.default_rng(0).permutation(np.asarray(plan.split.development))[:5]
+    for policy in POLICIES:
+        for depth in (5, 1, 4, 2, 3):
+            recipe = Recipe(backbone=backbone, freeze_depth=depth, augmentation=policy)
+            ours = activations(stored, recipe, batch, view=1)
+            plain = activations(computed, recipe, batch, view=1)
+            assert ours.stride() == plain.stride(), (policy, depth)
+            assert torch.equal(ours, plain), (policy, depth)
+
+
+@pytest.mark.parametrize("depth", [0, 2, 4, 5])
+def test_a_trial_scores_the_same_with_and_without_the_store(plan: StudyPlan, depth: int) -> None:
+    job = TrialJob(number=7, recipe=Recipe(backbone="test_resnet", freeze_depth=depth, mixup=0.2))
+    elsewhere = replace(plan, cache_bytes=0, workspace=plan.workspace + "-plain")
+    with_store = [timeless(event) for event in all_events(Trainer(plan), job)]
+    without = [timeless(event) for event in all_events(Trainer(elsewhere), job)]
+    assert with_store == without
+
+
+# --- entries --------------------------------------------------------------------------------
+
+KEY = EntryKey(frozen_part="body", policy="light", view=3, boundary=2)
+ROWS = torch.arange(24, dtype=torch.float32).view(4, 2, 3)
+
+
+def make_cache(
+    folder: Path, *, disk_bytes: int = DISK_BYTES, memory_bytes: int = 0
+) -> ActivationCache:
+    return ActivationCache(folder, disk_bytes=disk_bytes, memory_bytes=memory_bytes, device="cpu")
+
+
+def write(cache: ActivationCache, key: EntryKey = KEY, rows: torch.Tensor = ROWS) -> None:
+    with cache.writing([key]) as writers:
+        for row in rows.split(2):
+            writers[key].append(row)
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 10**6], ids=["from disk", "kept in memory"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_an_entry_gives_back_what_was_written(
+    tmp_path: Path, memory_bytes: int, dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    rows = torch.randn(6, 3, 4, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows = rows.contiguous(memory_format=layout)
+    write(make_cache(tmp_path), rows=rows)
+
+    cache = make_cache(tmp_path, memory_bytes=memory_bytes)
+    assert cache.has(KEY)
+    order = np.asarray([5, 0, 0, 3])
+    read = cache.rows(KEY, order)
+    assert torch.equal(read, rows[torch.from_numpy(order)])
+    assert read.is_contiguous(memory_format=layout)
+
+
+def test_a_failed_computation_leaves_no_entry(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    with pytest.raises(RuntimeError, match="interrupted"), cache.writing([KEY]) as writers:
+        writers[KEY].append(ROWS)
+        raise RuntimeError("interrupted")
+    assert not cache.has(KEY)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["short", "altered", "no mark", "mark damaged"])
+def test_a_damaged_entry_is_not_read(tmp_path: Path, damage: str) -> None:
+    write(make_cache(tmp_path))
+    rows, mark = tmp_path / KEY.name / "rows.bin", tmp_path / KEY.name / "entry.json"
+    content = rows.read_bytes()
+    if damage == "short":
+        rows.write_bytes(content[:-1])
+    elif damage == "altered":
+        rows.write_bytes(b"\xff" + content[1:])
+    elif damage == "no mark":
+        mark.unlink()
+    else:
+        mark.write_bytes(b"{")
+    assert Entry.open(tmp_path / KEY.name) is None
+
+
+def test_a_damaged_entry_is_computed_again(plan: StudyPlan) -> None:
+    recipe = Recipe(backbone="test_resnet", freeze_depth=3)
+    batch = np.asarray(plan.split.development[:4])
+    expected = activations(plan, recipe, batch, view=0)
+    entries = list(Path(plan.workspace).glob("cache/activations/*/rows.bin"))
+    assert entries
+    for rows in entries:
+        rows.write_bytes(b"")
+    assert torch.equal(activations(plan, recipe, batch, view=0), expected)
+
+
+def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
+    keys = [replace(KEY, view=view) for view in range(3)]
+    size = ROWS.numel() * 4
+    cache = make_cache(tmp_path, disk_bytes=2 * size)
+    for moment, key in enumerate(keys[:2]):
+        write(cache, key)
+        stamp = 1_000_000_000 * (moment + 1)
+        _set_last_use(tmp_path / key.name, stamp)
+    assert Entry.open(tmp_path / keys[0].name) is not None  # used again just now
+    write(cache, keys[2])
+    there = [Entry.open(tmp_path / key.name) is not None for key in keys]
+    assert there == [True, False, True]
+
+
+def test_an_entry_that_is_evicted_while_open_can_still_be_read(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    write(cache)
+    assert cache.has(KEY)
+    shutil.rmtree(tmp_path / KEY.name)
+    assert torch.equal(cache.rows(KEY, np.arange(4)), ROWS)
+
+
+def _set_last_use(folder: Path, time_ns: int) -> None:
+    os.utime(folder / "entry.json", ns=(time_ns, time_ns))

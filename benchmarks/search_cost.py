@@ -216,9 +216,7 @@ def _search_options(options: argparse.Namespace, *, linear_probe: bool) -> Searc
     )
 
 
-def _plan(
-    options: argparse.Namespace, workspace: Workspace, *, linear_probe: bool
-) -> StudyPlan:
+def _plan(options: argparse.Namespace, workspace: Workspace, *, linear_probe: bool) -> StudyPlan:
     database = Database.open(workspace.default_storage)
     chosen = _search_options(options, linear_probe=linear_probe)
     return make_plan(options.data, chosen, workspace, database, SilentProgress())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import optuna
 from optuna.trial import Trial, TrialState
 
@@ -23,8 +25,11 @@ from bench.records import (
 )
 from bench.search.executors import Executor
 from bench.search.pruners import running_mean, step_of
+from bench.search.racing import Floats, is_worse, log_losses
 from bench.search.study import FINISHED, make_sampler, state_of
 from bench.space import SearchSpace
+from bench.training.folds import fold_file, read_fold
+from bench.workspace import Workspace
 
 # A study whose trials keep failing is ended instead of running on for ever.
 _MOST_FAILURES = 10
@@ -130,10 +135,33 @@ class Coordinator:
             trial.report(mean, step)
         self._listener.epoch_scored(event.trial, scores, mean)
         last = len(self._plan.split.folds) * self._plan.settings.epochs - 1
-        if step < last and trial.should_prune():
+        if step < last and self._should_stop(trial, scores):
             self._end(event.trial, TrialState.PRUNED)
             return False
         return True
+
+    def _should_stop(self, trial: Trial, scores: EpochScores) -> bool:
+        if self._plan.settings.pruner != "racing":
+            return trial.should_prune()
+        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not complete or scores.epoch < self._plan.settings.epochs - 1:
+            return False
+        best = max(complete, key=lambda other: (other.value or 0.0, -other.number))
+        ours, theirs = (
+            [self._losses(number, fold) for fold in range(scores.fold + 1)]
+            for number in (trial.number, best.number)
+        )
+        pictures = [i for fold in self._plan.split.folds[: scores.fold + 1] for i in fold]
+        groups = [self._plan.dataset.pictures[i].group or i for i in pictures]
+        return is_worse(np.concatenate(ours), np.concatenate(theirs), groups)
+
+    def _losses(self, number: int, fold: int) -> Floats:
+        """Log-losses of a finished fold's validation pictures, as its trainer stored them."""
+        workspace = Workspace(Path(self._plan.workspace))
+        result = read_fold(fold_file(workspace, self._plan.study, number, fold))
+        assert result is not None  # stored before the fold's last epoch is told
+        labels = np.asarray(self._plan.dataset.labels, dtype=np.int64)
+        return log_losses(labels[result.pictures], result.probabilities_nk)
 
     def _complete(self, number: int) -> None:
         self._end(number, TrialState.COMPLETE, running_mean(self._epochs[number]))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import io
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import timm
 import torch
 from torch import nn
@@ -30,8 +28,6 @@ from bench.records import (
     TrialFailed,
     TrialJob,
     fingerprint_of,
-    from_json,
-    to_json,
 )
 from bench.training.activations import (
     ActivationStore,
@@ -39,25 +35,13 @@ from bench.training.activations import (
     Indices,
     PixelSource,
 )
+from bench.training.folds import FoldResult, fold_file, read_fold, write_fold
 from bench.training.loop import Schedule, batches, fit
 from bench.training.probe import LinearProbe, fit_probe
 from bench.training.stored import ActivationCache, StoredActivations
-from bench.workspace import Workspace, write_atomic
+from bench.workspace import Workspace
 
 TrialEvents = Generator[Event, bool, None]
-
-
-@dataclass(frozen=True, slots=True)
-class FoldResult:
-    """A finished fold: its epochs, and out-of-fold predictions of its validation part.
-
-    `identity` is that of the training which gave it (`training_identity`).
-    """
-
-    identity: str
-    epochs: tuple[EpochScores, ...]
-    pictures: Indices
-    probabilities_nk: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,36 +256,6 @@ def training_identity(plan: StudyPlan, recipe: Recipe) -> str:
             replace(plan.arithmetic[recipe.backbone], reason=""),
         )
     )
-
-
-def fold_file(workspace: Workspace, study: str, trial: int, fold: int) -> Path:
-    return workspace.trial(study, trial) / f"fold-{fold}.npz"
-
-
-def write_fold(file: Path, result: FoldResult) -> None:
-    """Store a finished fold atomically."""
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        identity=np.asarray(result.identity),
-        epochs=np.frombuffer(to_json(result.epochs), dtype=np.uint8),
-        pictures=result.pictures,
-        probabilities=result.probabilities_nk,
-    )
-    write_atomic(file, buffer.getvalue())
-
-
-def read_fold(file: Path) -> FoldResult | None:
-    """Read a finished fold; None when there is none."""
-    if not file.exists():
-        return None
-    with np.load(file) as stored:
-        return FoldResult(
-            identity=str(stored["identity"]),
-            epochs=from_json(stored["epochs"].tobytes(), tuple[EpochScores, ...]),
-            pictures=stored["pictures"],
-            probabilities_nk=stored["probabilities"],
-        )
 
 
 def _kind_of(error: Exception) -> str:

@@ -12,7 +12,8 @@ from bench.data.splits import make_split
 from bench.metrics import score_epoch
 from bench.records import EpochDone, Event, Recipe, StudyPlan, TrialDone, TrialFailed, TrialJob
 from bench.training import trainer as trainer_module
-from bench.training.trainer import Trainer, fold_file, fold_seed, read_fold
+from bench.training.folds import fold_file, read_fold
+from bench.training.trainer import Trainer, fold_seed
 from bench.workspace import Workspace
 from tests.tiny import BACKBONE, all_events, make_plan, timeless, write_pictures
 

@@ -1,0 +1,59 @@
+"""Finished folds on disk: what resuming, racing and out-of-fold scores are made from.
+
+Shapes: N validation pictures of a fold, K classes.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.records import EpochScores, from_json, to_json
+from bench.workspace import Workspace, write_atomic
+
+
+@dataclass(frozen=True, slots=True)
+class FoldResult:
+    """A finished fold: its epochs, and out-of-fold predictions of its validation part.
+
+    `identity` is that of the training which gave it (`training_identity`).
+    """
+
+    identity: str
+    epochs: tuple[EpochScores, ...]
+    pictures: npt.NDArray[np.int64]
+    probabilities_nk: npt.NDArray[np.float32]
+
+
+def fold_file(workspace: Workspace, study: str, trial: int, fold: int) -> Path:
+    return workspace.trial(study, trial) / f"fold-{fold}.npz"
+
+
+def write_fold(file: Path, result: FoldResult) -> None:
+    """Store a finished fold atomically."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        identity=np.asarray(result.identity),
+        epochs=np.frombuffer(to_json(result.epochs), dtype=np.uint8),
+        pictures=result.pictures,
+        probabilities=result.probabilities_nk,
+    )
+    write_atomic(file, buffer.getvalue())
+
+
+def read_fold(file: Path) -> FoldResult | None:
+    """Read a finished fold; None when there is none."""
+    if not file.exists():
+        return None
+    with np.load(file) as stored:
+        return FoldResult(
+            identity=str(stored["identity"]),
+            epochs=from_json(stored["epochs"].tobytes(), tuple[EpochScores, ...]),
+            pictures=stored["pictures"],
+            probabilities_nk=stored["probabilities"],
+        )

@@ -19,7 +19,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 install: $(INSTALLED)  ## make the virtual environment
 
 demo: $(INSTALLED)  ## search, promote, measure and report on the built-in demo set
-	$(BIN)/bench search --trials 12 --quick-latency
+	$(BIN)/bench search --trials 30 --quick-latency
 	@echo "The report:" && $(BIN)/bench report demo
 
 test: $(INSTALLED)  ## the tests that take seconds

@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -120,7 +120,7 @@ def search(
         linear_probe=not no_linear_probe,
     )
     listener = make_progress(quiet=quiet)
-    with _opened(workspace, storage) as (place, database):
+    with _opened(workspace, storage, create=True) as (place, database):
         plan = pipeline.search(data, options, workspace=place, database=database, listener=listener)
         if no_promote:
             report = load_study_report(database, plan.study)
@@ -318,17 +318,13 @@ def dashboard(
     with _opened(workspace, storage) as (place, database):
         place.artifacts.mkdir(parents=True, exist_ok=True)
         _say(f"optuna-dashboard on http://{host}:{port}/ (Ctrl-C ends it)")
-        try:
+        with suppress(KeyboardInterrupt), _address(host, port):
             run_server(
                 database.storage,
                 host=host,
                 port=port,
                 artifact_store=FileSystemArtifactStore(str(place.artifacts)),
             )
-        except OSError as error:
-            raise InputError(
-                f"cannot serve on {host}:{port} ({error.strerror}): give another --port"
-            ) from error
 
 
 @app.command()
@@ -494,11 +490,30 @@ def data_spectrograms(
 
 
 @contextmanager
-def _opened(workspace: Path, storage: str | None) -> Iterator[tuple[Workspace, Database]]:
+def _address(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot serve on {host}:{port} ({error.strerror}): give another --port"
+        ) from error
+
+
+@contextmanager
+def _opened(
+    workspace: Path, storage: str | None, *, create: bool = False
+) -> Iterator[tuple[Workspace, Database]]:
     from bench.database import Database
     from bench.workspace import Workspace
 
-    place = Workspace(workspace.expanduser().absolute()).create()
+    place = Workspace(workspace.expanduser().absolute())
+    if create:
+        place.create()
+    elif storage is None and not place.database.exists():
+        raise InputError(
+            f"{place.root} holds no study yet: run `bench search` first, or name the run folder "
+            "with --workspace"
+        )
     database = Database.open(storage or place.default_storage)
     try:
         yield place, database
@@ -628,6 +643,14 @@ def _raise_interrupt(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _without_password(argument: str) -> str:
+    if "://" not in argument:
+        return argument
+    from bench.database import safe_url
+
+    return safe_url(argument)
+
+
 def main() -> None:
     """Run the command line; a `BenchError` becomes one message and its exit code."""
     signal.signal(signal.SIGTERM, _raise_interrupt)
@@ -641,8 +664,12 @@ def main() -> None:
     except BenchError as error:
         _end(error)
     except KeyboardInterrupt:
-        again = shlex.join(["bench", *sys.argv[1:]])
+        again = shlex.join(["bench", *map(_without_password, sys.argv[1:])])
         _end(InterruptedRun(f"stopped; what is finished is stored. Go on with: {again}"))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _end(InputError(f"{error.filename}: {error.strerror}"))
     except Exception as error:
         # Typer's usage errors, whose base class it does not export, show themselves.
         show = getattr(error, "show", None)

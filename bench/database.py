@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy as sa
@@ -26,6 +26,8 @@ from bench.records import (
     from_json,
     to_json,
 )
+
+T = TypeVar("T")
 
 _tables = sa.MetaData()
 
@@ -156,6 +158,11 @@ class Database:
                 created=now,
             )
 
+    def drop_epochs(self, study: str) -> None:
+        """Forget all epochs of a study."""
+        with self._engine.begin() as connection:
+            connection.execute(_epochs.delete().where(_epochs.c.study == study))
+
     def save_epoch(self, study: str, trial: int, scores: EpochScores) -> None:
         """Store an epoch; one that is told again replaces itself."""
         values = {name: getattr(scores, name) for name in EpochScores.__dataclass_fields__}
@@ -199,23 +206,17 @@ class Database:
     # --- reading ----------------------------------------------------------------------------
 
     def studies(self) -> tuple[str, ...]:
-        """Names of all studies, oldest first."""
+        """Names of all studies, in the order in which they were last run."""
         query = sa.select(_studies.c.study).order_by(_studies.c.created, _studies.c.study)
         return tuple(self._column(query))
 
     def load_plan(self, study: str) -> StudyPlan | None:
         found = self._column(sa.select(_studies.c.plan).where(_studies.c.study == study))
-        try:
-            return from_json(found[0], StudyPlan) if found else None
-        except ValueError as error:
-            raise InputError(
-                f"the study {study!r} was written by another version of bench ({error}): go on "
-                "with that version, or give a new name with --study"
-            ) from error
+        return _decode(found[0], StudyPlan) if found else None
 
     def load_environment(self, study: str) -> Environment | None:
         found = self._column(sa.select(_studies.c.environment).where(_studies.c.study == study))
-        return from_json(found[0], Environment) if found else None
+        return _decode(found[0], Environment) if found else None
 
     def load_epochs(self, study: str) -> dict[int, tuple[EpochScores, ...]]:
         """All epochs of a study, by trial number, in the order of training."""
@@ -233,7 +234,7 @@ class Database:
 
     def load_models(self, study: str) -> tuple[ModelRecord, ...]:
         query = sa.select(_models.c.record).where(_models.c.study == study).order_by(_models.c.name)
-        return tuple(from_json(text, ModelRecord) for text in self._column(query))
+        return tuple(_decode(text, ModelRecord) for text in self._column(query))
 
     def load_latencies(self, paths: Sequence[str]) -> tuple[LatencyRow, ...]:
         """The newest row of each (file, device, precision, batch size, threads)."""
@@ -244,7 +245,7 @@ class Database:
         )
         newest: dict[tuple[object, ...], LatencyRow] = {}
         for text in self._column(query):
-            row = from_json(text, LatencyRow)
+            row = _decode(text, LatencyRow)
             newest[row.path, row.device, row.precision, row.batch_size, row.threads] = row
         return tuple(newest.values())
 
@@ -304,6 +305,16 @@ def _tune_sqlite(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     engine.dispose()  # connections opened before the listeners go
+
+
+def _decode(text: str, kind: type[T]) -> T:
+    try:
+        return from_json(text, kind)
+    except ValueError as error:
+        raise InputError(
+            f"this database was written by another version of bench ({error}): go on with that "
+            "version, or give another --workspace"
+        ) from error
 
 
 def _text(record: object) -> str:

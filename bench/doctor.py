@@ -51,6 +51,11 @@ class Finding:
 
 def diagnose(workspace: Path = Path()) -> tuple[Finding, ...]:
     """Look at everything `bench` stands on. Imports torch, so it takes seconds."""
+
+    def _existing(folder: Path) -> Path:
+        folder = folder.absolute()
+        return next(place for place in (folder, *folder.parents) if place.exists())
+
     return (
         python_finding(sys.version_info[:3]),
         *package_findings(PACKAGES, importlib.metadata.version),
@@ -58,7 +63,7 @@ def diagnose(workspace: Path = Path()) -> tuple[Finding, ...]:
         torch_finding(torch_device),
         cuda_finding(cuda_works, missing_libraries, cuda_device_name),
         weights_finding(lambda module: importlib.util.find_spec(module) is not None),
-        disk_finding(workspace, shutil.disk_usage(workspace).free),
+        disk_finding(workspace, shutil.disk_usage(_existing(workspace)).free),
     )
 
 
@@ -143,7 +148,10 @@ def cuda_finding(
 ) -> Finding:
     """Whether ONNX Runtime really runs on CUDA; without a driver it need not."""
     name = "onnxruntime on CUDA"
-    running, reason = works()
+    try:
+        running, reason = works()
+    except ImportError as error:
+        return Finding(name=name, ok=False, detail=str(error), remedy="pip install onnxruntime-gpu")
     if running:
         return Finding(name=name, ok=True, detail=f"{device_name()}: {reason}")
     libraries = missing()

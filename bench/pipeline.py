@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,14 @@ from bench.data.demo import make_demo
 from bench.data.sources import CropChoice, load_dataset
 from bench.data.splits import make_split
 from bench.database import Database
-from bench.errors import WeightsError, did_you_mean
+from bench.errors import (
+    ExportError,
+    InputError,
+    NonFiniteLossError,
+    ParityError,
+    WeightsError,
+    did_you_mean,
+)
 from bench.latency import LatencyJob, LatencyProtocol, measure_many
 from bench.models.backbones import describe_backbone
 from bench.models.staged import build_model
@@ -107,19 +115,27 @@ def promote(
 
     Raises:
         InputError: no such study, or nothing in it is complete.
-        ParityError: an exported file differs from its model.
+        ParityError, ExportError, NonFiniteLossError: a candidate failed; the others are done.
         MeasurementError: a latency could not be measured.
     """
     plan = replace(load_plan(database, study), workspace=str(workspace.root))
     with own(study, workspace.study(study) / "owner.lock"):
         trainer = Trainer(plan)
-        models = []
+        models, failures = [], []
         for candidate in select(load_trials(database, plan)):
             listener.stage(f"promoting {candidate.name} (trial {candidate.trial})")
-            models.append(promote_candidate(trainer, candidate, workspace))
-            database.save_model(models[-1])
+            try:
+                models.append(promote_candidate(trainer, candidate, workspace))
+            except (ExportError, NonFiniteLossError, ParityError) as error:
+                # One network that fails must not keep the others from being shipped.
+                listener.stage(f"{candidate.name} failed: {error}")
+                failures.append(error)
+            else:
+                database.save_model(models[-1])
         database.drop_models(study, keep=[model.name for model in models])
         measure(models, workspace, database, listener, protocol)
+    if failures:
+        raise failures[0]
     return load_study_report(database, study)
 
 
@@ -135,6 +151,7 @@ def measure(
     known = {
         (row.architecture_key, row.device, row.batch_size)
         for row in database.load_latencies([model.path for model in models])
+        if len(row.samples) >= protocol.processes  # a quick row does not stand for a full one
     }
     jobs = [
         LatencyJob(
@@ -172,6 +189,8 @@ def make_plan(
 ) -> StudyPlan:
     """Settle everything that all trials share, and refuse what cannot work, before training."""
     device = choose_device(options.device)
+    if not math.isfinite(options.cache_gb):
+        raise InputError(f"--cache-gb must be a number of gigabytes, not {options.cache_gb}")
     is_demo = data is None
     if data is None:
         listener.stage(f"no DATA given: using the built-in synthetic demo set in {workspace.demo}")
@@ -280,6 +299,12 @@ def _describe(dataset: Dataset) -> str:
         f"data: {dataset.name}, {len(dataset.pictures)} pictures of {len(dataset.classes)} classes"
     ]
     parts.append(f"{len(groups)} groups" if groups else "no groups given")
+    alone = sum(picture.group is None for picture in dataset.pictures)
+    if groups and alone:
+        parts.append(f"{alone} pictures without a group")
+    copies = len(dataset.pictures) - len({picture.sha256 for picture in dataset.pictures})
+    if copies:
+        parts.append(f"{copies} identical copies, kept with their originals")
     if dataset.crop:
         parts.append(f"cropped to {','.join(map(str, dataset.crop))}")
     if dataset.synthetic:

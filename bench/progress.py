@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -132,7 +133,7 @@ class LiveProgress(SilentProgress):
         self._live: Live | None = None
 
     def stage(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, markup=False)
 
     def search_started(self, plan: StudyPlan, *, finished: int, total: int) -> None:
         self._tally.begin(plan, finished, total)
@@ -157,8 +158,9 @@ class LiveProgress(SilentProgress):
         shown = "–" if value is None else f"{value:.3f}"
         colour = {"COMPLETE": "green", "PRUNED": "yellow"}.get(state, "red")
         self._console.print(
-            f"trial {number:>3}  [{colour}]{state.lower():<8}[/] {shown}  {describe(recipe)}"
-            + (f"  [red]{error}[/]" if error else ""),
+            f"trial {number:>3}  [{colour}]{state.lower():<8}[/] {shown}  "
+            + escape(describe(recipe))
+            + (f"  [red]{escape(error)}[/]" if error else ""),
             highlight=False,
         )
         self._draw()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import optuna
+
 from bench.database import Database
 from bench.errors import InputError
 from bench.records import EpochScores, ModelRecord, StudyPlan, StudyReport, TrialRecord
@@ -48,7 +50,9 @@ def load_plan(database: Database, study: str) -> StudyPlan:
 
 
 def load_trials(database: Database, plan: StudyPlan) -> tuple[TrialRecord, ...]:
-    """All trials that were started, by number."""
+    """All trials that were started, by number; none where Optuna's study has been deleted."""
+    if plan.study not in optuna.get_all_study_names(database.storage):
+        return ()
     space = SearchSpace.from_dict(plan.space)
     epochs = database.load_epochs(plan.study)
     trials = load_study(plan.study, database).get_trials(deepcopy=False)

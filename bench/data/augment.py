@@ -63,6 +63,11 @@ _PHOTO: dict[Policy, PhotoStrength] = {
 }
 
 
+def strengths(family: Family) -> str:
+    """All numbers that the policies of a family go by, to know when they have changed."""
+    return repr(_SPECTROGRAM if family == "spectrogram" else _PHOTO)
+
+
 def augment(
     images_nhwc: torch.Tensor,
     pictures: npt.NDArray[np.int64],

@@ -193,8 +193,8 @@ def _read_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[st
             _require_columns(file, tuple(reader.fieldnames or ()), needed)
             for row in reader:
                 yield reader.line_num, row
-        except UnicodeDecodeError as error:
-            raise DataError(f"{file}: not UTF-8 text ({error}): save it as UTF-8") from error
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{file}: not CSV in UTF-8 ({error}): save it as such") from error
 
 
 def _require_columns(file: Path, columns: Sequence[str], needed: Sequence[str]) -> None:

@@ -7,6 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from bench.errors import DataError
@@ -89,20 +91,32 @@ def check_split(dataset: Dataset, split: Split) -> None:
                 "add pictures of more groups (recordings, sources) of that class"
             )
         for index in part:
-            group = dataset.pictures[index].group
-            if group is not None and owner.setdefault(group, name) != name:
-                raise DataError(f"the group {group!r} stands in {owner[group]} and in {name}")
+            picture = dataset.pictures[index]
+            if owner.setdefault(f"file {picture.sha256}", name) != name:
+                raise DataError(
+                    f"{picture.path} in {name} is the same file as one in "
+                    f"{owner[f'file {picture.sha256}']}"
+                )
+            group = f"group {picture.group}"
+            if picture.group is not None and owner.setdefault(group, name) != name:
+                raise DataError(
+                    f"the group {picture.group!r} stands in {owner[group]} and in {name}"
+                )
 
 
 def _group_numbers(dataset: Dataset) -> Indices:
-    numbers: dict[str, int] = {}
-    return np.asarray(
-        [
-            numbers.setdefault(f"single {i}" if p.group is None else f"group {p.group}", i)
-            for i, p in enumerate(dataset.pictures)
-        ],
-        dtype=np.int64,
-    )
+    """Number the sets of pictures that must stay together: given groups, and identical files."""
+    first: dict[tuple[str, str], int] = {}
+    ties = []
+    for index, picture in enumerate(dataset.pictures):
+        ties.append((index, first.setdefault(("file", picture.sha256), index)))
+        if picture.group is not None:
+            ties.append((index, first.setdefault(("group", picture.group), index)))
+    rows, columns = np.asarray(ties).T
+    count = len(dataset.pictures)
+    graph = coo_array((np.ones(len(ties)), (rows, columns)), shape=(count, count))
+    _, numbers = connected_components(graph, directed=False)
+    return np.asarray(numbers, dtype=np.int64)
 
 
 def _check_classes(dataset: Dataset) -> None:
@@ -140,9 +154,13 @@ def _count_sources(labels: Indices, groups: Indices, total: int) -> Indices:
 def _check_given_groups(dataset: Dataset, groups: Indices, given: npt.NDArray[np.bool_]) -> None:
     both = set(groups[given].tolist()) & set(groups[~given].tolist())
     if both:
-        picture = dataset.pictures[min(both)]
+        picture = dataset.pictures[int(np.flatnonzero(np.isin(groups, list(both)))[0])]
+        if picture.group is None:
+            tie = f"copies of {picture.path}"
+        else:
+            tie = f"pictures of the group {picture.group!r}"
         raise DataError(
-            f"the given split has pictures of the group {picture.group!r} in test and in train: "
+            f"the given split has {tie} in test and in train: "
             "move them to one side, or leave the split column out"
         )
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bench.errors import DataError
 from bench.records import Dataset, fingerprint_of, from_json, to_json
-from bench.runtime.preprocess import Geometry, prepare
-from bench.workspace import write_atomic
+from bench.runtime.preprocess import Geometry, PictureError, prepare
+from bench.workspace import locked, write_atomic
 
 _ARRAY = "images.u8"
 _MARK = "store.json"
@@ -47,10 +48,11 @@ class DecodedStore:
         folder = cache / "decoded" / key
         images = _read(folder)
         if images is None:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            _build(dataset, geometry, folder)
-            images = _read(folder)
+            with locked(folder.with_suffix(".lock")):
+                images = _read(folder)  # another process may have been first
+                if images is None:
+                    _build(dataset, geometry, folder)
+                    images = _read(folder)
             if images is None:
                 raise OSError(f"{folder}: what was just written cannot be read back")
         return cls(images, key)
@@ -82,16 +84,29 @@ def _read(folder: Path) -> npt.NDArray[np.uint8] | None:
 
 
 def _build(dataset: Dataset, geometry: Geometry, folder: Path) -> None:
+    """Decode into a sibling folder that takes its name when it is whole.
+
+    Raises:
+        DataError: a picture that could be read before can no longer be.
+    """
     size = geometry.image_size
     shape = (len(dataset.pictures), size, size, 3)
-    images = np.memmap(folder / _ARRAY, dtype=np.uint8, mode="w+", shape=shape)
+    part = folder.with_suffix(".part")
+    for leftover in (part, folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir(parents=True)
+    images = np.memmap(part / _ARRAY, dtype=np.uint8, mode="w+", shape=shape)
 
     def decode(index: int) -> int:
-        image = prepare(dataset.picture_path(index), geometry)
+        try:
+            image = prepare(dataset.picture_path(index), geometry)
+        except PictureError as error:
+            raise DataError(f"{error}: put the picture back, or begin a new study") from error
         images[index] = image
         return zlib.crc32(image.data)
 
     with ThreadPoolExecutor() as pool:
         checksums = tuple(pool.map(decode, range(shape[0])))
     images.flush()
-    write_atomic(folder / _MARK, to_json(_Mark(shape, checksums)))
+    write_atomic(part / _MARK, to_json(_Mark(shape, checksums)))
+    part.rename(folder)

@@ -34,6 +34,7 @@ class BackboneSpec:
     crop_pct: float
     interpolation: Literal["bilinear", "bicubic"]
     license: str | None
+    fixed_input_size: bool = False  # built for one size of pictures, such as a ViT
 
     def geometry(self, *, image_size: int | None, crop: Box | None, resize: ResizeRule) -> Geometry:
         """How pictures are brought to this backbone's input."""
@@ -79,4 +80,5 @@ def describe_backbone(name: str) -> BackboneSpec:
         crop_pct=float(config.crop_pct),
         interpolation=config.interpolation if known else "bicubic",
         license=config.license,
+        fixed_input_size=bool(config.fixed_input_size),
     )

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bench.errors import InputError
 from bench.models.backbones import BackboneSpec
 from bench.models.weights import load_network
 from bench.records import BatchNormMode, WeightSource
@@ -68,6 +69,12 @@ class StagedModel(nn.Module):
     def boundary(self, freeze_depth: int) -> int:
         """The deepest boundary at which everything before is frozen and a cut is possible."""
         return freeze_depth if self.cuttable or freeze_depth == PARTS else 0
+
+    @torch.no_grad()
+    def probabilities(self, images_nhwc: torch.Tensor) -> torch.Tensor:
+        """(N, S, S, 3) uint8 pictures -> (N, K) class probabilities, in eval mode."""
+        self.eval()
+        return torch.softmax(self(images_nhwc.permute(0, 3, 1, 2).float()), dim=1)
 
     # --- running ----------------------------------------------------------------------------
 
@@ -133,6 +140,7 @@ class StagedModel(nn.Module):
         """Identity of everything but the classifier, by the content of its tensors."""
         head = {id(tensor) for tensor in self.classifier.parameters()}
         digest = hashlib.sha256(self.spec.architecture.encode())
+        digest.update(repr((list(self._chain), self._ends)).encode())
         for name, tensor in [*self.network.named_parameters(), *self.network.named_buffers()]:
             if id(tensor) not in head:
                 digest.update(name.encode())
@@ -226,11 +234,21 @@ class StagedModel(nn.Module):
 def build_model(
     spec: BackboneSpec, source: WeightSource, *, classes: int, image_size: int, seed: int
 ) -> StagedModel:
-    """Build a backbone with loaded weights and a head initialised from `seed`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = load_network(spec, source, classes=classes)
-    return StagedModel(network, spec, image_size)
+    """Build a backbone with loaded weights and a head initialised from `seed`.
+
+    Raises:
+        InputError: the network cannot take pictures of this size.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = load_network(spec, source, classes=classes, image_size=image_size)
+        return StagedModel(network, spec, image_size)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{spec.name} cannot take pictures of {image_size} pixels ({error}): try --image-size "
+            f"{spec.image_size}, for which it was made"
+        ) from error
 
 
 # --- chains ---------------------------------------------------------------------------------

@@ -79,8 +79,12 @@ def _ways(spec: BackboneSpec, source: WeightSource, error: Exception) -> str:
     )
 
 
-def load_network(spec: BackboneSpec, source: WeightSource, *, classes: int) -> nn.Module:
+def load_network(
+    spec: BackboneSpec, source: WeightSource, *, classes: int, image_size: int | None = None
+) -> nn.Module:
     """Build a timm network with `classes` outputs and load its weights.
+
+    `image_size` matters to networks of a fixed input size, whose position embeddings timm fits.
 
     The classifier is always freshly initialised; callers seed torch for that.
     """
@@ -95,6 +99,7 @@ def load_network(spec: BackboneSpec, source: WeightSource, *, classes: int) -> n
         pretrained=source.kind != "random",
         pretrained_cfg_overlay=overlay or None,
         num_classes=classes,
+        **({"img_size": image_size} if spec.fixed_input_size and image_size else {}),
     )
     return loaded
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from bench.errors import ParityError
+from bench.errors import DataError, ParityError
 from bench.metrics import score
 from bench.promote.export import OPSET, ServingModel, export
 from bench.promote.retrain import retrain
@@ -44,13 +45,15 @@ def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspa
     if finished is not None:
         return finished
     plan, started = trainer.plan, time.perf_counter()
+    (folder / _MARK).unlink(missing_ok=True)  # what stands there now is about to be replaced
     retrained = retrain(trainer, candidate)
     serving = ServingModel(retrained.model)
     file = folder / MODEL_FILE
     export(serving, _metadata(trainer, candidate), file)
     test = np.asarray(plan.split.test, dtype=np.int64)
     try:
-        parity = verify(serving, file, trainer.images(candidate.recipe.backbone).read(test))
+        reference = retrained.model.probabilities
+        parity = verify(reference, file, trainer.images(candidate.recipe.backbone).read(test))
     except ParityError:
         file.unlink()
         raise
@@ -82,8 +85,14 @@ def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspa
 
 
 def evaluate(file: Path, plan: StudyPlan) -> tuple[Predictions, Scores]:
-    """Predict the locked test set from its picture files, with the ONNX file alone."""
+    """Predict the locked test set from its picture files, with the ONNX file alone.
+
+    Raises:
+        DataError: a test picture is gone or is not the one that the study was begun with.
+    """
     dataset, test = plan.dataset, plan.split.test
+    for index in test:
+        _check_unchanged(dataset.picture_path(index), dataset.pictures[index].sha256)
     predictor = Predictor(file, device="cpu")
     predicted = predictor.predict([dataset.picture_path(index) for index in test])
     rows = tuple(tuple(p.probabilities[name] for name in dataset.classes) for p in predicted)
@@ -92,11 +101,23 @@ def evaluate(file: Path, plan: StudyPlan) -> tuple[Predictions, Scores]:
     return Predictions(indices=test, labels=labels, probabilities=rows), scores
 
 
+def _check_unchanged(file: Path, sha256: str) -> None:
+    try:
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}; put the test picture back") from error
+    if found != sha256:
+        raise DataError(f"{file} has changed since the search began: put the old picture back")
+
+
 def _read_finished(folder: Path, candidate: Candidate, identity: str) -> ModelRecord | None:
     mark, file = folder / _MARK, folder / MODEL_FILE
     if not (mark.exists() and file.exists()):
         return None
-    record = from_json(mark.read_bytes(), ModelRecord)
+    try:
+        record = from_json(mark.read_bytes(), ModelRecord)
+    except ValueError:
+        return None  # of another version
     same = (record.trial, record.identity) == (candidate.trial, identity)
     return record if same and record.size_bytes == file.stat().st_size else None
 

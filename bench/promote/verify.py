@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import numpy.typing as npt
 import torch
 
 from bench.errors import ParityError
-from bench.promote.export import ServingModel
 from bench.records import ParityCheck
 from bench.runtime.predictor import Predictor
 
@@ -19,27 +19,28 @@ _TOLERANCE = 1e-4
 
 
 def verify(
-    model: ServingModel, file: Path, images_nhwc: npt.NDArray[np.uint8], *, device: str = "cpu"
+    trained: Callable[[torch.Tensor], torch.Tensor],
+    file: Path,
+    images_nhwc: npt.NDArray[np.uint8],
 ) -> tuple[ParityCheck, ...]:
     """Compare the file with the model on real pictures at several batch sizes.
 
     Args:
-        model: the torch model that was exported, on the CPU.
+        trained: gives the trained model's (N, K) probabilities of (N, S, S, 3) uint8 pictures.
         file: the ONNX file.
         images_nhwc: (N, S, S, 3) held-out pictures.
-        device: where the file runs.
 
     Raises:
         ParityError: a difference beyond the tolerance; the file must not be kept.
     """
-    predictor = Predictor(file, device=device)  # type: ignore[arg-type]
+    predictor = Predictor(file, device="cpu")
     checks = []
     for batch_size in BATCH_SIZES:
         ours, theirs = [], []
         for at in range(0, len(images_nhwc), batch_size):
             batch = images_nhwc[at : at + batch_size]
             with torch.no_grad():
-                ours.append(model(torch.from_numpy(batch)).numpy())
+                ours.append(trained(torch.from_numpy(batch)).numpy())
             theirs.append(predictor.probabilities(batch))
         checks.append(
             _compare(predictor.provider, batch_size, np.concatenate(ours), np.concatenate(theirs))

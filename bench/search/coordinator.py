@@ -111,6 +111,7 @@ class Coordinator:
         params: dict[str, object] = {}
         self._study.sampler = make_sampler(self._plan.settings.seed, number)
         trial = leftover or self._study.ask()
+        _ = trial.relative_params  # drawn lazily; here, with the trial's own sampler
         for position, (name, distribution) in enumerate(self._distributions.items()):
             # A sampler of its own for each parameter: a trial that was killed while its
             # parameters were drawn draws the rest as if nothing had happened.
@@ -143,25 +144,36 @@ class Coordinator:
     def _should_stop(self, trial: Trial, scores: EpochScores) -> bool:
         if self._plan.settings.pruner != "racing":
             return trial.should_prune()
+        if scores.epoch < self._plan.settings.epochs - 1:
+            return False
         complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if not complete or scores.epoch < self._plan.settings.epochs - 1:
+        if not complete:
             return False
         best = max(complete, key=lambda other: (other.value or 0.0, -other.number))
         ours, theirs = (
-            [self._losses(number, fold) for fold in range(scores.fold + 1)]
-            for number in (trial.number, best.number)
+            self._losses(trial.number, scores.fold),
+            self._losses(best.number, scores.fold),
         )
+        if ours is None or theirs is None:
+            return False
         pictures = [i for fold in self._plan.split.folds[: scores.fold + 1] for i in fold]
         groups = [self._plan.dataset.pictures[i].group or i for i in pictures]
-        return is_worse(np.concatenate(ours), np.concatenate(theirs), groups)
+        return is_worse(ours, theirs, groups)
 
-    def _losses(self, number: int, fold: int) -> Floats:
-        """Log-losses of a finished fold's validation pictures, as its trainer stored them."""
+    def _losses(self, number: int, last_fold: int) -> Floats | None:
+        """Log-losses of the validation pictures up to a fold, as the trainer stored them.
+
+        None where a file is missing or damaged: then there is nothing to race on.
+        """
         workspace = Workspace(Path(self._plan.workspace))
-        result = read_fold(fold_file(workspace, self._plan.study, number, fold))
-        assert result is not None  # stored before the fold's last epoch is told
         labels = np.asarray(self._plan.dataset.labels, dtype=np.int64)
-        return log_losses(labels[result.pictures], result.probabilities_nk)
+        losses = []
+        for fold in range(last_fold + 1):
+            result = read_fold(fold_file(workspace, self._plan.study, number, fold))
+            if result is None:
+                return None
+            losses.append(log_losses(labels[result.pictures], result.probabilities_nk))
+        return np.concatenate(losses)
 
     def _complete(self, number: int) -> None:
         self._end(number, TrialState.COMPLETE, running_mean(self._epochs[number]))

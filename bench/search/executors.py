@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 from collections import deque
 from multiprocessing.connection import Connection, wait
 from typing import Protocol
 
 from bench.records import EpochDone, Event, StudyPlan, TrialFailed, TrialJob
+from bench.workspace import usable_cores
 
 
 class Executor(Protocol):
@@ -88,7 +88,9 @@ class ProcessExecutor:
         self.slots = workers
 
     def submit(self, job: TrialJob) -> None:
-        worker = self._idle.popleft() if self._idle else _Worker(self._context, self._plan)
+        worker = (
+            self._idle.popleft() if self._idle else _Worker(self._context, self._plan, self.slots)
+        )
         try:
             worker.connection.send(job)
         except (BrokenPipeError, ConnectionResetError):  # it died while it was idle
@@ -128,9 +130,11 @@ class ProcessExecutor:
 
 
 class _Worker:
-    def __init__(self, context: multiprocessing.context.SpawnContext, plan: StudyPlan) -> None:
+    def __init__(
+        self, context: multiprocessing.context.SpawnContext, plan: StudyPlan, workers: int
+    ) -> None:
         self.connection, remote = context.Pipe()
-        self._process = context.Process(target=_work, args=(remote, plan), daemon=True)
+        self._process = context.Process(target=_work, args=(remote, plan, workers), daemon=True)
         self._process.start()
         remote.close()
 
@@ -148,15 +152,15 @@ class _Worker:
         return f"the worker ended with exit code {code}"
 
 
-def _work(connection: Connection, plan: StudyPlan) -> None:
+def _work(connection: Connection, plan: StudyPlan, workers: int) -> None:
     """A worker's life: take a job, tell its events, wait for answers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
     import torch
 
     from bench.training.trainer import Trainer
 
-    torch.set_num_threads(int(os.environ.get("BENCH_WORKER_THREADS", torch.get_num_threads())))
-    trainer = Trainer(plan)
+    torch.set_num_threads(min(torch.get_num_threads(), max(1, usable_cores() // workers)))
+    trainer = Trainer(plan, workers=workers)
     while True:
         try:
             job: TrialJob = connection.recv()
@@ -176,9 +180,4 @@ def _work(connection: Connection, plan: StudyPlan) -> None:
 
 def make_executor(plan: StudyPlan, workers: int) -> Executor:
     """One worker trains in this process; more are processes that share the cores."""
-    if workers == 1:
-        return InlineExecutor(plan)
-    from bench.workspace import usable_cores
-
-    os.environ["BENCH_WORKER_THREADS"] = str(max(1, usable_cores() // workers))
-    return ProcessExecutor(plan, workers)
+    return InlineExecutor(plan) if workers == 1 else ProcessExecutor(plan, workers)

@@ -36,6 +36,7 @@ def open_study(plan: StudyPlan, database: Database) -> optuna.Study:
         load_if_exists=True,
     )
     if plan.study not in known:
+        database.drop_epochs(plan.study)  # of a study of that name that was deleted
         study.set_user_attr("dataset", plan.dataset.name)
         study.set_user_attr("data_fingerprint", plan.dataset.fingerprint)
     # Enqueued here and not with the creation alone, because a kill may fall in between.

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bench.data.augment import augment
+from bench.data.augment import augment, strengths
 from bench.data.store import DecodedStore
 from bench.models.staged import StagedModel
 from bench.records import Arithmetic, Family, Policy
@@ -48,7 +48,7 @@ class PixelSource:
     @property
     def identity(self) -> tuple[object, ...]:
         """What fixes the pixels besides the picture, the policy and the view."""
-        return self._images.key, self._family, self._seed
+        return self._images.key, self._family, strengths(self._family), self._seed
 
     def read(self, pictures: Indices, *, policy: Policy, view: int) -> torch.Tensor:
         """Return (N, 3, S, S) float32 pixels in 0..255, in the layout of the arithmetic."""

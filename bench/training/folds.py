@@ -6,6 +6,7 @@ Shapes: N validation pictures of a fold, K classes.
 from __future__ import annotations
 
 import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +48,14 @@ def write_fold(file: Path, result: FoldResult) -> None:
 
 
 def read_fold(file: Path) -> FoldResult | None:
-    """Read a finished fold; None when there is none."""
-    if not file.exists():
+    """Read a finished fold; None when there is none, or it is damaged or of another version."""
+    try:
+        return _read(file)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
+
+
+def _read(file: Path) -> FoldResult:
     with np.load(file) as stored:
         return FoldResult(
             identity=str(stored["identity"]),

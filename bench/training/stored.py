@@ -10,7 +10,7 @@ Shapes: P development pictures; an entry is (P, ...), one picture's activation a
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import shutil
 import zlib
@@ -28,11 +28,12 @@ from bench.models.staged import StagedModel
 from bench.records import Policy, fingerprint_of, from_json, to_json
 from bench.training.activations import FROZEN_BATCH, Indices, PixelSource, run_frozen
 from bench.training.arithmetic import DTYPES
-from bench.workspace import write_atomic
+from bench.workspace import locked, write_atomic
 
 _ROWS = "rows.bin"
 _MARK = "entry.json"
 _FORMAT = 1
+_MOST_OPEN = 256  # files of entries, well below the usual limit of 1024
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -114,7 +115,6 @@ class Entry:
         if entry.size_bytes != (folder / _ROWS).stat().st_size or not entry._is_sound():
             entry.close()
             return None
-        os.utime(folder / _MARK)  # the time of last use, for eviction
         return entry
 
     @property
@@ -150,10 +150,9 @@ class Entry:
 class _Writer:
     """Writes an entry batch by batch into a temporary folder; `finish` gives it its name."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, part: Path) -> None:
         self._folder = folder
-        self._part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-        shutil.rmtree(self._part, ignore_errors=True)
+        self._part = part
         self._part.mkdir(parents=True)
         self._file = (self._part / _ROWS).open("wb")
         self._layout: _Layout | None = None
@@ -222,12 +221,20 @@ class ActivationCache:
             if entry is None:
                 return False
             self._open[key] = entry
+            while len(self._open) > _MOST_OPEN:
+                self._open.pop(next(iter(self._open))).close()
+        # The time of last use, for eviction; another process may have evicted it meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._folder / key.name / _MARK)
         return True
 
     @contextmanager
     def writing(self, keys: Sequence[EntryKey]) -> Iterator[dict[EntryKey, _Writer]]:
         """Yield a writer for each key; all entries appear when the block succeeds."""
-        writers = {key: _Writer(self._folder / key.name) for key in keys}
+        writers = {
+            key: _Writer(self._folder / key.name, self._parts(key.frozen_part) / key.name)
+            for key in keys
+        }
         try:
             yield writers
             for writer in writers.values():
@@ -240,10 +247,13 @@ class ActivationCache:
     @contextmanager
     def computing(self, frozen_part: str) -> Iterator[None]:
         """Let one process at a time compute entries of a frozen part."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / f"{frozen_part}.lock").open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        with locked(self._folder / "locks" / frozen_part):
+            # Whoever wrote what lies here has died: its lock is ours.
+            shutil.rmtree(self._parts(frozen_part), ignore_errors=True)
             yield
+
+    def _parts(self, frozen_part: str) -> Path:
+        return self._folder / "parts" / frozen_part
 
     def close(self) -> None:
         for entry in self._open.values():
@@ -259,7 +269,7 @@ class ActivationCache:
     def _evict(self, keep: set[str]) -> None:
         """Remove the entries that were not used for longest until the rest fits the budget."""
         entries = []
-        for mark in self._folder.glob(f"*/{_MARK}"):
+        for mark in self._folder.glob(f"*/{_MARK}"):  # parts lie deeper
             rows = mark.with_name(_ROWS)
             try:
                 entries.append((mark.stat().st_mtime_ns, rows.stat().st_size, mark.parent))
@@ -270,6 +280,8 @@ class ActivationCache:
             if excess <= 0:
                 return
             if folder.name not in keep:
+                for key in [key for key in self._open if key.name == folder.name]:
+                    self._open.pop(key).close()  # an open file would go on taking up the disk
                 shutil.rmtree(folder, ignore_errors=True)
                 excess -= size
 

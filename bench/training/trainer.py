@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import traceback
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,7 @@ class Prepared:
 class Trainer:
     """Trains trials of one study; keeps networks and decoded pictures between them."""
 
-    def __init__(self, plan: StudyPlan) -> None:
+    def __init__(self, plan: StudyPlan, *, workers: int = 1) -> None:
         self.plan = plan
         self._workspace = Workspace(Path(plan.workspace))
         self._labels = np.asarray(plan.dataset.labels, dtype=np.int64)
@@ -67,7 +68,7 @@ class Trainer:
         self._cache = ActivationCache(
             self._workspace.cache / "activations",
             disk_bytes=plan.cache_bytes,
-            memory_bytes=_resident_bytes(plan.device),
+            memory_bytes=_resident_bytes(plan.device) // workers,
             device=plan.device,
         )
 
@@ -84,10 +85,10 @@ class Trainer:
                     if not go_on:
                         return
             yield TrialDone(trial=job.number)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
         except Exception as error:
-            yield TrialFailed(trial=job.number, kind=_kind_of(error), message=str(error))
+            # The message of a foreseen error says all; any other is a defect to be found.
+            message = str(error) if isinstance(error, BenchError) else traceback.format_exc()
+            yield TrialFailed(trial=job.number, kind=_kind_of(error), message=message)
 
     def spec(self, backbone: str) -> BackboneSpec:
         return describe_backbone(backbone)
@@ -130,16 +131,15 @@ class Trainer:
         """A model that is ready to be trained on some pictures: frozen, fed, its head started."""
         model = self.model(recipe, seed)
         if self.plan.settings.linear_probe:
-            self._probe(recipe, train).start(model.classifier)
+            self._probe(recipe, train, model).start(model.classifier)
         boundary = model.boundary(recipe.freeze_depth)
         return Prepared(model, self.activations(recipe.backbone, model, boundary), boundary)
 
-    def _probe(self, recipe: Recipe, train: Indices) -> LinearProbe:
+    def _probe(self, recipe: Recipe, train: Indices, model: StagedModel) -> LinearProbe:
         """The probe of these training pictures, which is the same for every trial."""
         key = (recipe.backbone, train.tobytes())
         if key not in self._probes:
-            model = self._templates[recipe.backbone].eval()
-            store = self.activations(recipe.backbone, model, PARTS)
+            store = self.activations(recipe.backbone, model.eval(), PARTS)
             features = [
                 store.read(batch, policy="none", view=0).float().cpu()
                 for batch in batches(train, self.plan.settings.batch_size)
@@ -156,7 +156,12 @@ class Trainer:
             seed=plan.settings.seed,
             arithmetic=plan.arithmetic[backbone],
         )
-        if boundary == 0 or not plan.cache_bytes:
+        views_bytes = (
+            4 * model.elements_at_boundaries(pixels.image_size)[boundary]
+            * len(plan.split.development) * plan.settings.epochs
+        )  # fmt: skip
+        if boundary == 0 or views_bytes > plan.cache_bytes:
+            # What one trial alone would push out again is not worth writing.
             return ComputedActivations(pixels, model, boundary)
         if backbone not in self._frozen_parts:
             self._frozen_parts[backbone] = fingerprint_of(

@@ -222,7 +222,7 @@ def test_a_long_list_of_faults_is_cut_at_ten(tmp_path):
 def test_a_manifest_in_another_encoding_is_refused_with_the_remedy(tmp_path):
     manifest = tmp_path / "pets.csv"
     manifest.write_bytes("path,label\na.png,café\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"pets\.csv: not UTF-8 text .*: save it as UTF-8"):
+    with pytest.raises(DataError, match=r"pets\.csv: not CSV in UTF-8 .*: save it as such"):
         load_dataset(manifest)
 
 

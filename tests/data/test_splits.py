@@ -259,3 +259,18 @@ def test_a_split_is_checked_by_name_of_its_parts(test, folds, message):
     else:
         with pytest.raises(DataError, match=message):
             check_split(dataset, split)
+
+
+def test_identical_files_never_straddle_the_split():
+    """GTZAN holds 50 exact replicas: a copy in the test set would be known by heart."""
+    dataset = single(20, 20)
+    copies = {0: 7, 3: 12, 25: 31}
+    pictures = list(dataset.pictures)
+    for original, copy in copies.items():
+        pictures[copy] = replace(pictures[copy], sha256=pictures[original].sha256)
+    dataset = replace(dataset, pictures=tuple(pictures))
+    for seed in range(20):
+        split = make_split(dataset, folds=3, test_fraction=0.2, seed=seed)
+        parts = [split.test, *split.folds]
+        for original, copy in copies.items():
+            assert any({original, copy} <= set(part) for part in parts)

@@ -10,8 +10,9 @@ import pytest
 
 from bench.data.sources import load_dataset
 from bench.data.store import DecodedStore
+from bench.errors import DataError
 from bench.records import Dataset
-from bench.runtime.preprocess import Geometry, PictureError, prepare
+from bench.runtime.preprocess import Geometry, prepare
 
 SQUASHED = Geometry(image_size=12)
 GEOMETRIES = (
@@ -118,7 +119,7 @@ def test_a_damaged_store_is_never_read(dataset, tmp_path, damage):
     store = DecodedStore.open(dataset, SQUASHED, tmp_path / "cache")
     damage(folder_of(store, tmp_path / "cache"))
     delete_pictures(dataset)
-    with pytest.raises(PictureError, match="no such file"):
+    with pytest.raises(DataError, match=r"no such file.*put the picture back"):
         DecodedStore.open(dataset, SQUASHED, tmp_path / "cache")
 
 

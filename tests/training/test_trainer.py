@@ -247,7 +247,11 @@ def test_an_error_becomes_a_failed_trial_with_a_kind(
 
     monkeypatch.setattr(trainer_module, "fit", failing)
 
-    assert run(small_plan) == [TrialFailed(trial=4, kind=kind, message=str(error))]
+    (failed,) = run(small_plan)
+    assert isinstance(failed, TrialFailed)
+    assert (failed.trial, failed.kind) == (4, kind)
+    assert str(error) in failed.message
+    assert "Traceback" in failed.message, "a defect must be findable"
 
 
 def test_a_loss_that_is_no_number_becomes_a_failed_trial(small_plan: StudyPlan) -> None:

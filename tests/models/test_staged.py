@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bench.errors import InputError
 from bench.models.backbones import describe_backbone
 from bench.models.staged import PARTS, StagedModel, build_model
 from bench.records import WeightSource
@@ -339,3 +340,25 @@ def test_building_depends_on_the_seed_alone_and_leaves_the_global_one_alone() ->
     torch.manual_seed(2)
     assert torch.equal(head_weight(7), first)
     assert not torch.equal(head_weight(8), first)
+
+
+def test_a_size_that_a_network_cannot_take_is_refused_with_the_one_that_it_can() -> None:
+    with pytest.raises(InputError, match=r"cannot take pictures of 33 pixels.*--image-size 160"):
+        build_model(
+            describe_backbone("test_vit"),
+            WeightSource(kind="random"),
+            classes=2,
+            image_size=33,
+            seed=0,
+        )
+
+
+def test_a_network_of_a_fixed_size_is_built_for_the_size_that_is_asked_for() -> None:
+    model = build_model(
+        describe_backbone("test_vit"),
+        WeightSource(kind="random"),
+        classes=2,
+        image_size=64,
+        seed=0,
+    )
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 2)

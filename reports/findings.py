@@ -80,12 +80,15 @@ def standard_error(scores: Scores) -> float:
     return math.sqrt(variance) / len(present)
 
 
+_TWO_SIDED_95 = 1.96  # standard errors to either side of a 95 % interval
+
+
 def tuning_verdict(report: StudyReport) -> str | None:
     """One sentence: what tuning gained on the test set over the default recipe.
 
-    A difference below the test set's resolution (the larger of the two standard errors, and
-    never less than one picture) is called none. Above it the figures are given and no claim of
-    significance is made.
+    A difference below the test set's resolution is called none: 1.96 standard errors of a
+    difference between two scores, never less than one picture. Both models see the same
+    pictures, so this is the cautious side of a paired test.
     """
     winner, default = winner_of(report), default_of(report)
     if winner is None:
@@ -97,8 +100,8 @@ def tuning_verdict(report: StudyReport) -> str | None:
         return "No default recipe was promoted, so what tuning gained is not known."
     pictures = len(winner.predictions.indices)
     difference = winner.test.balanced_accuracy - default.test.balanced_accuracy
-    errors = (standard_error(winner.test), standard_error(default.test))
-    resolution = max(*errors, 1 / pictures)
+    error = math.hypot(standard_error(winner.test), standard_error(default.test))
+    resolution = max(_TWO_SIDED_95 * error, 1 / pictures)
     figures = (
         f"{100 * difference:+.1f} points, {percent(winner.test.balanced_accuracy)} % against "
         f"{percent(default.test.balanced_accuracy)} % on {pictures} test pictures, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -63,7 +64,7 @@ def test_a_difference_within_the_resolution_of_the_test_set_is_no_measurable_dif
 ) -> None:
     report = make_report(winner_accuracy=0.6, default_accuracy=0.6)
     default, best = report.models
-    error = max(standard_error(default.test), standard_error(best.test), 1 / 9)
+    error = max(1.96 * math.hypot(standard_error(default.test), standard_error(best.test)), 1 / 9)
     for share, measurable in ((0.99, False), (1.01, True)):
         score = default.test.balanced_accuracy + share * error
         shifted = replace(best, test=replace(best.test, balanced_accuracy=score))

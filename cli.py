@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from bench.errors import BenchError, InputError, InterruptedRun
+from bench.errors import BenchError, DataError, InputError, InterruptedRun
 
 if TYPE_CHECKING:
     from bench.database import Database
     from bench.records import LatencyRow, StudyReport
+    from bench.runtime.predictor import Prediction, Predictor
     from bench.workspace import Workspace
 
 app = typer.Typer(
@@ -46,6 +47,10 @@ StorageOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 CropOption = Annotated[str, typer.Option("--crop", help="auto, none, or LEFT,TOP,RIGHT,BOTTOM.")]
+QuickLatencyOption = Annotated[
+    bool,
+    typer.Option("--quick-latency", help="Measure latency roughly: seconds instead of minutes."),
+]
 RUNS = Path("runs")
 
 
@@ -77,28 +82,42 @@ def search(
     cache_gb: Annotated[
         float, typer.Option(min=0, help="Disk for stored activations; 0: compute them each time.")
     ] = 8.0,
-    no_pretrained: Annotated[bool, typer.Option(help="Begin from random weights.")] = False,
-    no_linear_probe: Annotated[bool, typer.Option(help="Begin from random heads.")] = False,
-    no_promote: Annotated[bool, typer.Option(help="Stop after the search.")] = False,
-    quick_latency: Annotated[
-        bool, typer.Option(help="Measure latency roughly, in seconds instead of minutes.")
+    no_pretrained: Annotated[
+        bool, typer.Option("--no-pretrained", help="Begin from random weights.")
     ] = False,
+    no_linear_probe: Annotated[
+        bool, typer.Option("--no-linear-probe", help="Begin from random heads.")
+    ] = False,
+    no_promote: Annotated[
+        bool, typer.Option("--no-promote", help="Stop after the search.")
+    ] = False,
+    quick_latency: QuickLatencyOption = False,
     workspace: WorkspaceOption = RUNS,
     storage: StorageOption = None,
-    quiet: Annotated[bool, typer.Option(help="Say nothing on the way.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Search for the best recipe, then retrain, export, verify and measure the best trials.
 
     A study that was interrupted goes on where it stopped when the same command is given again.
     """
+    # What needs no torch is checked first: importing it takes seconds.
+    files = _weight_files(weights or [])
+    _check_device(device)
+    if trials < 1:
+        raise InputError(f"--trials must be at least 1, not {trials}")
+    if data is not None and not data.expanduser().exists():
+        raise InputError(f"{data}: no such folder or file")
+    if space is not None:
+        from bench.space import load_space
+
+        load_space(space)
+
     from bench import pipeline
     from bench.data.sources import parse_crop
     from bench.progress import make_progress
     from bench.results import load_study_report
 
-    if trials < 1:
-        raise InputError(f"--trials must be at least 1, not {trials}")
     options = pipeline.SearchOptions(
         trials=trials,
         study=study,
@@ -115,7 +134,7 @@ def search(
         crop=parse_crop(crop),
         test_fraction=test_fraction,
         pretrained=not no_pretrained,
-        weights=_weight_files(weights or []),
+        weights=files,
         cache_gb=cache_gb,
         linear_probe=not no_linear_probe,
     )
@@ -138,12 +157,10 @@ def search(
 @app.command()
 def promote(
     study: Annotated[str, typer.Argument(help="Name of the study.")],
-    quick_latency: Annotated[
-        bool, typer.Option(help="Measure latency roughly, in seconds instead of minutes.")
-    ] = False,
+    quick_latency: QuickLatencyOption = False,
     workspace: WorkspaceOption = RUNS,
     storage: StorageOption = None,
-    quiet: Annotated[bool, typer.Option(help="Say nothing on the way.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Retrain, export, verify and measure the best trials of a study."""
@@ -199,10 +216,14 @@ def predict(
     """Classify pictures with an ONNX file and nothing else."""
     from bench.runtime.predictor import Predictor, find_pictures
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device takes auto, cpu or cuda, not {device!r}")
+    _check_device(device)
     files = [file for given in pictures for file in find_pictures(given)]
-    predictions = Predictor(model, device=device).predict(files)  # type: ignore[arg-type]
+    predictor = Predictor(model, device=device)  # type: ignore[arg-type]
+    broken: list[DataError] = []
+    try:
+        predictions = predictor.predict(files)
+    except DataError:
+        predictions, broken = _predict_one_by_one(predictor, files)
     if as_json:
         _print_json(
             [
@@ -214,10 +235,12 @@ def predict(
                 for prediction in predictions
             ]
         )
+        _fail_for(broken)
         return
     for prediction in predictions:
         best = "  ".join(f"{name} {share:.3f}" for name, share in prediction.top(top))
         print(f"{prediction.source}: {best}")
+    _fail_for(broken)
 
 
 @app.command()
@@ -226,7 +249,9 @@ def latency(
     device: Annotated[str, typer.Option(help="cpu, cuda, or both: cpu,cuda.")] = "cpu",
     batch: Annotated[str, typer.Option(help="Batch sizes, such as 1,8.")] = "1,8",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads within one call.")] = None,
-    quick: Annotated[bool, typer.Option(help="Seconds instead of minutes; rougher.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Seconds instead of minutes; rougher.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, each row in fresh processes."""
@@ -243,7 +268,7 @@ def latency(
     jobs = [
         LatencyJob(
             path=model,
-            model=f"{model.parent.name}/{model.name}",
+            model=f"{model.absolute().parent.name}/{model.name}",
             architecture_key=str(model),
             device=name,  # type: ignore[arg-type]
             batch_size=size,
@@ -521,6 +546,30 @@ def _opened(
         database.close()
 
 
+def _check_device(device: str) -> None:
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device takes auto, cpu or cuda, not {device!r}")
+
+
+def _predict_one_by_one(
+    predictor: Predictor, files: Sequence[Path]
+) -> tuple[list[Prediction], list[DataError]]:
+    """Predict what can be predicted: one broken picture must not cost the others."""
+    predictions, broken = [], []
+    for file in files:
+        try:
+            predictions += predictor.predict(file)
+        except DataError as error:
+            broken.append(error)
+    return predictions, broken
+
+
+def _fail_for(broken: Sequence[DataError]) -> None:
+    """End with the error of pictures that could not be predicted, if there are any."""
+    if broken:
+        raise DataError("; ".join(str(error) for error in broken))
+
+
 def _weight_files(pairs: Sequence[str]) -> dict[str, Path]:
     files = {}
     for pair in pairs:
@@ -578,7 +627,7 @@ def _print_latencies(rows: Sequence[LatencyRow]) -> None:
 
     table = Table(
         "model", "device", "provider", "batch", "threads", "p50 ms", "p90 ms", "p99 ms",
-        "pictures/s", "", box=None,
+        "pictures/s", "steadiness", box=None,
     )  # fmt: skip
     for row in rows:
         table.add_row(
@@ -591,7 +640,7 @@ def _print_latencies(rows: Sequence[LatencyRow]) -> None:
             f"{row.p90_ms:.2f}",
             f"{row.p99_ms:.2f}" if row.p99_ms is not None else "–",
             f"{row.throughput_per_s:.1f}",
-            "" if row.steady else "unsteady",
+            "steady" if row.steady else "unsteady",
         )
     _print_rich(table)
 
@@ -633,8 +682,9 @@ def _say(text: str) -> None:
 def _end(error: BenchError) -> NoReturn:
     from rich.console import Console
 
+    word = "" if isinstance(error, InterruptedRun) else "error: "
     Console(stderr=True).print(
-        f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True
+        f"{word}{error}", style="bold red", markup=False, highlight=False, soft_wrap=True
     )
     sys.exit(error.exit_code)
 

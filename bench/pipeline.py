@@ -320,7 +320,7 @@ def _notes(dataset: Dataset, weights: Mapping[str, WeightSource]) -> tuple[str, 
     if dataset.synthetic:
         notes.append("The data are synthetic, made by the built-in generator to try the tool.")
     if dataset.broken:
-        notes.append(f"{len(dataset.broken)} broken pictures were left out; they are listed below.")
+        notes.append(f"Broken pictures were left out: {len(dataset.broken)}.")
     random = [name for name, source in weights.items() if source.kind == "random"]
     if random:
         notes.append(

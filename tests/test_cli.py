@@ -14,6 +14,7 @@ import pytest
 
 import cli
 from bench import pipeline
+from bench.errors import DataError
 from tests.tiny import BACKBONE, write_pictures
 
 
@@ -256,3 +257,21 @@ def test_a_signal_stops_a_search_which_then_goes_on(
     assert out == ""
     assert "Traceback" not in err
     assert f"Go on with: bench search {pictures} --trials 500" in err
+
+
+def test_one_broken_picture_does_not_cost_the_others() -> None:
+    class Predictor:
+        """Fails on one file, as the real one does on a batch that holds it."""
+
+        def predict(self, file: Path) -> list[str]:
+            if file.name == "broken.png":
+                raise DataError(f"{file}: not a picture")
+            return [file.stem]
+
+    files = [Path("a.png"), Path("broken.png"), Path("b.png")]
+    predicted, broken = cli._predict_one_by_one(Predictor(), files)  # type: ignore[arg-type]
+
+    assert predicted == ["a", "b"]
+    with pytest.raises(DataError, match=r"broken\.png: not a picture"):
+        cli._fail_for(broken)
+    cli._fail_for([])

@@ -136,7 +136,7 @@ def _list_folder(root: Path) -> list[_Listed]:
     names = {folder.name.lower() for folder in folders}
     if "train" in names and names <= _TRAIN_FOLDERS | {"test"}:
         listed = [
-            _Listed(item.path, item.label, given_split=_given_split(folder.name, item.path))
+            _Listed(item.path, item.label, given_split=_given_split(folder.name))
             for folder in folders
             for item in _list_classes(root, folder)
         ]
@@ -167,7 +167,7 @@ def _list_manifest(manifest: Path) -> list[_Listed]:
             continue
         given = row.get("split") or ""
         try:
-            split = _given_split(given, f"{manifest.name}:{line}") if given else None
+            split = _given_split(given) if given else None
         except DataError as error:
             faults.append(f"line {line}: {error}")
             continue
@@ -215,15 +215,13 @@ def _doubled(values: Iterable[str]) -> set[str]:
     return doubled
 
 
-def _given_split(name: str, where: str) -> GivenSplit:
+def _given_split(name: str) -> GivenSplit:
     word = name.strip().lower()
     if word == "test":
         return "test"
     if word in _TRAIN_FOLDERS:
         return "train"
-    raise DataError(
-        f"{where}: a split is train, val or test, not {name!r}{did_you_mean(word, ['train'])}"
-    )
+    raise DataError(f"a split is train, val or test, not {name!r}{did_you_mean(word, ['train'])}")
 
 
 def _with_groups(root: Path, listed: list[_Listed]) -> list[_Listed]:
@@ -288,7 +286,8 @@ def _inspect_chunk(
             data = (root / item.path).read_bytes()
             mode, pixels = _decode(data)
         except (PictureError, OSError) as error:
-            reason = str(error).removeprefix("these bytes: ")
+            missing = isinstance(error, FileNotFoundError)
+            reason = "no such file" if missing else str(error).removeprefix("these bytes: ")
             part.broken.append(BrokenPicture(path=item.path, reason=reason))
             continue
         part.frame.add(pixels)

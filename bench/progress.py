@@ -86,12 +86,28 @@ class SilentProgress:
         pass
 
 
-class PlainProgress(SilentProgress):
-    """One line a finished trial, for logs and pipes."""
+class _CountingProgress(SilentProgress):
+    """What the displays share: they count, and draw what runs if they have a picture of it."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._tally = _Tally()
+
+    def trial_started(self, number: int, recipe: Recipe) -> None:
+        self._tally.running[number] = _Running(recipe)
+        self._draw()
+
+    def epoch_scored(self, number: int, scores: EpochScores, mean: float) -> None:
+        running = self._tally.running[number]
+        running.scores, running.mean = scores, mean
+        self._draw()
+
+    def _draw(self) -> None:
+        pass
+
+
+class PlainProgress(_CountingProgress):
+    """One line a finished trial, for logs and pipes."""
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -103,13 +119,6 @@ class PlainProgress(SilentProgress):
         self._tally.begin(plan, finished, total)
         if finished:
             self._say(f"going on with {finished} of {total} trials finished")
-
-    def trial_started(self, number: int, recipe: Recipe) -> None:
-        self._tally.running[number] = _Running(recipe)
-
-    def epoch_scored(self, number: int, scores: EpochScores, mean: float) -> None:
-        running = self._tally.running[number]
-        running.scores, running.mean = scores, mean
 
     def trial_ended(
         self, number: int, state: TrialState, value: float | None, error: str | None = None
@@ -124,12 +133,11 @@ class PlainProgress(SilentProgress):
         )
 
 
-class LiveProgress(SilentProgress):
+class LiveProgress(_CountingProgress):
     """A table of running trials and a bar, redrawn in place; finished trials scroll above."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._tally = _Tally()
+        super().__init__(console)
         self._live: Live | None = None
 
     def stage(self, text: str) -> None:
@@ -139,15 +147,6 @@ class LiveProgress(SilentProgress):
         self._tally.begin(plan, finished, total)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._live.start()
-        self._draw()
-
-    def trial_started(self, number: int, recipe: Recipe) -> None:
-        self._tally.running[number] = _Running(recipe)
-        self._draw()
-
-    def epoch_scored(self, number: int, scores: EpochScores, mean: float) -> None:
-        running = self._tally.running[number]
-        running.scores, running.mean = scores, mean
         self._draw()
 
     def trial_ended(

@@ -63,6 +63,7 @@ class Task:
     std: tuple[float, ...]
     device: str
     workers: int
+    bf16: bool = False  # on a CPU, where most scripts train in float32
 
 
 class Spectrograms(Dataset):
@@ -154,7 +155,8 @@ def train_fold(task: Task, recipe: dict, fold: int, seed: int, report: Callable)
         ),
     )
     loss_of = nn.CrossEntropyLoss(label_smoothing=recipe["label_smoothing"])
-    autocast = torch.autocast(task.device, torch.bfloat16, enabled=task.device == "cuda")
+    half = task.bf16 or task.device == "cuda"
+    autocast = torch.autocast(task.device, torch.bfloat16, enabled=half)
     score = 0.0
     for epoch in range(task.epochs):
         network.train()

@@ -3,10 +3,11 @@
     python benchmarks/search_cost.py trials DATA --backbone efficientnet_lite0
     python benchmarks/search_cost.py race DATA --backbone efficientnet_lite0
 
-`trials` trains one list of trials, one a freezing depth (and depth 5 twice), with both programs,
-alternately and without pruning, and prints seconds, ratios and scores. `race` runs a whole search
-with each and prints when each reached the plain script's best score. Both write a JSON file and
-print the Markdown table that the README quotes.
+`trials` trains one list of trials with both programs, alternately and without pruning, and prints
+seconds, ratios and scores: recipes drawn at random from the space, their freezing depths taken in
+turn from `--depths`. With `--bf16` the plain script also runs each of them in bfloat16, which
+shows what that alone gives. `race` runs a whole search with each and prints when each reached the
+plain script's best score. Both print the Markdown table that the README quotes.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
 import plain_script
 
 from bench.database import Database
@@ -48,8 +51,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--depths", default="5,4,3,2,1,0,5")
-    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--depths", default="5,4,3")
+    parser.add_argument("--trials", type=int, default=9)
+    parser.add_argument("--bf16", action="store_true", help="a third side: plain in bfloat16")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args(arguments)
@@ -70,56 +74,58 @@ def compare_trials(options: argparse.Namespace, workspace: Workspace) -> dict[st
     """Train the same recipes with both, in turns; the order flips from trial to trial."""
     plan = _plan(options, workspace, linear_probe=False)
     task = _plain_task(plan, options)
-    recipes = [
-        Recipe(
-            backbone=options.backbone,
-            freeze_depth=int(depth),
-            learning_rate=3e-4,
-            augmentation="light",
-        )
-        for depth in options.depths.split(",")
-    ]
-    rows = []
+    sides = ["bench", "plain", "plain_bf16"][: 3 if options.bf16 else 2]
+    rows: list[dict[str, Any]] = []
     trainer: Trainer | None = None
-    for number, recipe in enumerate(recipes):
-        row: dict[str, object] = {"depth": recipe.freeze_depth}
-        for side in ("plain", "bench") if number % 2 else ("bench", "plain"):
+    for number, recipe in enumerate(_draw_recipes(plan, options)):
+        row: dict[str, Any] = {"depth": recipe.freeze_depth, "policy": recipe.augmentation}
+        for side in sides if number % 2 else reversed(sides):
             started = time.perf_counter()
-            if side == "plain":
-                score = plain_script.run_trial(task, asdict(recipe), seed=1000 * number)
-            else:
+            if side == "bench":
                 # Decoding and opening the store belong to the first trial's time.
                 trainer = trainer or Trainer(plan)
                 score = _bench_trial(trainer, TrialJob(number=number, recipe=recipe))
+            else:
+                chosen = replace(task, bf16=side == "plain_bf16")
+                score = plain_script.run_trial(chosen, asdict(recipe), seed=1000 * number)
             row[f"{side}_s"] = time.perf_counter() - started
             row[f"{side}_score"] = score
         rows.append(row)
-        _say(
-            f"trial {number} depth {row['depth']}: plain {row['plain_s']:.1f} s "
-            f"{row['plain_score']:.3f}, bench {row['bench_s']:.1f} s {row['bench_score']:.3f}, "
-            f"{row['plain_s'] / row['bench_s']:.1f} times less"
+        _say(f"trial {number}: {row}")
+    _print_trials(rows, sides)
+    return {"rows": rows, **_context(plan)}
+
+
+def _draw_recipes(plan: StudyPlan, options: argparse.Namespace) -> list[Recipe]:
+    """Draw from the space at random; the depths come in turn, so that each is met as often."""
+    space = SearchSpace.from_dict(plan.space)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    depths = [int(depth) for depth in options.depths.split(",")]
+    return [
+        replace(
+            space.recipe(study.ask(space.distributions()).params),
+            freeze_depth=depths[number % len(depths)],
         )
-    plain_s = sum(row["plain_s"] for row in rows)
-    bench_s = sum(row["bench_s"] for row in rows)
-    difference = statistics.fmean(row["bench_score"] - row["plain_score"] for row in rows)
-    print("| trial | depth | plain script, s | bench, s | ratio | plain score | bench score |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for number, row in enumerate(rows):
-        print(
-            f"| {number} | {row['depth']} | {row['plain_s']:.1f} | {row['bench_s']:.1f} "
-            f"| {row['plain_s'] / row['bench_s']:.1f} | {row['plain_score']:.3f} "
-            f"| {row['bench_score']:.3f} |"
-        )
-    print(
-        f"\nAll: plain {plain_s:.0f} s, bench {bench_s:.0f} s, {plain_s / bench_s:.1f} times less; "
-        f"mean difference of scores {100 * difference:+.1f} points."
-    )
-    return {
-        "rows": rows,
-        "ratio": plain_s / bench_s,
-        "mean_score_difference": difference,
-        **_context(plan),
-    }
+        for number in range(options.trials)
+    ]
+
+
+def _print_trials(rows: Sequence[Mapping[str, Any]], sides: Sequence[str]) -> None:
+    names = {"bench": "bench", "plain": "plain script", "plain_bf16": "plain script, bf16"}
+    print("| depth | trials | " + " | ".join(f"{names[side]}, s" for side in sides), end=" | ")
+    print("ratio | later trials: ratio | bench score | plain score |")
+    print("| --- " + "| ---: " * (len(sides) + 5) + "|")
+    for depth in [*sorted({row["depth"] for row in rows}, reverse=True), None]:
+        chosen = [row for row in rows if depth in (None, row["depth"])]
+        sums = [sum(row[f"{side}_s"] for row in chosen) for side in sides]
+        cells = ["all" if depth is None else str(depth), str(len(chosen))]
+        cells += [f"{total_s:.1f}" for total_s in sums]
+        for some in (chosen, chosen[1:]):  # later trials find stored what the first one computed
+            ours, plain = (sum(row[f"{side}_s"] for row in some) for side in ("bench", "plain"))
+            cells.append(f"{plain / ours:.1f}" if some else "")
+        for side in ("bench", "plain"):
+            cells.append(f"{statistics.fmean(row[f'{side}_score'] for row in chosen):.3f}")
+        print(f"| {' | '.join(cells)} |")
 
 
 def _bench_trial(trainer: Trainer, job: TrialJob) -> float:

@@ -36,6 +36,7 @@ from bench.training.activations import (
     Indices,
     PixelSource,
 )
+from bench.training.arithmetic import keep_freed_memory
 from bench.training.folds import FoldResult, fold_file, read_fold, write_fold
 from bench.training.loop import Schedule, batches, fit
 from bench.training.probe import LinearProbe, fit_probe
@@ -58,6 +59,8 @@ class Trainer:
     """Trains trials of one study; keeps networks and decoded pictures between them."""
 
     def __init__(self, plan: StudyPlan, *, workers: int = 1) -> None:
+        if plan.device == "cpu":
+            keep_freed_memory()
         self.plan = plan
         self._workspace = Workspace(Path(plan.workspace))
         self._labels = np.asarray(plan.dataset.labels, dtype=np.int64)

@@ -43,7 +43,12 @@ WorkspaceOption = Annotated[
 ]
 StorageOption = Annotated[
     str | None,
-    typer.Option("--storage", help="SQLAlchemy URL; the default is bench.db in the workspace."),
+    typer.Option(
+        "--storage",
+        help="SQLAlchemy URL, sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME; the default "
+        "is bench.db in the workspace. Give PostgreSQL's password in PGPASSWORD or ~/.pgpass: one "
+        "in the URL works, but stands in this machine's process list.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 CropOption = Annotated[str, typer.Option("--crop", help="auto, none, or LEFT,TOP,RIGHT,BOTTOM.")]
@@ -73,15 +78,47 @@ def search(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs a fold.")] = None,
     image_size: Annotated[int | None, typer.Option(min=32, help="Side of the input, px.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Pictures a step.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials at a time; by default one a GPU, one without a GPU."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Train on a Ray cluster: HOST:PORT, auto (this machine's), or local (start one)."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes split, sampling and training.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    sampler: Annotated[str, typer.Option(help="tpe, gp, cmaes, random or grid.")] = "tpe",
+    timeout: Annotated[
+        str | None, typer.Option(help="End the search after 90s, 30m, 1h30m; it can go on later.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="End it when so many trials brought no better score.")
+    ] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="Leave out backbones that take longer for one picture.")
+    ] = None,
+    trial_timeout: Annotated[
+        str | None, typer.Option(help="Fail a trial that takes longer than 90s, 30m, 1h30m.")
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(help="Further tries for a trial whose worker died or ran out of memory.")
+    ] = 1,
+    max_failures: Annotated[int, typer.Option(help="Give up after so many failed trials.")] = 10,
     pruner: Annotated[str, typer.Option(help="median, hyperband, racing or none.")] = "median",
     crop: CropOption = "auto",
     test_fraction: Annotated[float, typer.Option(help="Share of the locked test set.")] = 0.2,
     cache_gb: Annotated[
         float, typer.Option(min=0, help="Disk for stored activations; 0: compute them each time.")
     ] = 8.0,
+    store: Annotated[
+        str,
+        typer.Option(
+            help="exact, or half: round stored activations to 16 bits; the error is stated."
+        ),
+    ] = "exact",
     no_pretrained: Annotated[
         bool, typer.Option("--no-pretrained", help="Begin from random weights.")
     ] = False,
@@ -102,16 +139,28 @@ def search(
     A study that was interrupted goes on where it stopped when the same command is given again.
     """
     # What needs no torch is checked first: importing it takes seconds.
+    from bench.search.budget import Budget, parse_duration
+
     files = _weight_files(weights or [])
     _check_device(device)
-    if trials < 1:
-        raise InputError(f"--trials must be at least 1, not {trials}")
+    budget = Budget(
+        trials=trials,
+        timeout_s=parse_duration(timeout) if timeout else None,
+        patience=patience,
+        trial_timeout_s=parse_duration(trial_timeout) if trial_timeout else None,
+        retries=retries,
+        max_failures=max_failures,
+    )
     if data is not None and not data.expanduser().exists():
         raise InputError(f"{data}: no such folder or file")
     if space is not None:
         from bench.space import load_space
 
         load_space(space)
+    if ray is not None:
+        from bench.search.executors import require_ray
+
+        require_ray(ray)
 
     from bench import pipeline
     from bench.data.sources import parse_crop
@@ -119,7 +168,8 @@ def search(
     from bench.results import load_study_report
 
     options = pipeline.SearchOptions(
-        trials=trials,
+        budget=budget,
+        max_latency_ms=max_latency_ms,
         study=study,
         space=space,
         backbones=tuple(backbone or ()),
@@ -128,15 +178,18 @@ def search(
         image_size=image_size,
         batch_size=batch_size,
         workers=workers,
+        ray=ray,
         seed=seed,
         device=device,
         pruner=pruner,
+        sampler=sampler,
         crop=parse_crop(crop),
         test_fraction=test_fraction,
         pretrained=not no_pretrained,
         weights=files,
         cache_gb=cache_gb,
         linear_probe=not no_linear_probe,
+        store=store,
     )
     listener = make_progress(quiet=quiet)
     with _opened(workspace, storage, create=True) as (place, database):
@@ -298,6 +351,7 @@ def status(
     from rich.table import Table
 
     from bench.results import load_plan, load_trials
+    from bench.search.lock import owner_of
 
     with _opened(workspace, storage) as (place, database):
         if study is None and not database.studies():
@@ -309,8 +363,9 @@ def status(
             best = max(complete, key=lambda t: t.value or 0.0, default=None)
             counts = {
                 state: sum(trial.state == state for trial in trials)
-                for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
+                for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "INTERRUPTED")
             }
+            owner = owner_of(name, database)
             rows.append(
                 {
                     "study": name,
@@ -318,6 +373,7 @@ def status(
                     "best": best.value if best else None,
                     "best_trial": best.number if best else None,
                     "models": len(database.load_models(name)),
+                    "owner": str(owner) if owner else None,
                 }
             )
     if as_json:
@@ -539,11 +595,8 @@ def _opened(
             f"{place.root} holds no study yet: run `bench search` first, or name the run folder "
             "with --workspace"
         )
-    database = Database.open(storage or place.default_storage)
-    try:
+    with Database.open(storage or place.default_storage) as database:
         yield place, database
-    finally:
-        database.close()
 
 
 def _check_device(device: str) -> None:
@@ -698,7 +751,8 @@ def _without_password(argument: str) -> str:
         return argument
     from bench.database import safe_url
 
-    return safe_url(argument)
+    start = argument.find("=") + 1 if argument.startswith("-") else 0  # --storage=URL
+    return argument[:start] + safe_url(argument[start:])
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""One database: Optuna's tables, left to Optuna, and ours beside them.
+"""One database, SQLite or PostgreSQL: Optuna's tables, left to Optuna, and ours beside them.
 
 Only the process that owns a study writes to it. SQLite is opened with write-ahead logging, and
 every transaction says at once that it will write, because a reader that turns writer half-way
@@ -7,16 +7,21 @@ fails with "database is locked" or works on what it read too early.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import optuna
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Engine, make_url
 
-from bench.errors import InputError
+from bench.errors import InputError, StorageError
 from bench.records import (
     Environment,
     EpochScores,
@@ -26,6 +31,7 @@ from bench.records import (
     from_json,
     to_json,
 )
+from bench.workspace import locked
 
 T = TypeVar("T")
 
@@ -92,39 +98,94 @@ _latencies = sa.Table(
     sa.Column("record", sa.Text, nullable=False),
     sa.Column("created", sa.String(32), nullable=False),
 )
+_owners = sa.Table(
+    "bench_owners",
+    _tables,
+    sa.Column("study", sa.String(255), primary_key=True),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("since", sa.String(32), nullable=False),
+)
+
+# The drivers that are supported, by what a URL may call them.
+_DRIVERS = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+# What an option of a URL may show; the value of any other could be a password.
+_HARMLESS_OPTIONS = frozenset({"host", "port", "sslmode", "timeout", "uri", "user"})
+_OPENING = 0x62656E6368  # the advisory lock of whoever creates the tables: "bench" in ASCII
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that runs a study. since: ISO 8601, UTC."""
+
+    host: str
+    pid: int
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}"
 
 
 class Database:
-    """Typed access to the tables; records go in and come out."""
+    """Typed access to the tables; records go in and come out.
 
-    def __init__(self, url: str, engine: Engine, storage: optuna.storages.RDBStorage) -> None:
-        self.url = url
+    As a context manager it closes itself, and tells a database that stops answering on the way
+    as a `StorageError`.
+    """
+
+    def __init__(self, storage: optuna.storages.RDBStorage) -> None:
         self.storage = storage
-        self._engine = engine
+        self._engine = storage.engine
 
     @classmethod
     def open(cls, url: str) -> Database:
         """Open a database by SQLAlchemy URL, creating the tables that are missing.
 
         Raises:
-            InputError: the URL is malformed, or no database answers there.
+            InputError: the URL is malformed, its driver is missing, or no database answers there.
         """
         try:
             parsed = _parse(url)
-            storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_options(parsed))
-            if parsed.get_backend_name() == "sqlite":
-                _tune_sqlite(storage.engine)
-            _tables.create_all(storage.engine)
+            with _opening_alone(parsed):
+                storage = optuna.storages.RDBStorage(
+                    _optuna_url(parsed), engine_kwargs=_engine_options(parsed)
+                )
+                if parsed.get_backend_name() == "sqlite":
+                    _tune_sqlite(storage.engine)
+                _tables.create_all(storage.engine)
         except (sa.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
             raise InputError(
                 f"--storage {safe_url(url)}: {_first_line(error)}; give a SQLAlchemy URL such as "
                 "sqlite:///runs/bench.db or postgresql+psycopg://USER@HOST/NAME"
             ) from error
-        return cls(url, storage.engine, storage)
+        return cls(storage)
 
     def close(self) -> None:
         self.storage.remove_session()
         self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+        outage = _outage(error)
+        if outage is not None:
+            raise StorageError(
+                f"the database {safe_url(str(self._engine.url))} no longer answers "
+                f"({_first_line(outage)}): what is finished is stored; mend it and give the same "
+                "command again"
+            ) from error
 
     # --- writing ----------------------------------------------------------------------------
 
@@ -132,7 +193,7 @@ class Database:
         """Store a study's plan with its data set and split, in one transaction."""
         dataset, split, now = plan.dataset, plan.split, _now()
         with self._engine.begin() as connection:
-            self._replace(
+            self._put(
                 connection,
                 _datasets,
                 {"fingerprint": dataset.fingerprint},
@@ -141,7 +202,7 @@ class Database:
                 record=_text(dataset),
                 created=now,
             )
-            self._replace(
+            self._put(
                 connection,
                 _splits,
                 {"fingerprint": split.fingerprint},
@@ -149,7 +210,7 @@ class Database:
                 record=_text(split),
                 created=now,
             )
-            self._replace(
+            self._put(
                 connection,
                 _studies,
                 {"study": plan.study},
@@ -169,11 +230,11 @@ class Database:
         key = {"study": study, "trial": trial}
         key |= {"fold": values.pop("fold"), "epoch": values.pop("epoch")}
         with self._engine.begin() as connection:
-            self._replace(connection, _epochs, key, **values)
+            self._put(connection, _epochs, key, **values)
 
     def save_model(self, model: ModelRecord) -> None:
         with self._engine.begin() as connection:
-            self._replace(
+            self._put(
                 connection,
                 _models,
                 {"study": model.study, "name": model.name},
@@ -202,6 +263,21 @@ class Database:
                         created=_now(),
                     )
                 )
+
+    def save_owner(self, study: str, owner: Owner) -> None:
+        with self._engine.begin() as connection:
+            self._put(
+                connection,
+                _owners,
+                {"study": study},
+                host=owner.host,
+                pid=owner.pid,
+                since=owner.since,
+            )
+
+    def drop_owner(self, study: str) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(_owners.delete().where(_owners.c.study == study))
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -249,47 +325,105 @@ class Database:
             newest[row.path, row.device, row.precision, row.batch_size, row.threads] = row
         return tuple(newest.values())
 
+    def load_owner(self, study: str) -> Owner | None:
+        """Whoever took the study last and did not hand it back; it need not be alive."""
+        query = sa.select(_owners.c.host, _owners.c.pid, _owners.c.since)
+        with self._engine.connect() as connection:
+            row = connection.execute(query.where(_owners.c.study == study)).one_or_none()
+        return Owner(*row) if row else None
+
     def _column(self, query: sa.Select[Any]) -> list[Any]:
         with self._engine.connect() as connection:
             return list(connection.execute(query).scalars())
 
     @staticmethod
-    def _replace(
+    def _put(
         connection: sa.Connection, table: sa.Table, key: dict[str, Any], **values: Any
     ) -> None:
-        """Insert a row in the place of the one with the same key, on any SQL dialect."""
-        matches = sa.and_(*(table.c[name] == value for name, value in key.items()))
-        connection.execute(table.delete().where(matches))
-        connection.execute(table.insert().values(**key, **values))
+        """Insert a row, or overwrite the one with the same key, in one statement.
+
+        Two coordinators of two studies may store their common data set at the same moment.
+        """
+        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        row = insert(table).values(**key, **values)
+        connection.execute(row.on_conflict_do_update(index_elements=list(key), set_=values))
 
 
 def safe_url(url: str) -> str:
-    """A URL that can be printed: its passwords are replaced by stars."""
+    """A URL that can be printed: passwords, and options that could hold one, are stars."""
     try:
         parsed = make_url(url)
+        _refuse_stray_at(parsed)
     except (sa.exc.ArgumentError, ValueError):  # ValueError: the port is not a number
         return "(not a URL)"
-    hidden = {name: "***" for name in parsed.query if "password" in name.lower()}
+    hidden = {name: "***" for name in parsed.query if name not in _HARMLESS_OPTIONS}
     return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def _parse(url: str) -> URL:
+    """Take a URL apart; no message of this may quote what could be a part of a password."""
     try:
         parsed = make_url(url)
-    except ValueError:  # its text may quote a part of the password, so it is not passed on
-        raise sa.exc.ArgumentError(
-            "the port is not a number (a password's own : / @ are written %3A %2F %40)"
-        ) from None
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+    except ValueError:
+        raise sa.exc.ArgumentError(f"the port is not a number {_ENCODING}") from None
+    except sa.exc.ArgumentError:
+        raise sa.exc.ArgumentError("this is not a URL") from None
+    _refuse_stray_at(parsed)
+    if parsed.drivername not in _DRIVERS:
+        raise sa.exc.ArgumentError(f"{parsed.drivername} is none of {', '.join(_DRIVERS)}")
+    if parsed.get_backend_name() == "sqlite" and ":memory:" in (parsed.database or ":memory:"):
         # Each connection would see an empty database of its own.
         raise sa.exc.ArgumentError("a database in memory is lost with the connection")
-    return parsed
+    return parsed.set(drivername=_DRIVERS[parsed.drivername])
+
+
+_ENCODING = "(a password's own : / @ are written %3A %2F %40)"
+
+
+def _refuse_stray_at(url: URL) -> None:
+    """A password's own @ makes its rest a part of the host or of the database's name."""
+    if "@" in (url.host or "") or (url.host and "@" in (url.database or "")):
+        raise sa.exc.ArgumentError(f"the host or the database's name has an @ in it {_ENCODING}")
+
+
+def _optuna_url(url: URL) -> str:
+    # Optuna takes the text for a template, so that braces in a path or password would break it.
+    return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+
+
+@contextmanager
+def _opening_alone(url: URL) -> Iterator[None]:
+    """Let one process at a time create tables, because none of them finds the others' half-made.
+
+    Raises:
+        ImportError: the driver is not installed.
+    """
+    if url.get_backend_name() == "sqlite":
+        file = Path(url.database or "")
+        # Where there is no such folder, SQLite itself says so.
+        with (
+            locked(file.parent / f".{file.name}.opening")
+            if file.parent.is_dir()
+            else nullcontext()
+        ):
+            yield
+        return
+    try:
+        import psycopg  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"PostgreSQL needs the extra `postgresql`: pip install 'bench[postgresql]' ({error})"
+        ) from error
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_OPENING)))
+        yield
 
 
 def _engine_options(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": 60}}
-    return {"pool_pre_ping": True}
+    return {"pool_pre_ping": True}  # a server may have dropped a connection while a fold trained
 
 
 def _tune_sqlite(engine: Engine) -> None:
@@ -325,5 +459,14 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _first_line(error: Exception) -> str:
+def _outage(error: BaseException | None) -> BaseException | None:
+    """Find the database's own failure behind an error, if that is what it came from."""
+    while error is not None and not isinstance(
+        error, sa.exc.OperationalError | sa.exc.InterfaceError
+    ):
+        error = error.__cause__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

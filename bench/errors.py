@@ -9,6 +9,8 @@
     │   ├── ModelFileError          an ONNX file that cannot be used
     │   └── DeviceError             a device or provider asked for and not there
     ├── StudyLockedError            another live process owns the study
+    ├── WorkspaceError              the workspace's disk is full or cannot be written
+    ├── StorageError                the database, or the study's lock in it, was lost on the way
     ├── NonFiniteLossError          training diverged
     ├── ExportError                 a network that cannot become an ONNX file
     ├── ParityError                 an exported file differs from the trained model
@@ -64,6 +66,14 @@ class DeviceError(InputError):
 
 class StudyLockedError(BenchError):
     """Another live process owns the study."""
+
+
+class WorkspaceError(BenchError):
+    """The workspace's disk is full or cannot be written."""
+
+
+class StorageError(BenchError):
+    """The database stopped answering, or let go of the study's lock, while it was at work."""
 
 
 class NonFiniteLossError(BenchError):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 from bench.data.demo import make_demo
 from bench.data.sources import CropChoice, load_dataset
@@ -25,36 +26,44 @@ from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
 from bench.promote.promotion import promote_candidate
 from bench.promote.select import select
+from bench.promote.untrained import untrained_latencies_ms
 from bench.records import (
     Arithmetic,
     Dataset,
     LatencyRow,
     ModelRecord,
     Settings,
+    Store,
     StudyPlan,
     StudyReport,
     WeightSource,
 )
 from bench.results import load_plan, load_study_report, load_trials
 from bench.runtime.cuda import cuda_works
+from bench.search.budget import Budget
 from bench.search.coordinator import Coordinator, Listener
 from bench.search.executors import make_executor
 from bench.search.lock import own
 from bench.search.pruners import make_pruner
+from bench.search.samplers import make_sampler
 from bench.search.study import open_study, refuse_changes
 from bench.space import SearchSpace, load_space
 from bench.training.arithmetic import Device, choose_arithmetic, choose_device
+from bench.training.rounding import measure_rounding
 from bench.training.trainer import Trainer
-from bench.workspace import Workspace, as_study_name, describe_environment
+from bench.workspace import Workspace, as_study_name, check_study_name, describe_environment
 
+_LATENCY_NOTE = "Limit of latency, ms,"
 LATENCY_BATCH_SIZES = (1, 8)
+STORES: tuple[Store, ...] = get_args(Store)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
     """What a user may say about a search; None leaves it to the space or to the machine."""
 
-    trials: int = 50
+    budget: Budget = field(default_factory=lambda: Budget(trials=50))
+    max_latency_ms: float | None = None
     study: str | None = None
     space: str | None = None
     backbones: tuple[str, ...] = ()
@@ -62,16 +71,19 @@ class SearchOptions:
     epochs: int | None = None
     image_size: int | None = None
     batch_size: int | None = None
-    workers: int = 1
+    workers: int | None = None
+    ray: str | None = None
     seed: int = 0
     device: str = "auto"
     pruner: str = "median"
+    sampler: str = "tpe"
     crop: CropChoice = "auto"
     test_fraction: float = 0.2
     pretrained: bool = True
     weights: Mapping[str, Path] = field(default_factory=dict)
     cache_gb: float = 8.0
     linear_probe: bool = True
+    store: str = "exact"
 
 
 def search(
@@ -88,15 +100,17 @@ def search(
         DataError, SpaceError, WeightsError, DeviceError: something given cannot work.
         StudyMismatchError: the study exists and was begun differently.
         StudyLockedError: another live process runs it.
+        StorageError: the study's lock was lost.
         BenchError: too many trials failed.
     """
     plan = make_plan(data, options, workspace, database, listener)
-    with own(plan.study, workspace.study(plan.study) / "owner.lock"):
+    with own(plan.study, database, listener.stage):
+        plan = _as_begun(plan, database)
         database.save_plan(plan, describe_environment(_gpu_name(plan)))
         study = open_study(plan, database)
-        executor = make_executor(plan, options.workers)
+        executor = make_executor(plan, options.workers, options.ray)
         try:
-            Coordinator(plan, study, database, listener).run(executor, options.trials)
+            Coordinator(plan, study, database, listener).run(executor, options.budget)
         finally:
             listener.search_ended()
             executor.close()
@@ -119,7 +133,7 @@ def promote(
         MeasurementError: a latency could not be measured.
     """
     plan = replace(load_plan(database, study), workspace=str(workspace.root))
-    with own(study, workspace.study(study) / "owner.lock"):
+    with own(study, database, listener.stage):
         trainer = Trainer(plan)
         models, failures = [], []
         for candidate in select(load_trials(database, plan)):
@@ -191,6 +205,7 @@ def make_plan(
     device = choose_device(options.device)
     if not math.isfinite(options.cache_gb):
         raise InputError(f"--cache-gb must be a number of gigabytes, not {options.cache_gb}")
+    store = _store(options.store)
     is_demo = data is None
     if data is None:
         listener.stage(f"no DATA given: using the built-in synthetic demo set in {workspace.demo}")
@@ -198,6 +213,7 @@ def make_plan(
         data = workspace.demo
     space = _adapted_space(options, device=device, is_demo=is_demo, listener=listener)
     make_pruner(options.pruner, folds=space.folds, epochs=space.epochs)
+    make_sampler(options.sampler, space, seed=options.seed, trial=0)
     dataset = load_dataset(data, crop=options.crop)
     listener.stage(_describe(dataset))
     split = make_split(
@@ -209,9 +225,20 @@ def make_plan(
             f"--weights names {strangers[0]!r}{did_you_mean(strangers[0], space.backbones)}, which "
             f"this search does not try: it tries {', '.join(space.backbones)}"
         )
-    weights = {name: _weights_of(name, options, dataset, listener) for name in space.backbones}
-    name = options.study or as_study_name("demo" if is_demo else f"{dataset.name}-{space.name}")
+    name = (
+        check_study_name(options.study)
+        if options.study
+        else as_study_name("demo" if is_demo else f"{dataset.name}-{space.name}")
+    )
     stored = database.load_plan(name)
+    limited: tuple[str, ...] = ()
+    if options.max_latency_ms is not None and stored is not None:
+        # Measured once, when the study began: a second measurement might choose differently.
+        limited = tuple(note for note in stored.notes if note.startswith(_LATENCY_NOTE))
+        space = space.with_backbones(stored.weights)
+    elif options.max_latency_ms is not None:
+        space, limited = _within_latency(space, options.max_latency_ms, dataset, device, listener)
+    weights = {name: _weights_of(name, options, dataset, listener) for name in space.backbones}
     if stored is not None and stored.device == device:
         # Numbers of one study are computed in one way, whatever a new measurement would say.
         arithmetic = stored.arithmetic
@@ -234,18 +261,42 @@ def make_plan(
             pretrained=options.pretrained,
             seed=options.seed,
             pruner=options.pruner,
+            sampler=options.sampler,
+            max_latency_ms=options.max_latency_ms,
             linear_probe=options.linear_probe,
+            store=store,
         ),
         weights=weights,
         device=device,
         arithmetic=arithmetic,
         workspace=str(workspace.root),
         cache_bytes=int(options.cache_gb * 1e9),
-        notes=_notes(dataset, weights),
+        notes=(*_notes(dataset, weights), *limited),
     )
     if stored is not None:
         refuse_changes(stored, plan)
-    return plan
+    return replace(plan, notes=(*plan.notes, *_rounding_notes(plan, listener)))
+
+
+def _as_begun(plan: StudyPlan, database: Database) -> StudyPlan:
+    """Fit a plan to the stored one, which another owner may have stored since it was made.
+
+    Raises:
+        StudyMismatchError: they differ.
+    """
+    stored = database.load_plan(plan.study)
+    if stored is None:
+        return plan
+    refuse_changes(stored, plan)
+    return replace(plan, arithmetic=stored.arithmetic)
+
+
+def _store(name: str) -> Store:
+    if name not in STORES:
+        raise InputError(
+            f"--store takes {' or '.join(STORES)}, not {name!r}{did_you_mean(name, STORES)}"
+        )
+    return name
 
 
 def _adapted_space(
@@ -268,6 +319,40 @@ def _adapted_space(
     )
 
 
+def _within_latency(
+    space: SearchSpace, most_ms: float, dataset: Dataset, device: Device, listener: Listener
+) -> tuple[SearchSpace, tuple[str, ...]]:
+    """Leave out the backbones that are too slow; return the rest, and a note on each.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    listener.stage(f"measuring untrained backbones on {device}, for --max-latency-ms {most_ms:g}")
+    latencies_ms = untrained_latencies_ms(
+        [describe_backbone(name) for name in space.backbones],
+        classes=dataset.classes,
+        image_size=space.image_size,
+        crop=dataset.crop,
+        resize=space.resize,
+        device=device,
+    )
+    notes = tuple(
+        f"{_LATENCY_NOTE} {most_ms:g}: {name} takes {ms:.1f} ms a picture on {device}"
+        + (", so it was not searched." if ms > most_ms else ".")
+        for name, ms in latencies_ms.items()
+    )
+    for note in notes:
+        listener.stage(note)
+    kept = [name for name, ms in latencies_ms.items() if ms <= most_ms]
+    if not kept:
+        raise InputError(
+            f"no backbone is within --max-latency-ms {most_ms:g} on {device}: "
+            + ", ".join(f"{name} {ms:.1f} ms" for name, ms in latencies_ms.items())
+            + "; allow more, take a smaller --image-size, or another --backbone"
+        )
+    return space.with_backbones(kept), notes
+
+
 def _weights_of(
     name: str, options: SearchOptions, dataset: Dataset, listener: Listener
 ) -> WeightSource:
@@ -287,6 +372,8 @@ def _arithmetic_of(
     spec = describe_backbone(backbone)
     size = space.image_size or spec.image_size
     model = build_model(spec, source, classes=2, image_size=size, seed=0)
+    if model.recomputed:
+        listener.stage(f"{backbone} {model.recomputed}")
     chosen = choose_arithmetic(device, model, size)
     layout = " channels_last" if chosen.channels_last else ""
     listener.stage(f"arithmetic of {backbone}: {chosen.dtype}{layout} ({chosen.reason})")
@@ -333,6 +420,17 @@ def _notes(dataset: Dataset, weights: Mapping[str, WeightSource]) -> tuple[str, 
             "sides of a split, which inflates scores. A groups.csv (path,group) closes that leak."
         )
     return tuple(notes)
+
+
+def _rounding_notes(plan: StudyPlan, listener: Listener) -> tuple[str, ...]:
+    """State what rounding stored activations does to each backbone, where they are rounded."""
+    if plan.settings.store == "exact":
+        return ()
+    trainer = Trainer(plan)
+    notes = tuple(str(measure_rounding(trainer, backbone)) for backbone in plan.weights)
+    for note in notes:
+        listener.stage(note)
+    return notes
 
 
 def _gpu_name(plan: StudyPlan) -> str | None:

@@ -17,12 +17,23 @@ import msgspec
 
 T = TypeVar("T")
 
-TrialState = Literal["RUNNING", "WAITING", "COMPLETE", "PRUNED", "FAIL"]
+# INTERRUPTED: it was running when its study's owner ended; the next owner takes it up again.
+TrialState = Literal["RUNNING", "INTERRUPTED", "WAITING", "COMPLETE", "PRUNED", "FAIL"]
 SourceKind = Literal["folder", "gtzan", "csv"]
 Family = Literal["spectrogram", "photo"]
 Policy = Literal["none", "light", "medium", "strong"]
 ResizeRule = Literal["squash", "center-crop"]
+FailureKind = Literal[
+    "out of memory",
+    "non-finite loss",
+    "worker died",
+    "time limit",
+    "bad input",  # a picture that went, a size that a network cannot take
+    "bad trial code",
+    "workspace",  # a full or unwritable disk: the study's affair, not the trial's
+]
 BatchNormMode = Literal["frozen", "updating"]
+Store = Literal["exact", "half"]
 Role = Literal["best", "default"]
 Box = tuple[int, int, int, int]
 
@@ -196,7 +207,10 @@ class Settings:
     pretrained: bool
     seed: int
     pruner: str
+    sampler: str = "tpe"
+    max_latency_ms: float | None = None
     linear_probe: bool = True  # whether a probe starts each head
+    store: Store = "exact"  # how activations are stored: as they are, or rounded to 16 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,17 +288,18 @@ class EpochDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialDone:
-    """All folds of a trial are finished."""
+    """All folds of a trial are finished; `remark` says what was unusual about it."""
 
     trial: int
+    remark: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialFailed:
-    """A trial ended with an error; `kind` names it in a word or two."""
+    """A trial ended with an error."""
 
     trial: int
-    kind: str
+    kind: FailureKind
     message: str
 
 
@@ -304,6 +319,7 @@ class TrialRecord:
     seconds: float
     finished_s: float | None  # seconds between the start of the study and the end of this trial
     error: str | None = None
+    remark: str | None = None  # what was unusual about its training
 
     @property
     def fold_scores(self) -> tuple[float, ...]:
@@ -512,3 +528,4 @@ class StudyReport:
     latencies: tuple[LatencyRow, ...]
     environment: Environment
     notes: tuple[str, ...] = ()
+    ended: str | None = None  # the limit that ended the search before its number of trials

@@ -7,7 +7,8 @@ import optuna
 from bench.database import Database
 from bench.errors import InputError
 from bench.records import EpochScores, ModelRecord, StudyPlan, StudyReport, TrialRecord
-from bench.search.study import DEFAULT_RECIPE, load_study, state_of
+from bench.search.lock import owner_of
+from bench.search.study import DEFAULT_RECIPE, ENDED, FAILURES, REMARK, load_study, state_of
 from bench.space import SearchSpace
 
 
@@ -33,7 +34,15 @@ def load_study_report(database: Database, study: str) -> StudyReport:
         latencies=database.load_latencies([model.path for model in models]),
         environment=environment,
         notes=plan.notes,
+        ended=_ended(study, database),
     )
+
+
+def _ended(study: str, database: Database) -> str | None:
+    if study not in optuna.get_all_study_names(database.storage):
+        return None
+    ended: str | None = load_study(study, database).user_attrs.get(ENDED)
+    return ended
 
 
 def load_plan(database: Database, study: str) -> StudyPlan:
@@ -56,6 +65,7 @@ def load_trials(database: Database, plan: StudyPlan) -> tuple[TrialRecord, ...]:
     space = SearchSpace.from_dict(plan.space)
     epochs = database.load_epochs(plan.study)
     trials = load_study(plan.study, database).get_trials(deepcopy=False)
+    is_owned = owner_of(plan.study, database) is not None
     starts = [trial.datetime_start for trial in trials if trial.datetime_start]
     began = min(starts, default=None)
     records = []
@@ -64,17 +74,25 @@ def load_trials(database: Database, plan: StudyPlan) -> tuple[TrialRecord, ...]:
             continue  # waiting, or killed while its parameters were drawn
         own: tuple[EpochScores, ...] = epochs.get(trial.number, ())
         ended = trial.datetime_complete
+        state = state_of(trial)
+        failures: list[str] = trial.user_attrs.get(FAILURES, [])
+        remarks = [
+            f"tried again after: {failure}"
+            for failure in failures[: -1 if state == "FAIL" else None]
+        ]
+        remarks += [trial.user_attrs[REMARK]] if REMARK in trial.user_attrs else []
         records.append(
             TrialRecord(
                 number=trial.number,
-                state=state_of(trial),
+                state="INTERRUPTED" if state == "RUNNING" and not is_owned else state,
                 value=trial.value,
                 recipe=space.recipe(trial.params),
                 is_default=DEFAULT_RECIPE in trial.user_attrs,
                 epochs=own,
                 seconds=sum(row.seconds for row in own),
                 finished_s=(ended - began).total_seconds() if ended and began else None,
-                error=trial.user_attrs.get("error"),
+                error=failures[-1] if state == "FAIL" and failures else None,
+                remark="; ".join(remarks) or None,
             )
         )
     return tuple(records)

@@ -30,13 +30,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, get_args, get_origin,
 import yaml
 
 from bench.errors import SpaceError, did_you_mean
-from bench.records import Family, Recipe, ResizeRule, fingerprint_of
+from bench.records import Family, Recipe, ResizeRule
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 Keys = tuple[str | int, ...]
 """Where a value stands in the file: ("parameters", "learning_rate", "low")."""
+
+# Freezing depths that train in seconds: the head alone, and the head with the last part.
+_QUICK_DEPTHS = (5, 4)
 
 
 # --- the space ------------------------------------------------------------------------------
@@ -128,13 +131,6 @@ class SearchSpace:
         assert isinstance(backbone, Choices)
         return backbone.choices
 
-    @property
-    def fingerprint(self) -> str:
-        """Identity of what is searched and how, whatever the space is called."""
-        return fingerprint_of(
-            {key: value for key, value in self.as_dict().items() if key not in _LABELS}
-        )
-
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return Optuna's distribution of every tuned parameter."""
         return {name: parameter.distribution() for name, parameter in self.parameters.items()}
@@ -153,7 +149,7 @@ class SearchSpace:
         return Recipe(**_typed({**self.defaults, **params}))
 
     def default_params(self) -> tuple[dict[str, Any], ...]:
-        """Return the untuned recipes, one a backbone, as parameters for Optuna to enqueue.
+        """Return the untuned recipes, one a backbone, as a trial's parameters.
 
         Each holds every tuned parameter, for TPE models jointly only those parameters that all
         trials have in common.
@@ -163,9 +159,21 @@ class SearchSpace:
             for backbone in self.backbones
         )
 
-    def default_recipes(self) -> tuple[Recipe, ...]:
-        """Return the untuned recipes, one a backbone."""
-        return tuple(self.recipe(params) for params in self.default_params())
+    def first_params(self) -> tuple[dict[str, Any], ...]:
+        """Return the parameters of a study's first trials, the quickest ones first.
+
+        They are the untuned recipes with most of the network frozen, as far as the space reaches,
+        and the untuned recipes as they are: a good score is there at once, before anything slow.
+        """
+        defaults = self.default_params()
+        depths = self.parameters.get("freeze_depth")
+        quick = [
+            {**params, "freeze_depth": depth}
+            for depth in _QUICK_DEPTHS
+            if depths is not None and depths.contains(depth)
+            for params in defaults
+        ]
+        return (*quick, *(params for params in defaults if params not in quick))
 
     def with_backbones(self, names: Iterable[str]) -> SearchSpace:
         """Return this space with other backbones to choose from.
@@ -606,7 +614,7 @@ def _defaults_faults(defaults: Any) -> Iterator[_Fault]:
 
 
 def _outside_faults(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[_Fault]:
-    """The untuned recipe is the study's first trial, so it has to lie inside the space."""
+    """The untuned recipe is one of the first trials, so it has to lie inside the space."""
     for name, usual in _recipe_defaults().items():
         value = defaults.get(name, usual)
         spec = parameters.get(name)

@@ -35,6 +35,7 @@ from bench.pipeline import SearchOptions, make_plan, search
 from bench.progress import SilentProgress
 from bench.records import EpochDone, Recipe, StudyPlan, TrialFailed, TrialJob
 from bench.results import load_trials
+from bench.search.budget import Budget
 from bench.space import SearchSpace
 from bench.training.trainer import Trainer
 from bench.workspace import Workspace, describe_environment, usable_cores
@@ -169,7 +170,7 @@ def race(options: argparse.Namespace, workspace: Workspace) -> dict[str, object]
     started = time.perf_counter()
     search(
         options.data,
-        replace(_search_options(options, linear_probe=True), trials=options.trials),
+        replace(_search_options(options, linear_probe=True), budget=Budget(trials=options.trials)),
         workspace=workspace,
         database=database,
         listener=SilentProgress(),

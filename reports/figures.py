@@ -264,7 +264,9 @@ def _best_line(axes: Axes, points: Iterable[tuple[float, float]]) -> None:
         bests.append(best)
     if xs:
         axes.step(xs, bests, where="post", color=VERMILION, label="best so far")
-        axes.plot(xs[-1:], bests[-1:], color=VERMILION, marker="o", markersize=4)
+        # The first one, which is there long before the others, would be lost in the line's corner.
+        ends = [xs[0], xs[-1]], [bests[0], bests[-1]]
+        axes.plot(*ends, color=VERMILION, marker="o", markersize=4, linestyle="none")
 
 
 def _time_unit(longest_s: float) -> tuple[float, str]:

@@ -67,6 +67,16 @@ def scored(trials: Iterable[TrialRecord]) -> tuple[tuple[TrialRecord, float], ..
     )
 
 
+def first_score(report: StudyReport) -> tuple[float, float] | None:
+    """Seconds from the start of the study to its first complete trial, and that trial's value."""
+    timed = [
+        (trial.finished_s, value)
+        for trial, value in scored(report.trials)
+        if trial.state == "COMPLETE" and trial.finished_s is not None
+    ]
+    return min(timed, default=None)
+
+
 def standard_error(scores: Scores) -> float:
     """Binomial standard error of a balanced accuracy.
 

@@ -17,6 +17,7 @@ from reports import figures, tables
 from reports.findings import (
     Example,
     default_of,
+    first_score,
     labels_of,
     mistakes,
     percent,
@@ -249,6 +250,8 @@ def _history(report: StudyReport, folder: str) -> FigureFile:
         "Score of each trial and the best complete one so far. A pruned trial stands at the "
         "running mean it was stopped with."
     )
+    if (first := first_score(report)) is not None:
+        caption += f" The first score, {percent(first[1])} %, was there after {first[0]:.0f} s."
     return _figure(report, folder, "history", caption, figures.history(report))
 
 

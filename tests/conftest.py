@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -27,6 +28,9 @@ from bench.records import (
     StudyPlan,
     WeightSource,
 )
+
+if TYPE_CHECKING:
+    from tests.postgresql import Server
 
 PictureMaker = Callable[..., Path]
 
@@ -64,6 +68,38 @@ def make_pictures(tmp_path: Path) -> PictureMaker:
         return tmp_path / folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A PostgreSQL server with a database `bench` that has all tables."""
+    pytest.importorskip("psycopg", reason="the extra `postgresql` is not installed")
+    from bench.database import Database
+    from tests.postgresql import programs, serve
+
+    folder = programs()
+    if folder is None:
+        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+    with serve(folder) as server:
+        server.ask("CREATE DATABASE bench")
+        Database.open(server.url("bench")).close()
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql: Server) -> str:
+    """An empty storage in PostgreSQL."""
+    postgresql.empty("bench")
+    return postgresql.url("bench")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty storage of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'bench.db'}"
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
 
 
 @pytest.fixture

@@ -1,15 +1,18 @@
-"""The rules of the database: what goes in comes out, in one file, with no password told."""
+"""The rules of the database: what goes in comes out, on SQLite as on PostgreSQL."""
 
 from __future__ import annotations
 
-import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 
 from bench.database import Database, safe_url
 from bench.errors import InputError
@@ -17,23 +20,16 @@ from bench.records import EpochScores, LatencyRow
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'bench.db'}"
+def database(storage_url: str) -> Iterator[Database]:
+    with Database.open(storage_url) as opened:
+        yield opened
 
 
 @pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    opened = Database.open(url)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def reopened(url: str, database: Database) -> Iterator[Database]:
-    """A second opening of the same file, as another process makes it."""
-    opened = Database.open(url)
-    yield opened
-    opened.close()
+def reopened(storage_url: str, database: Database) -> Iterator[Database]:
+    """A second opening of the same storage, as another process makes it."""
+    with Database.open(storage_url) as opened:
+        yield opened
 
 
 def epoch(fold: int, number: int, balanced_accuracy: float = 0.5) -> EpochScores:
@@ -50,9 +46,9 @@ def epoch(fold: int, number: int, balanced_accuracy: float = 0.5) -> EpochScores
     )
 
 
-def ask(path: Path, query: str) -> list[str]:
-    with closing(sqlite3.connect(path)) as connection:
-        return [row[0] for row in connection.execute(query)]
+def ask(database: Database, query: str) -> list[Any]:
+    with database.storage.engine.connect() as connection:
+        return list(connection.execute(sa.text(query)).scalars())
 
 
 # --- what goes in comes out -----------------------------------------------------------------
@@ -90,13 +86,12 @@ def test_studies_are_listed_oldest_first_and_may_share_a_data_set(database, plan
 
 
 def test_a_data_set_and_a_split_are_stored_once_under_their_fingerprints(
-    database, plan, environment, tmp_path
+    database, plan, environment
 ):
     for name in ("first", "second"):
         database.save_plan(replace(plan, study=name), environment)
-    file = tmp_path / "bench.db"
-    assert ask(file, "SELECT fingerprint FROM bench_datasets") == [plan.dataset.fingerprint]
-    assert ask(file, "SELECT fingerprint FROM bench_splits") == [plan.split.fingerprint]
+    assert ask(database, "SELECT fingerprint FROM bench_datasets") == [plan.dataset.fingerprint]
+    assert ask(database, "SELECT fingerprint FROM bench_splits") == [plan.split.fingerprint]
 
 
 def test_epochs_come_back_by_trial_in_the_order_of_training(database, reopened):
@@ -192,18 +187,25 @@ def test_latencies_of_other_files_are_not_loaded(database, latency_row):
     assert database.load_latencies(["pets/models/default/model.onnx"]) == ()
 
 
-def test_optunas_tables_lie_in_the_same_file(database, url, tmp_path):
+def test_optunas_tables_lie_beside_ours(database):
     study = optuna.create_study(study_name="pets", storage=database.storage)
     study.tell(study.ask(), 0.5)
     assert optuna.load_study(study_name="pets", storage=database.storage).best_value == 0.5
-    tables = ask(tmp_path / "bench.db", "SELECT name FROM sqlite_master WHERE type = 'table'")
-    ours = {"datasets", "splits", "studies", "epochs", "models", "latencies"}
+    tables = sa.inspect(database.storage.engine).get_table_names()
+    ours = {"datasets", "splits", "studies", "epochs", "models", "latencies", "owners"}
     assert {f"bench_{name}" for name in ours} == {t for t in tables if t.startswith("bench_")}
     assert {"studies", "trials", "trial_values"} <= set(tables)
 
 
-def test_sqlite_is_opened_with_write_ahead_logging(database, tmp_path):
-    assert ask(tmp_path / "bench.db", "PRAGMA journal_mode") == ["wal"]
+def test_sqlite_is_opened_with_write_ahead_logging(tmp_path):
+    with Database.open(f"sqlite:///{tmp_path / 'bench.db'}") as database:
+        assert ask(database, "PRAGMA journal_mode") == ["wal"]
+
+
+@pytest.mark.parametrize("name", ["with {braces}.db", "with space.db"])
+def test_an_sqlite_file_may_have_any_name(tmp_path, name):
+    with Database.open(f"sqlite:///{tmp_path / name}"):
+        assert (tmp_path / name).exists()
 
 
 def test_a_reader_is_not_kept_waiting_by_another_opening(
@@ -213,6 +215,47 @@ def test_a_reader_is_not_kept_waiting_by_another_opening(
     assert reopened.load_plan("pets") is not None
     reopened.save_model(model_record)
     assert database.load_models("pets") == (model_record,)
+
+
+# Opens the database when its input ends, so that several can be let go at one moment.
+OPENER = """
+import sys
+from bench.database import Database
+print("ready", flush=True)
+Database.open(sys.stdin.read()).close()
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_processes_that_open_an_empty_storage_at_once_all_can(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'bench.db'}"
+    if kind == "postgresql":
+        server = request.getfixturevalue("postgresql")
+        server.ask("CREATE DATABASE fresh")
+        url = server.url("fresh")
+    with ExitStack() as stack:
+        opening = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", OPENER],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for _ in range(3)
+        ]
+        for process in opening:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(url)
+            process.stdin.flush()
+            assert process.stdout.readline() == "ready\n"
+        for process in opening:
+            assert process.stdin is not None
+            process.stdin.close()
+        assert [process.wait() for process in opening] == [0, 0, 0]
 
 
 # --- refusals -------------------------------------------------------------------------------

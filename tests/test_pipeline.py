@@ -133,11 +133,14 @@ def test_standard_output_is_one_json_document_and_the_rest_went_to_standard_erro
         assert said in place.first.err
 
 
-def test_the_trials_asked_for_are_finished_and_the_first_is_the_default(place: Place) -> None:
+def test_the_trials_asked_for_are_finished_the_head_alone_and_then_the_default(
+    place: Place,
+) -> None:
     trials = place.report.trials
 
     assert [(trial.number, trial.state) for trial in trials] == [(0, "COMPLETE"), (1, "COMPLETE")]
-    assert [trial.is_default for trial in trials] == [True, False]
+    assert [trial.recipe.freeze_depth for trial in trials] == [5, 4]
+    assert [trial.is_default for trial in trials] == [False, True]
     for trial in trials:
         assert trial.recipe.backbone == BACKBONE
         assert len(trial.epochs) == 2
@@ -152,8 +155,8 @@ def test_the_best_and_the_default_recipe_are_promoted_and_tested_on_the_locked_s
 
     by_role = {model.role: model for model in report.models}
     assert by_role["best"].trial == best.number
-    if best.number != 0:
-        assert by_role["default"].trial == 0
+    if best.number != 1:
+        assert by_role["default"].trial == 1
     for model in report.models:
         assert model.predictions.indices == report.split.test
         assert model.weights == "random"
@@ -265,6 +268,7 @@ def test_the_same_command_again_trains_nothing_and_says_the_same(
         (["--seed", "1"], "setting seed: 0 -> 1"),
         (["--image-size", "64"], "setting image_size: 32 -> 64"),
         (["--pruner", "median"], "setting pruner: none -> median"),
+        (["--store", "half"], "setting store: exact -> half"),
         (["--test-fraction", "0.4"], "split: "),
         (["--backbone", "test_convnext"], "parameter `backbone`"),
     ],
@@ -278,6 +282,26 @@ def test_a_study_is_not_gone_on_with_otherwise_than_it_was_begun(
     assert refused.out == ""
     assert named in refused.err
     assert "Traceback" not in refused.err
+
+
+def test_a_rounding_store_states_its_error_in_the_output_and_in_the_report(
+    place: Place, tmp_path: Path
+) -> None:
+    told = search(place.pictures, tmp_path, "--trials", "1", "--store", "half", "--no-promote")
+
+    assert told.code == 0, told.err
+    report = from_json(told.out, StudyReport)
+    assert report.settings.store == "half"
+    (note,) = [note for note in report.notes if note.startswith("Stored activations")]
+    assert BACKBONE in note
+    assert note in told.err
+
+
+def test_an_unknown_store_is_refused(place: Place, tmp_path: Path) -> None:
+    told = search(place.pictures, tmp_path, "--store", "halve")
+
+    assert told.code == 2
+    assert "--store takes exact or half, not 'halve' (did you mean" in " ".join(told.err.split())
 
 
 def test_a_picture_more_is_another_data_set(

@@ -5,6 +5,8 @@ Shapes: N pictures, S = `Geometry.image_size` pixels on either side, 3 colours.
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
 import zlib
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bench.data.rows import RowFile
 from bench.errors import DataError
 from bench.records import Dataset, fingerprint_of, from_json, to_json
 from bench.runtime.preprocess import Geometry, PictureError, prepare
@@ -35,10 +38,11 @@ class _Mark:
 
 
 class DecodedStore:
-    """All pictures of a data set in one geometry, read-only, memory-mapped."""
+    """All pictures of a data set in one geometry, read-only, on disk."""
 
-    def __init__(self, images_nhwc: npt.NDArray[np.uint8], key: str) -> None:
-        self._images = images_nhwc
+    def __init__(self, file: RowFile, shape: tuple[int, int, int, int], key: str) -> None:
+        self._file = file
+        self._shape = shape
         self.key = key
 
     @classmethod
@@ -46,41 +50,41 @@ class DecodedStore:
         """Open the stored pictures, decoding them first where they are missing or damaged."""
         key = fingerprint_of((_FORMAT, dataset.fingerprint, asdict(geometry)))
         folder = cache / "decoded" / key
-        images = _read(folder)
-        if images is None:
+        store = cls._read(folder, key)
+        if store is None:
             with locked(folder.with_suffix(".lock")):
-                images = _read(folder)  # another process may have been first
-                if images is None:
+                store = cls._read(folder, key)  # another process may have been first
+                if store is None:
                     _build(dataset, geometry, folder)
-                    images = _read(folder)
-            if images is None:
+                    store = cls._read(folder, key)
+            if store is None:
                 raise OSError(f"{folder}: what was just written cannot be read back")
-        return cls(images, key)
+        return store
 
     def __len__(self) -> int:
-        return len(self._images)
+        return self._shape[0]
 
     @property
     def image_size(self) -> int:
-        return int(self._images.shape[1])
+        return self._shape[1]
 
     def read(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Return a copy of some pictures: (len(indices), S, S, 3), uint8."""
-        return np.ascontiguousarray(self._images[np.asarray(indices, dtype=np.int64)])
+        """Return some pictures as a new array: (len(indices), S, S, 3), uint8."""
+        return self._file.read(indices).reshape(-1, *self._shape[1:])
 
-
-def _read(folder: Path) -> npt.NDArray[np.uint8] | None:
-    """Map a finished store; None when it is missing, short or altered."""
-    try:
-        mark = from_json((folder / _MARK).read_bytes(), _Mark)
-        images = np.memmap(folder / _ARRAY, dtype=np.uint8, mode="r", shape=mark.shape)
-        sound = all(
-            zlib.crc32(image) == checksum
-            for image, checksum in zip(images, mark.checksums, strict=True)
-        )
-    except (OSError, ValueError):
-        return None
-    return images if sound else None
+    @classmethod
+    def _read(cls, folder: Path, key: str) -> DecodedStore | None:
+        """Open a finished store; None when it is missing, short or altered."""
+        try:
+            mark = from_json((folder / _MARK).read_bytes(), _Mark)
+            file = RowFile(folder / _ARRAY, rows=mark.shape[0], row_bytes=math.prod(mark.shape[1:]))
+        except (OSError, ValueError):
+            return None
+        checksums = (zlib.crc32(image) for block in file.blocks() for image in block)
+        if not file.is_whole() or tuple(checksums) != mark.checksums:
+            file.close()
+            return None
+        return cls(file, mark.shape, key)
 
 
 def _build(dataset: Dataset, geometry: Geometry, folder: Path) -> None:
@@ -95,18 +99,20 @@ def _build(dataset: Dataset, geometry: Geometry, folder: Path) -> None:
     for leftover in (part, folder):
         shutil.rmtree(leftover, ignore_errors=True)
     part.mkdir(parents=True)
-    images = np.memmap(part / _ARRAY, dtype=np.uint8, mode="w+", shape=shape)
+    row_bytes = math.prod(shape[1:])
+    with (part / _ARRAY).open("wb") as file:
 
-    def decode(index: int) -> int:
-        try:
-            image = prepare(dataset.picture_path(index), geometry)
-        except PictureError as error:
-            raise DataError(f"{error}: put the picture back, or begin a new study") from error
-        images[index] = image
-        return zlib.crc32(image.data)
+        def decode(index: int) -> int:
+            try:
+                image = prepare(dataset.picture_path(index), geometry)
+            except PictureError as error:
+                raise DataError(f"{error}: put the picture back, or begin a new study") from error
+            if os.pwrite(file.fileno(), image.data, index * row_bytes) != row_bytes:
+                raise OSError(f"{file.name}: the disk took only a part of a picture")
+            return zlib.crc32(image.data)
 
-    with ThreadPoolExecutor() as pool:
-        checksums = tuple(pool.map(decode, range(shape[0])))
-    images.flush()
+        with ThreadPoolExecutor() as pool:
+            checksums = tuple(pool.map(decode, range(shape[0])))
+        os.fsync(file.fileno())
     write_atomic(part / _MARK, to_json(_Mark(shape, checksums)))
     part.rename(folder)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
-import numpy as np
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bench.database import Database
-from bench.errors import BenchError
+from bench.errors import BenchError, WorkspaceError
 from bench.records import (
     EpochDone,
     EpochScores,
+    FailureKind,
     Recipe,
     StudyPlan,
     TrialDone,
@@ -23,16 +26,16 @@ from bench.records import (
 from bench.records import (
     TrialState as State,
 )
+from bench.search.budget import Budget, format_duration
 from bench.search.executors import Executor
 from bench.search.pruners import running_mean, step_of
-from bench.search.racing import Floats, is_worse, log_losses
-from bench.search.study import FINISHED, make_sampler, state_of
+from bench.search.racing import Race, groups_by_fold, stored_losses
+from bench.search.samplers import grid_size, make_sampler
+from bench.search.study import ENDED, FAILURES, REMARK, Tally, state_of
 from bench.space import SearchSpace
-from bench.training.folds import fold_file, read_fold
-from bench.workspace import Workspace
 
-# A study whose trials keep failing is ended instead of running on for ever.
-_MOST_FAILURES = 10
+# What another try can mend: the machine was short of something, the trial did nothing wrong.
+_RETRIED: frozenset[FailureKind] = frozenset({"worker died", "out of memory"})
 
 
 class Listener(Protocol):
@@ -53,90 +56,164 @@ class Listener(Protocol):
     def search_ended(self) -> None: ...
 
 
+@dataclass(slots=True)
+class _Running:
+    """A trial that is being trained."""
+
+    trial: Trial
+    job: TrialJob
+    started_s: float
+    epochs: list[EpochScores] = field(default_factory=list)
+
+
 class Coordinator:
-    """Runs a study to an exact number of finished trials (complete or pruned).
+    """Runs a study to an exact number of finished trials (complete or pruned), or to a limit.
 
     The caller holds the study's lock, so every trial that the database calls running is a
     leftover of a killed run. It is taken up again under its own number: it keeps its parameters
-    and seed, and what its finished folds gave.
+    and seed, and what its finished folds gave. `clock` tells seconds.
     """
 
     def __init__(
-        self, plan: StudyPlan, study: optuna.Study, database: Database, listener: Listener
+        self,
+        plan: StudyPlan,
+        study: optuna.Study,
+        database: Database,
+        listener: Listener,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan = plan
         self._study = study
         self._database = database
         self._listener = listener
+        self._clock = clock
         self._space = SearchSpace.from_dict(plan.space)
         self._distributions = self._space.distributions()
-        self._running: dict[int, Trial] = {}
-        self._epochs: dict[int, list[EpochScores]] = {}
+        self._race = Race(
+            study,
+            groups_by_fold(plan),
+            partial(stored_losses, plan),
+            epochs=plan.settings.epochs,
+        )
+        self._running: dict[int, _Running] = {}
+        self._tally = Tally.of(study)
         self._failures: list[TrialFailed] = []
 
-    def run(self, executor: Executor, trials: int) -> None:
-        """Train until `trials` are finished in all, counting those of earlier runs.
+    def run(self, executor: Executor, budget: Budget) -> None:
+        """Train until the budget is used up; trials count over all runs of the study.
+
+        A trial that runs when a limit ends the study is left as it is, to be taken up again.
 
         Raises:
+            WorkspaceError: the disk is full or cannot be written; all that was told is kept.
             BenchError: too many trials failed.
         """
+        began_s = self._clock()
         leftovers = self._leftovers()
-        finished = self._finished()
-        self._listener.search_started(self._plan, finished=finished, total=trials)
-        while finished < trials:
-            while len(self._running) < min(executor.slots, trials - finished):
+        self._study.set_user_attr(ENDED, None)
+        self._listener.search_started(
+            self._plan, finished=self._tally.finished, total=budget.trials
+        )
+        while self._tally.finished < budget.trials:
+            limit = self._limit(budget, self._clock() - began_s)
+            if limit is not None:
+                self._study.set_user_attr(ENDED, limit)
+                self._listener.stage(f"the search ends: {limit}")
+                break
+            free = min(executor.slots, budget.trials - self._tally.finished) - len(self._running)
+            for _ in range(free):
                 self._start(executor, leftovers.pop(0) if leftovers else None)
-            event = executor.next_event()
+            event = executor.next_event(self._patience_s(budget, began_s))
             match event:
                 case EpochDone():
-                    go_on = self._take_epoch(event)
-                    executor.answer(event.trial, go_on=go_on)
-                    finished += not go_on
+                    executor.answer(event.trial, go_on=self._take_epoch(event))
                 case TrialDone():
-                    self._complete(event.trial)
-                    finished += 1
+                    self._complete(event)
                 case TrialFailed():
-                    self._fail(event)
+                    self._fail(event, executor, budget)
+            self._cancel_overdue(executor, budget)
         self._listener.search_ended()
+
+    # --- limits -----------------------------------------------------------------------------
+
+    def _limit(self, budget: Budget, elapsed_s: float) -> str | None:
+        """Say which limit the study has come to, if any."""
+        done = f"after {self._tally.finished} of {budget.trials} trials"
+        if budget.timeout_s is not None and elapsed_s >= budget.timeout_s:
+            return f"--timeout {format_duration(budget.timeout_s)} was over {done}"
+        if budget.patience is not None and self._tally.since_best >= budget.patience:
+            return (
+                f"--patience {budget.patience}: no better score in {self._tally.since_best} "
+                f"trials, {done}"
+            )
+        if self._plan.settings.sampler == "grid" and not self._running:
+            size = grid_size(self._space)
+            if self._tally.drawn >= size:
+                return f"the grid's {size} recipes have all been tried, {done}"
+        return None
+
+    def _patience_s(self, budget: Budget, began_s: float) -> float | None:
+        """How long to wait for an event: until the next limit in time."""
+        limits_s = []
+        if budget.timeout_s is not None:
+            limits_s.append(began_s + budget.timeout_s)
+        if budget.trial_timeout_s is not None:
+            limits_s += [run.started_s + budget.trial_timeout_s for run in self._running.values()]
+        return max(min(limits_s) - self._clock(), 0.0) if limits_s else None
+
+    def _cancel_overdue(self, executor: Executor, budget: Budget) -> None:
+        if budget.trial_timeout_s is None:
+            return
+        for number, run in list(self._running.items()):
+            if self._clock() - run.started_s >= budget.trial_timeout_s:
+                executor.cancel(number)
+                allowed = format_duration(budget.trial_timeout_s)
+                message = f"it took longer than --trial-timeout {allowed}"
+                failed = TrialFailed(trial=number, kind="time limit", message=message)
+                self._fail(failed, executor, budget)
+
+    # --- trials -----------------------------------------------------------------------------
 
     def _leftovers(self) -> list[Trial]:
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [Trial(self._study, frozen._trial_id) for frozen in running]
 
-    def _finished(self) -> int:
-        return len(self._study.get_trials(deepcopy=False, states=FINISHED))
-
     def _start(self, executor: Executor, leftover: Trial | None) -> None:
-        number = leftover.number if leftover else len(self._study.get_trials(deepcopy=False))
+        storage, study_id = self._study._storage, self._study._study_id
+        number = leftover.number if leftover else storage.get_n_trials(study_id)
         params: dict[str, object] = {}
-        self._study.sampler = make_sampler(self._plan.settings.seed, number)
+        self._use_sampler(number, 0)
         trial = leftover or self._study.ask()
         _ = trial.relative_params  # drawn lazily; here, with the trial's own sampler
         for position, (name, distribution) in enumerate(self._distributions.items()):
             # A sampler of its own for each parameter: a trial that was killed while its
             # parameters were drawn draws the rest as if nothing had happened.
-            self._study.sampler = make_sampler(self._plan.settings.seed, number, position + 1)
+            self._use_sampler(number, position + 1)
             params[name] = trial._suggest(name, distribution)
-        recipe = self._space.recipe(params)
-        self._running[trial.number] = trial
-        self._epochs[trial.number] = []
-        self._listener.trial_started(trial.number, recipe)
-        executor.submit(TrialJob(number=trial.number, recipe=recipe))
+        job = TrialJob(number=trial.number, recipe=self._space.recipe(params))
+        self._running[trial.number] = _Running(trial, job, self._clock())
+        self._listener.trial_started(trial.number, job.recipe)
+        executor.submit(job)
+
+    def _use_sampler(self, trial: int, parameter: int) -> None:
+        settings = self._plan.settings
+        self._study.sampler = make_sampler(
+            settings.sampler, self._space, seed=settings.seed, trial=trial, parameter=parameter
+        )
 
     def _take_epoch(self, event: EpochDone) -> bool:
         """Record an epoch; return whether the trial goes on."""
-        trial, scores = self._running[event.trial], event.scores
-        epochs = self._epochs[event.trial]
-        epochs.append(scores)
-        mean = running_mean(epochs)
+        run, scores = self._running[event.trial], event.scores
+        run.epochs.append(scores)
+        mean = running_mean(run.epochs)
         self._database.save_epoch(self._plan.study, event.trial, scores)
         step = step_of(scores, self._plan.settings.epochs)
         # Steps of an interrupted run are told again, and Optuna keeps the first report.
-        if step not in self._frozen(trial).intermediate_values:
-            trial.report(mean, step)
+        if step not in self._frozen(run.trial).intermediate_values:
+            run.trial.report(mean, step)
         self._listener.epoch_scored(event.trial, scores, mean)
         last = len(self._plan.split.folds) * self._plan.settings.epochs - 1
-        if step < last and self._should_stop(trial, scores):
+        if step < last and self._should_stop(run.trial, scores):
             self._end(event.trial, TrialState.PRUNED)
             return False
         return True
@@ -144,50 +221,40 @@ class Coordinator:
     def _should_stop(self, trial: Trial, scores: EpochScores) -> bool:
         if self._plan.settings.pruner != "racing":
             return trial.should_prune()
-        if scores.epoch < self._plan.settings.epochs - 1:
-            return False
-        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if not complete:
-            return False
-        best = max(complete, key=lambda other: (other.value or 0.0, -other.number))
-        ours, theirs = (
-            self._losses(trial.number, scores.fold),
-            self._losses(best.number, scores.fold),
-        )
-        if ours is None or theirs is None:
-            return False
-        pictures = [i for fold in self._plan.split.folds[: scores.fold + 1] for i in fold]
-        groups = [self._plan.dataset.pictures[i].group or i for i in pictures]
-        return is_worse(ours, theirs, groups)
+        finished_fold = scores.epoch == self._plan.settings.epochs - 1
+        return finished_fold and self._race.is_lost(trial.number, scores.fold)
 
-    def _losses(self, number: int, last_fold: int) -> Floats | None:
-        """Log-losses of the validation pictures up to a fold, as the trainer stored them.
+    def _complete(self, event: TrialDone) -> None:
+        run = self._running[event.trial]
+        if event.remark is not None:
+            run.trial.set_user_attr(REMARK, event.remark)
+        self._end(event.trial, TrialState.COMPLETE, running_mean(run.epochs))
 
-        None where a file is missing or damaged: then there is nothing to race on.
-        """
-        workspace = Workspace(Path(self._plan.workspace))
-        labels = np.asarray(self._plan.dataset.labels, dtype=np.int64)
-        losses = []
-        for fold in range(last_fold + 1):
-            result = read_fold(fold_file(workspace, self._plan.study, number, fold))
-            if result is None:
-                return None
-            losses.append(log_losses(labels[result.pictures], result.probabilities_nk))
-        return np.concatenate(losses)
-
-    def _complete(self, number: int) -> None:
-        self._end(number, TrialState.COMPLETE, running_mean(self._epochs[number]))
-
-    def _fail(self, event: TrialFailed) -> None:
-        trial = self._running[event.trial]
-        trial.set_user_attr("error", f"{event.kind}: {event.message}")
-        self._end(event.trial, TrialState.FAIL, error=f"{event.kind}: {event.message}")
+    def _fail(self, event: TrialFailed, executor: Executor, budget: Budget) -> None:
+        """Try again where that can help; otherwise the trial has failed, without a score."""
+        if event.kind == "workspace":
+            # No trial can do better, and this one is not to blame: it stays to be taken up again.
+            raise WorkspaceError(
+                f"{event.message}\nEverything up to here is kept: make room, and give the same "
+                "command again."
+            )
+        run = self._running[event.trial]
+        error = f"{event.kind}: {event.message}"
+        failures = [*run.trial.user_attrs.get(FAILURES, ()), error]
+        run.trial.set_user_attr(FAILURES, failures)
+        if event.kind in _RETRIED and len(failures) <= budget.retries:
+            self._listener.stage(f"trial {event.trial} is tried again: {error}")
+            run.epochs.clear()  # its finished folds are told again
+            run.started_s = self._clock()
+            executor.submit(run.job)
+            return
+        self._end(event.trial, TrialState.FAIL, error=error)
         self._failures.append(event)
-        if len(self._failures) >= _MOST_FAILURES:
+        if len(self._failures) >= budget.max_failures:
             kinds = sorted({f"{failure.kind}: {failure.message}" for failure in self._failures})
             raise BenchError(
-                f"{len(self._failures)} trials failed, so the study was stopped; what they said: "
-                + "; ".join(kinds[:3])
+                f"{len(self._failures)} trials failed (--max-failures {budget.max_failures}), so "
+                "the study was stopped; what they said: " + "; ".join(kinds[:3])
             )
 
     def _end(
@@ -197,10 +264,12 @@ class Coordinator:
         value: float | None = None,
         error: str | None = None,
     ) -> None:
-        trial = self._running.pop(number)
-        del self._epochs[number]
-        told = self._study.tell(trial.number, value, state=state)
+        del self._running[number]
+        # A grid sampler would stop Optuna's own loop here, which does not run.
+        self._study.sampler = optuna.samplers.RandomSampler()
+        told = self._study.tell(number, value, state=state)
+        self._tally = self._tally.after(told)
         self._listener.trial_ended(number, state_of(told), told.value, error)
 
-    def _frozen(self, trial: Trial) -> optuna.trial.FrozenTrial:
+    def _frozen(self, trial: Trial) -> FrozenTrial:
         return self._study._storage.get_trial(trial._trial_id)

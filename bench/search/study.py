@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from bench.database import Database
@@ -15,20 +14,23 @@ from bench.errors import InputError, StudyMismatchError
 from bench.records import StudyPlan, to_builtins
 from bench.records import TrialState as State
 from bench.search.pruners import make_pruner
+from bench.search.storage import OwnedStorage
 from bench.space import SearchSpace, changes
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-DEFAULT_RECIPE = "default_recipe"
-_STARTUP_TRIALS = 10
+DEFAULT_RECIPE = "default_recipe"  # marks the trials of the untuned recipes, one a backbone
+ENDED = "ended_early"  # says which limit ended the study's last run
+REMARK = "remark"  # what was unusual about a trial that completed
+FAILURES = "failures"  # what stopped a trial, once an attempt
 
 
 def open_study(plan: StudyPlan, database: Database) -> optuna.Study:
-    """Create the study, or load it to go on; a new one begins with the default recipes."""
+    """Create the study, or load it to go on; a new one begins with the space's first trials."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     known = {summary.study_name for summary in optuna.get_all_study_summaries(database.storage)}
     study = optuna.create_study(
         study_name=plan.study,
-        storage=database.storage,
+        storage=OwnedStorage(database.storage),
         direction="maximize",
         pruner=make_pruner(
             plan.settings.pruner, folds=len(plan.split.folds), epochs=plan.settings.epochs
@@ -39,12 +41,21 @@ def open_study(plan: StudyPlan, database: Database) -> optuna.Study:
         database.drop_epochs(plan.study)  # of a study of that name that was deleted
         study.set_user_attr("dataset", plan.dataset.name)
         study.set_user_attr("data_fingerprint", plan.dataset.fingerprint)
-    # Enqueued here and not with the creation alone, because a kill may fall in between.
-    enqueued = {t.user_attrs.get(DEFAULT_RECIPE) for t in study.get_trials(deepcopy=False)}
-    for number, params in enumerate(SearchSpace.from_dict(plan.space).default_params()):
-        if number not in enqueued:
-            study.enqueue_trial(params, user_attrs={DEFAULT_RECIPE: number})
+    _enqueue_first_trials(study, SearchSpace.from_dict(plan.space))
     return study
+
+
+def _enqueue_first_trials(study: optuna.Study, space: SearchSpace) -> None:
+    """Enqueue what is missing of a study's first trials, as long as none of them has begun.
+
+    A kill may fall between two of them, or between the study's creation and the first.
+    """
+    if any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
+        return
+    defaults = space.default_params()
+    for params in space.first_params():
+        marks = {DEFAULT_RECIPE: True} if params in defaults else None
+        study.enqueue_trial(params, user_attrs=marks, skip_if_exists=True)
 
 
 def load_study(name: str, database: Database) -> optuna.Study:
@@ -107,14 +118,37 @@ def _changed_values(what: str, stored: object, wanted: object) -> Iterable[str]:
             yield f"{what} {name}: {old.get(name)} -> {new.get(name)}"
 
 
-def make_sampler(seed: int, trial: int, parameter: int = 0) -> BaseSampler:
-    """A TPE sampler whose draws depend on the study's seed and the trial's number.
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How far a study is.
 
-    0 is for what is drawn jointly; parameters that are drawn alone count from 1. One fixed seed
-    would make a resumed study draw again what it drew at its start.
+    `since_best` counts the finished trials after the best one, `drawn` those that took a recipe
+    from a grid.
     """
-    derived = int(np.random.SeedSequence([seed, trial, parameter]).generate_state(1)[0])
-    return TPESampler(n_startup_trials=_STARTUP_TRIALS, seed=derived)
+
+    finished: int = 0
+    best: float | None = None
+    since_best: int = 0
+    drawn: int = 0
+
+    @classmethod
+    def of(cls, study: optuna.Study) -> Tally:
+        """Count what earlier runs have done."""
+        ended = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_complete]
+        tally = cls()
+        for trial in sorted(ended, key=lambda trial: (trial.datetime_complete, trial.number)):
+            tally = tally.after(trial)
+        return tally
+
+    def after(self, trial: FrozenTrial) -> Tally:
+        """Count one more trial that has ended."""
+        drawn = self.drawn + ("grid_id" in trial.system_attrs)
+        if trial.state not in FINISHED:
+            return replace(self, drawn=drawn)
+        score = trial.value if trial.state == TrialState.COMPLETE else None
+        if score is not None and (self.best is None or score > self.best):
+            return Tally(finished=self.finished + 1, best=score, drawn=drawn)
+        return Tally(self.finished + 1, self.best, self.since_best + 1, drawn)
 
 
 def state_of(trial: FrozenTrial) -> State:

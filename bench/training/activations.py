@@ -14,8 +14,9 @@ import torch
 from bench.data.augment import augment, strengths
 from bench.data.store import DecodedStore
 from bench.models.staged import StagedModel
-from bench.records import Arithmetic, Family, Policy
+from bench.records import Arithmetic, Family, Policy, Store
 from bench.training.arithmetic import autocast
+from bench.training.half import rounded
 
 Indices = npt.NDArray[np.int64]
 
@@ -85,15 +86,23 @@ def run_frozen(
 
 
 class ComputedActivations:
-    """The plain path: pictures are augmented and run through the frozen part each time."""
+    """The plain path: pictures are augmented and run through the frozen part each time.
 
-    def __init__(self, pixels: PixelSource, model: StagedModel, boundary: int) -> None:
+    They are rounded like stored ones, so that a study's numbers do not depend on its disk.
+    """
+
+    def __init__(
+        self, pixels: PixelSource, model: StagedModel, boundary: int, store: Store
+    ) -> None:
         self._pixels = pixels
         self._model = model
         self._boundary = boundary
+        self._store = store
 
     def read(self, pictures: Indices, *, policy: Policy, view: int) -> torch.Tensor:
         pixels_nchw = self._pixels.read(pictures, policy=policy, view=view)
         if self._boundary == 0:
             return pixels_nchw
-        return run_frozen(self._model, pixels_nchw, 0, self._boundary, self._pixels.arithmetic)
+        arithmetic = self._pixels.arithmetic
+        activations = run_frozen(self._model, pixels_nchw, 0, self._boundary, arithmetic)
+        return rounded(activations) if self._store == "half" else activations

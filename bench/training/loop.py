@@ -28,11 +28,16 @@ _UNBALANCED = 1.5  # largest class over smallest, from which on the loss is weig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How long and in what portions a model is trained."""
+    """How long and in what portions a model is trained.
+
+    `parts` cuts each batch for the forward and backward pass, whose gradients are added up: less
+    memory for the same steps (but batch normalisation that updates then sees smaller batches).
+    """
 
     epochs: int
     batch_size: int
     seed: int
+    parts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +76,9 @@ def fit(
     """
     torch.manual_seed(schedule.seed)
     targets = torch.from_numpy(labels).to(arithmetic.device)
+    weights = _class_weights(labels[train], arithmetic)
     loss_of = nn.CrossEntropyLoss(
-        weight=_class_weights(labels[train], arithmetic), label_smoothing=recipe.label_smoothing
+        weight=weights, label_smoothing=recipe.label_smoothing, reduction="sum"
     )
     optimizer = torch.optim.AdamW(
         model.parameter_groups(
@@ -94,18 +100,21 @@ def fit(
         for batch in batches(rng.permutation(train), schedule.batch_size):
             inputs = activations.read(batch, policy=recipe.augmentation, view=epoch)
             mixed, partner, share = _mixup(inputs, recipe.mixup, rng)
-            with autocast(arithmetic):
-                logits = model.suffix(mixed, boundary).float()
             own = targets[torch.from_numpy(batch)]
-            loss = share * loss_of(logits, own) + (1 - share) * loss_of(logits, own[partner])
             optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
+            total = len(batch) if weights is None else weights[own].sum()
+            for part in _parts(len(batch), schedule.parts):
+                with autocast(arithmetic):
+                    logits = model.suffix(mixed[part], boundary).float()
+                loss = share * loss_of(logits, own[part])
+                loss = (loss + (1 - share) * loss_of(logits, own[partner[part]])) / total
+                scaler.scale(loss).backward()
+                losses.append(loss.detach() * len(batch))
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(trainable, _CLIP_NORM)
             scaler.step(optimizer)
             scaler.update()
             scheduler.step()
-            losses.append(loss.detach() * len(batch))
         train_loss = float(torch.stack(losses).sum()) / len(train)
         if not math.isfinite(train_loss):
             raise NonFiniteLossError(
@@ -149,6 +158,12 @@ def batches(pictures: Indices, batch_size: int) -> list[Indices]:
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [np.concatenate(parts[-2:])]
     return parts
+
+
+def _parts(pictures: int, parts: int) -> list[slice]:
+    """Cut a batch into slices of about the same length, none of a single picture."""
+    cut = batches(np.arange(pictures), math.ceil(pictures / parts))
+    return [slice(int(part[0]), int(part[-1]) + 1) for part in cut]
 
 
 def _mixup(

@@ -1,9 +1,8 @@
 """Activations of the frozen part, computed once and shared by folds, trials and processes.
 
 An entry holds one boundary of one view of all development pictures. On disk it is a plain array
-of rows that is read row by row, so the operating system's page cache keeps hot entries in memory
-and a large data set does not grow the process; small entries are also kept whole on the training
-device, within a budget.
+of rows that is read row by row, so a large data set does not grow the process; small entries are
+also kept whole on the training device, within a budget.
 
 Shapes: P development pictures; an entry is (P, ...), one picture's activation a row.
 """
@@ -11,6 +10,7 @@ Shapes: P development pictures; an entry is (P, ...), one picture's activation a
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import zlib
@@ -21,21 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from bench.data.rows import Bytes, RowFile
 from bench.models.staged import StagedModel
-from bench.records import Policy, fingerprint_of, from_json, to_json
+from bench.records import Policy, Store, fingerprint_of, from_json, to_json
 from bench.training.activations import FROZEN_BATCH, Indices, PixelSource, run_frozen
 from bench.training.arithmetic import DTYPES
+from bench.training.half import can_halve, from_half, to_half
 from bench.workspace import locked, write_atomic
 
 _ROWS = "rows.bin"
 _MARK = "entry.json"
-_FORMAT = 1
+_FORMAT = 2
 _MOST_OPEN = 256  # files of entries, well below the usual limit of 1024
-
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,40 +45,61 @@ class EntryKey:
     policy: Policy
     view: int
     boundary: int
+    store: Store
 
     @property
     def name(self) -> str:
-        return fingerprint_of((_FORMAT, self.frozen_part, self.policy, self.view, self.boundary))
+        return fingerprint_of((_FORMAT, self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layout:
-    """One picture's activation: its logical shape, and how its numbers lie in memory."""
+    """One picture's activation: its logical shape, and how its numbers lie in memory.
+
+    `halved`: a row is float16 numbers and the power of two that they are scaled by.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     channels_last: bool
+    halved: bool
 
     @classmethod
-    def of(cls, activations: torch.Tensor) -> _Layout:
+    def of(cls, activations: torch.Tensor, store: Store) -> _Layout:
         channels_last = (
             activations.ndim == 4
             and not activations.is_contiguous()
             and activations.is_contiguous(memory_format=torch.channels_last)
         )
-        dtype = str(activations.dtype).removeprefix("torch.")
-        return cls(shape=tuple(activations.shape[1:]), dtype=dtype, channels_last=channels_last)
+        return cls(
+            shape=tuple(activations.shape[1:]),
+            dtype=str(activations.dtype).removeprefix("torch."),
+            channels_last=channels_last,
+            halved=store == "half" and can_halve(activations),
+        )
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Size of one picture's activation as it is given back."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
     def to_bytes(self, activations: torch.Tensor) -> Bytes:
         """(N, ...) activations -> (N, bytes a row)."""
         if self.channels_last:
             activations = activations.permute(0, 2, 3, 1)
-        rows = activations.contiguous().cpu().view(len(activations), -1)
-        return rows.view(torch.uint8).numpy()
+        rows = activations.contiguous().view(len(activations), -1)
+        if self.halved:
+            halves, shifts = to_half(rows)
+            rows = torch.cat([halves.view(torch.int16), shifts[:, None]], dim=1)
+        return rows.cpu().view(torch.uint8).numpy()
 
     def from_bytes(self, rows: Bytes) -> torch.Tensor:
         """(N, bytes a row) -> (N, ...) activations with the strides that they had."""
-        values = torch.from_numpy(rows).view(DTYPES[self.dtype])
+        if self.halved:
+            words = torch.from_numpy(rows).view(torch.int16)
+            values = from_half(words[:, :-1].view(torch.float16), words[:, -1])
+        else:
+            values = torch.from_numpy(rows).view(DTYPES[self.dtype])
         if self.channels_last:
             channels, height, width = self.shape
             return values.view(-1, height, width, channels).permute(0, 3, 1, 2)
@@ -97,38 +117,38 @@ class _Mark:
 
 
 class Entry:
-    """Rows of one boundary of one view, on disk."""
+    """Rows of one boundary of one view, on disk; one that is evicted meanwhile stays readable."""
 
-    def __init__(self, folder: Path, mark: _Mark) -> None:
+    def __init__(self, mark: _Mark, file: RowFile) -> None:
         self._mark = mark
-        # Held open: an entry that is evicted meanwhile can still be read.
-        self._file = (folder / _ROWS).open("rb", buffering=0)
+        self._file = file
 
     @classmethod
     def open(cls, folder: Path) -> Entry | None:
         """Open a finished entry; None where it is missing, short or altered."""
         try:
             mark = from_json((folder / _MARK).read_bytes(), _Mark)
-            entry = cls(folder, mark)
+            file = RowFile(folder / _ROWS, rows=mark.rows, row_bytes=mark.row_bytes)
         except (OSError, ValueError):
             return None
-        if entry.size_bytes != (folder / _ROWS).stat().st_size or not entry._is_sound():
-            entry.close()
+        if not file.is_whole() or _checksum(file) != mark.checksum:
+            file.close()
             return None
-        return entry
+        return cls(mark, file)
 
     @property
-    def size_bytes(self) -> int:
-        return self._mark.rows * self._mark.row_bytes
+    def is_exact(self) -> bool:
+        """Whether it gives back, to the last bit, what was written."""
+        return not self._mark.layout.halved
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Size of all its activations in memory."""
+        return self._mark.rows * self._mark.layout.tensor_bytes
 
     def read(self, rows: Indices) -> torch.Tensor:
         """Return some rows, in their order, on the CPU."""
-        size = self._mark.row_bytes
-        buffer = np.empty((len(rows), size), dtype=np.uint8)
-        for target, row in zip(buffer, rows, strict=True):
-            if os.preadv(self._file.fileno(), [target.data], int(row) * size) != size:
-                raise OSError(f"{self._file.name}: the entry ends before row {row}")
-        return self._mark.layout.from_bytes(buffer)
+        return self._mark.layout.from_bytes(self._file.read(rows))
 
     def read_all(self) -> torch.Tensor:
         return self.read(np.arange(self._mark.rows))
@@ -136,23 +156,21 @@ class Entry:
     def close(self) -> None:
         self._file.close()
 
-    def __del__(self) -> None:
-        self.close()
 
-    def _is_sound(self) -> bool:
-        checksum = 0
-        self._file.seek(0)
-        while block := self._file.read(1 << 20):
-            checksum = zlib.crc32(block, checksum)
-        return checksum == self._mark.checksum
+def _checksum(file: RowFile) -> int:
+    checksum = 0
+    for block in file.blocks():
+        checksum = zlib.crc32(block.data, checksum)
+    return checksum
 
 
 class _Writer:
     """Writes an entry batch by batch into a temporary folder; `finish` gives it its name."""
 
-    def __init__(self, folder: Path, part: Path) -> None:
+    def __init__(self, folder: Path, part: Path, store: Store) -> None:
         self._folder = folder
         self._part = part
+        self._store: Store = store
         self._part.mkdir(parents=True)
         self._file = (self._part / _ROWS).open("wb")
         self._layout: _Layout | None = None
@@ -161,7 +179,7 @@ class _Writer:
         self._checksum = 0
 
     def append(self, activations: torch.Tensor) -> None:
-        self._layout = self._layout or _Layout.of(activations)
+        self._layout = self._layout or _Layout.of(activations, self._store)
         rows = self._layout.to_bytes(activations)
         self._file.write(rows.data)
         self._checksum = zlib.crc32(rows.data, self._checksum)
@@ -206,7 +224,7 @@ class ActivationCache:
         resident = self._resident.get(key)
         if resident is None:
             entry = self._open[key]
-            if entry.size_bytes > self._memory_bytes // 2:
+            if entry.tensor_bytes > self._memory_bytes // 2:
                 return entry.read(rows).to(self._device)
             resident = entry.read_all().to(self._device)
             self._keep(key, resident)
@@ -228,11 +246,17 @@ class ActivationCache:
             os.utime(self._folder / key.name / _MARK)
         return True
 
+    def is_exact(self, key: EntryKey) -> bool:
+        """Whether an entry that `has` said is there gives back exactly what was written."""
+        return self._open[key].is_exact
+
     @contextmanager
     def writing(self, keys: Sequence[EntryKey]) -> Iterator[dict[EntryKey, _Writer]]:
         """Yield a writer for each key; all entries appear when the block succeeds."""
         writers = {
-            key: _Writer(self._folder / key.name, self._parts(key.frozen_part) / key.name)
+            key: _Writer(
+                self._folder / key.name, self._parts(key.frozen_part) / key.name, key.store
+            )
             for key in keys
         }
         try:
@@ -291,6 +315,8 @@ class StoredActivations:
 
     The numbers are those of `ComputedActivations`, to the last bit on the CPU: frozen parts in
     eval mode, run in batches of one size, give a picture the same output wherever it stands.
+    Rounded entries are read, but nothing is computed from them: one rounding is all there is, and
+    what an entry holds does not depend on which others were there before.
     """
 
     def __init__(
@@ -301,6 +327,7 @@ class StoredActivations:
         pictures: Indices,
         cache: ActivationCache,
         frozen_part: str,
+        store: Store,
     ) -> None:
         self._pixels = pixels
         self._model = model
@@ -309,6 +336,7 @@ class StoredActivations:
         self._rows = {int(picture): row for row, picture in enumerate(pictures)}
         self._cache = cache
         self._frozen_part = frozen_part
+        self._store: Store = store
 
     def read(self, pictures: Indices, *, policy: Policy, view: int) -> torch.Tensor:
         # Without augmentation all views are the same one.
@@ -321,7 +349,13 @@ class StoredActivations:
         return self._cache.rows(key, rows)
 
     def _key(self, policy: Policy, view: int, boundary: int) -> EntryKey:
-        return EntryKey(frozen_part=self._frozen_part, policy=policy, view=view, boundary=boundary)
+        return EntryKey(
+            frozen_part=self._frozen_part,
+            policy=policy,
+            view=view,
+            boundary=boundary,
+            store=self._store,
+        )
 
     def _compute(self, wanted: EntryKey) -> None:
         """Compute an entry from the deepest shallower one, keeping small ones on the way."""
@@ -329,10 +363,11 @@ class StoredActivations:
             boundary: self._key(wanted.policy, wanted.view, boundary)
             for boundary in range(1, wanted.boundary + 1)
         }
-        start = max((b for b, key in keys.items() if self._cache.has(key)), default=0)
+        there = [boundary for boundary, key in keys.items() if self._cache.has(key)]
+        start = max((b for b in there if self._cache.is_exact(keys[b])), default=0)
         count = len(self._pictures)
         everything = np.arange(count)
-        kept = [b for b in self._worth_keeping(start, wanted.boundary) if b > start]
+        kept = [b for b in self._worth_keeping(start, wanted.boundary) if b not in there]
         with self._cache.writing([keys[boundary] for boundary in kept]) as writers:
             for batch in np.array_split(everything, range(FROZEN_BATCH, count, FROZEN_BATCH)):
                 activations = self._start(keys, start, batch, wanted)

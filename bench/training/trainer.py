@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import gc
 import time
 import traceback
 from collections.abc import Generator, Iterator
@@ -15,15 +17,18 @@ import torch
 from torch import nn
 
 from bench.data.store import DecodedStore
-from bench.errors import BenchError
+from bench.errors import BenchError, NonFiniteLossError
 from bench.metrics import score_epoch
 from bench.models.backbones import BackboneSpec, describe_backbone
-from bench.models.staged import PARTS, StagedModel, build_model
+from bench.models.body import PARTS
+from bench.models.staged import StagedModel, build_model
 from bench.records import (
     EpochDone,
     EpochScores,
     Event,
+    FailureKind,
     Recipe,
+    Settings,
     StudyPlan,
     TrialDone,
     TrialFailed,
@@ -42,6 +47,10 @@ from bench.training.loop import Schedule, batches, fit
 from bench.training.probe import LinearProbe, fit_probe
 from bench.training.stored import ActivationCache, StoredActivations
 from bench.workspace import Workspace
+
+_DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
+)
 
 TrialEvents = Generator[Event, bool, None]
 
@@ -79,19 +88,30 @@ class Trainer:
         """Yield an `EpochDone` an epoch, then `TrialDone`; or `TrialFailed`, whatever happens.
 
         Send False to stop. Folds that an interrupted run has finished are not trained again:
-        their stored epochs are told once more, in the same order.
+        their stored epochs are told once more, in the same order. A fold that runs out of memory
+        begins again with its batches in twice as many parts, down to two pictures a part.
         """
+        parts, fold = 1, 0
         try:
-            for fold in range(len(self.plan.split.folds)):
-                for scores in self._fold(job, fold):
-                    go_on = yield EpochDone(trial=job.number, scores=scores)
-                    if not go_on:
-                        return
-            yield TrialDone(trial=job.number)
+            while fold < len(self.plan.split.folds):
+                try:
+                    for scores in self._fold(job, fold, parts):
+                        go_on = yield EpochDone(trial=job.number, scores=scores)
+                        if not go_on:
+                            return
+                    fold += 1
+                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                    parts *= 2
+                    if not _is_out_of_memory(error) or self.plan.settings.batch_size < 2 * parts:
+                        raise
+                    _release_memory(self.plan.device)
+            yield TrialDone(trial=job.number, remark=_remark(parts, self.plan.settings))
         except Exception as error:
+            kind = _kind_of(error)
             # The message of a foreseen error says all; any other is a defect to be found.
-            message = str(error) if isinstance(error, BenchError) else traceback.format_exc()
-            yield TrialFailed(trial=job.number, kind=_kind_of(error), message=message)
+            foreseen = isinstance(error, BenchError) or kind != "bad trial code"
+            message = str(error) if foreseen else traceback.format_exc()
+            yield TrialFailed(trial=job.number, kind=kind, message=message)
 
     def spec(self, backbone: str) -> BackboneSpec:
         return describe_backbone(backbone)
@@ -143,29 +163,36 @@ class Trainer:
         key = (recipe.backbone, train.tobytes())
         if key not in self._probes:
             store = self.activations(recipe.backbone, model.eval(), PARTS)
-            features = [
-                store.read(batch, policy="none", view=0).float().cpu()
-                for batch in batches(train, self.plan.settings.batch_size)
-            ]
-            self._probes[key] = fit_probe(torch.cat(features).numpy(), self._labels[train])
+            size = self.images(recipe.backbone).image_size
+            features = torch.empty(len(train), model.elements_at_boundaries(size)[PARTS])
+            done = 0
+            for batch in batches(train, self.plan.settings.batch_size):
+                features[done : done + len(batch)] = store.read(batch, policy="none", view=0)
+                done += len(batch)
+            self._probes[key] = fit_probe(features.numpy(), self._labels[train])
         return self._probes[key]
+
+    def pixels(self, backbone: str) -> PixelSource:
+        """The decoded pictures, augmented, on the training device."""
+        return PixelSource(
+            self.images(backbone),
+            family=self.plan.settings.family,
+            seed=self.plan.settings.seed,
+            arithmetic=self.plan.arithmetic[backbone],
+        )
 
     def activations(self, backbone: str, model: StagedModel, boundary: int) -> ActivationStore:
         """What feeds the part of `model` behind `boundary`."""
-        plan = self.plan
-        pixels = PixelSource(
-            self.images(backbone),
-            family=plan.settings.family,
-            seed=plan.settings.seed,
-            arithmetic=plan.arithmetic[backbone],
-        )
+        plan, store = self.plan, self.plan.settings.store
+        pixels = self.pixels(backbone)
         views_bytes = (
-            4 * model.elements_at_boundaries(pixels.image_size)[boundary]
+            (4 if store == "exact" else 2)
+            * model.elements_at_boundaries(pixels.image_size)[boundary]
             * len(plan.split.development) * plan.settings.epochs
         )  # fmt: skip
         if boundary == 0 or views_bytes > plan.cache_bytes:
             # What one trial alone would push out again is not worth writing.
-            return ComputedActivations(pixels, model, boundary)
+            return ComputedActivations(pixels, model, boundary, store)
         if backbone not in self._frozen_parts:
             self._frozen_parts[backbone] = fingerprint_of(
                 (
@@ -186,11 +213,12 @@ class Trainer:
             np.asarray(plan.split.development, dtype=np.int64),
             self._cache,
             self._frozen_parts[backbone],
+            store,
         )
 
     # --- folds ------------------------------------------------------------------------------
 
-    def _fold(self, job: TrialJob, fold: int) -> Iterator[EpochScores]:
+    def _fold(self, job: TrialJob, fold: int, parts: int) -> Iterator[EpochScores]:
         file = fold_file(self._workspace, self.plan.study, job.number, fold)
         settings, recipe = self.plan.settings, job.recipe
         identity = training_identity(self.plan, recipe)
@@ -212,7 +240,9 @@ class Trainer:
             train,
             validation,
             recipe,
-            Schedule(epochs=settings.epochs, batch_size=settings.batch_size, seed=seed),
+            Schedule(
+                epochs=settings.epochs, batch_size=settings.batch_size, seed=seed, parts=parts
+            ),
             self.plan.arithmetic[recipe.backbone],
         ):
             assert outcome.probabilities_nk is not None
@@ -242,7 +272,7 @@ def _resident_bytes(device: str) -> int:
     if device == "cuda":
         free, _ = torch.cuda.mem_get_info()
         return free // 2
-    return 256 << 20  # the page cache keeps the rest at hand
+    return 128 << 20  # the page cache keeps the rest at hand
 
 
 def fold_seed(seed: int, trial: int, fold: int) -> int:
@@ -266,9 +296,33 @@ def training_identity(plan: StudyPlan, recipe: Recipe) -> str:
     )
 
 
-def _kind_of(error: Exception) -> str:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+def _remark(parts: int, settings: Settings) -> str | None:
+    if parts == 1:
+        return None
+    return (
+        f"out of memory at {settings.batch_size} pictures a batch: gradients were gathered over "
+        f"{parts} parts of a batch"
+    )
+
+
+def _release_memory(device: str) -> None:
+    gc.collect()  # what the failed step left in reference cycles
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # On a CPU torch raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
+
+def _kind_of(error: Exception) -> FailureKind:
+    if _is_out_of_memory(error):
         return "out of memory"
-    if isinstance(error, BenchError):
-        return type(error).__name__.removesuffix("Error")
-    return f"unexpected {type(error).__name__}"
+    if isinstance(error, NonFiniteLossError):
+        return "non-finite loss"
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return "workspace"
+    return "bad input" if isinstance(error, BenchError) else "bad trial code"

@@ -20,12 +20,13 @@ LARGE = tuple(
     pytest.param(name, marks=pytest.mark.slow)
     for name in ("resnet50", "xception", "efficientnet_lite0")
 )
-SMALL = ("test_resnet", "test_efficientnet", "test_convnext", "test_byobnet", "test_mambaout")
-UNCUTTABLE = "test_vit"
-EVERY = (*LARGE, *SMALL, UNCUTTABLE)
+CHAINS = ("test_resnet", "test_efficientnet", "test_convnext", "test_byobnet", "test_mambaout")
+GRAPHS = ("test_vit", "test_vit3")
+SMALL = (*CHAINS, *GRAPHS)
+EVERY = (*LARGE, *SMALL)
 WITH_BATCH_NORM = (*LARGE, "test_resnet", "test_efficientnet")
-# Its head has a dense layer in front of the features, and a matrix product rounds by batch size.
-DENSE_BEFORE_FEATURES = ("test_mambaout", PARTS)
+# Dense layers stand right before their features, and a matrix product rounds by batch size.
+DENSE_BEFORE_FEATURES = (("test_mambaout", PARTS), ("test_vit3", PARTS))
 DEPTHS = range(PARTS + 1)
 
 
@@ -78,21 +79,11 @@ def test_parts_run_one_by_one_are_the_prefix(
 
 
 @pytest.mark.parametrize("name", [*LARGE, *SMALL])
-def test_a_chain_of_modules_can_be_cut_at_every_depth(make_model: ModelMaker, name: str) -> None:
+def test_a_network_can_be_cut_at_every_depth(make_model: ModelMaker, name: str) -> None:
     model = make_model(name)
 
     assert [model.boundary(depth) for depth in DEPTHS] == [0, 1, 2, 3, 4, 5]
-
-
-def test_a_network_that_is_no_chain_is_cut_at_the_picture_and_the_features_alone(
-    make_model: ModelMaker, pictures_nchw: torch.Tensor
-) -> None:
-    model = make_model(UNCUTTABLE)
-
-    assert [model.boundary(depth) for depth in DEPTHS] == [0, 0, 0, 0, 0, 5]
-    for boundary in range(1, PARTS):
-        with pytest.raises(ValueError, match="cannot be cut"):
-            model.prefix(pictures_nchw, boundary)
+    assert model.recomputed is None
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -107,7 +98,7 @@ def test_a_frozen_prefix_gives_a_picture_the_same_activation_in_any_batch(
 
     together = model.prefix(pictures_nchw, depth)
 
-    tolerance = 1e-5 if (name, depth) == DENSE_BEFORE_FEATURES else 0.0
+    tolerance = 1e-5 if (name, depth) in DENSE_BEFORE_FEATURES else 0.0
     for pictures in ([0, 1], [7, 0, 3], [5, 2, 4, 1]):
         alone = model.prefix(pictures_nchw[pictures], depth)
         torch.testing.assert_close(alone, together[pictures], rtol=tolerance, atol=tolerance)

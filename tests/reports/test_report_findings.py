@@ -12,6 +12,7 @@ from bench.records import ClassScores, StudyReport
 from reports.findings import (
     default_of,
     examples,
+    first_score,
     labels_of,
     mistakes,
     ranked,
@@ -95,6 +96,20 @@ def test_without_a_promoted_default_no_gain_is_claimed(make_report: MakeReport) 
     report = make_report()
     verdict = tuning_verdict(replace(report, models=report.models[1:]))
     assert verdict == "No default recipe was promoted, so what tuning gained is not known."
+
+
+def test_the_first_score_is_that_of_the_complete_trial_that_ended_first(
+    make_report: MakeReport,
+) -> None:
+    report = make_report()
+    late, pruned, early, *_ = report.trials
+    trials = (
+        replace(late, value=0.5, finished_s=90.0),
+        replace(pruned, value=0.3, finished_s=5.0),
+        replace(early, value=0.4, finished_s=20.0),
+    )
+    assert first_score(replace(report, trials=trials)) == (20.0, 0.4)
+    assert first_score(replace(report, trials=(pruned,))) is None
 
 
 def test_the_standard_error_of_balanced_accuracy_grows_with_a_rare_class(

@@ -94,6 +94,7 @@ def test_a_study_without_promoted_models_reports_its_trials(
     assert "No model has been promoted yet, so the test set is still locked" in text
     assert "bench promote demo" in text
     assert "**Trials**" in text
+    assert " %, was there after 30 s." in text
     assert "## Comparison" not in text
 
 

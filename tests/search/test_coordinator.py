@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from bench.records import (
     EpochDone,
     EpochScores,
     Event,
+    FailureKind,
     Recipe,
     StudyPlan,
     TrialDone,
@@ -26,6 +28,7 @@ from bench.records import (
     TrialRecord,
 )
 from bench.results import load_trials
+from bench.search.budget import Budget
 from bench.search.coordinator import Coordinator
 from bench.search.study import open_study
 
@@ -67,6 +70,7 @@ class FakeExecutor:
         slots: int = 1,
         die_at: int | None = None,
         fails: Callable[[int], bool] = lambda _number: False,
+        kind: FailureKind = "bad trial code",
     ) -> None:
         self.slots = slots
         self.jobs: list[TrialJob] = []
@@ -75,6 +79,7 @@ class FakeExecutor:
         self._plan = plan
         self._die_at = die_at
         self._fails = fails
+        self._kind = kind
         self._running: deque[tuple[int, Iterator[Event]]] = deque()
         self._waiting_for: int | None = None
 
@@ -84,7 +89,7 @@ class FakeExecutor:
         self.most_at_once = max(self.most_at_once, len(self._running))
         assert len(self._running) <= self.slots
 
-    def next_event(self) -> Event:
+    def next_event(self, timeout_s: float | None = None) -> Event:
         assert self._waiting_for is None, "an epoch was not answered"
         if self._die_at == len(self.told):
             raise Killed
@@ -104,13 +109,16 @@ class FakeExecutor:
         if not go_on:
             self._drop(trial)
 
+    def cancel(self, trial: int) -> None:
+        self._drop(trial)
+
     def close(self) -> None:
         self._running.clear()
 
     def _script(self, job: TrialJob) -> Iterator[Event]:
         if self._fails(job.number):
             message = f"disaster {job.number % 2}"
-            yield TrialFailed(trial=job.number, kind="out of memory", message=message)
+            yield TrialFailed(trial=job.number, kind=self._kind, message=message)
             return
         for fold in range(len(self._plan.split.folds)):
             for epoch in range(self._plan.settings.epochs):
@@ -148,12 +156,15 @@ def run(
     executor: FakeExecutor | None = None,
     *,
     trials: int = TRIALS,
+    budget: Budget | None = None,
     listener: Recorder | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> FakeExecutor:
     """What a process does that owns the study."""
     executor = executor or FakeExecutor(plan)
     study = open_study(plan, database)
-    Coordinator(plan, study, database, listener or Recorder()).run(executor, trials)
+    coordinator = Coordinator(plan, study, database, listener or Recorder(), clock)
+    coordinator.run(executor, budget or Budget(trials=trials))
     return executor
 
 
@@ -163,7 +174,7 @@ def frozen(plan: StudyPlan, database: Database) -> list[optuna.trial.FrozenTrial
 
 def facts(plan: StudyPlan, database: Database) -> list[tuple[Any, ...]]:
     """All that a study found out, without the times at which it did."""
-    trials = frozen(plan, database)
+    trials = [trial for trial in frozen(plan, database) if trial.state.name != "WAITING"]
     epochs = database.load_epochs(plan.study)
     return [
         (t.number, t.state.name, t.params, t.values, t.intermediate_values, epochs.get(t.number))
@@ -197,7 +208,7 @@ def test_the_number_of_finished_trials_is_exact_and_pruned_ones_count(
 
 
 @pytest.mark.parametrize("trials", [1, 2, 3])
-def test_even_fewer_trials_than_defaults_are_exact(
+def test_even_fewer_trials_than_were_enqueued_are_exact(
     plan: StudyPlan, database: Database, trials: int
 ) -> None:
     executor = run(plan, database, trials=trials)
@@ -207,16 +218,18 @@ def test_even_fewer_trials_than_defaults_are_exact(
     assert len(executor.jobs) == trials
 
 
-def test_the_default_recipes_are_the_first_trials(
+def test_the_first_trials_are_quick_and_the_default_recipes_are_among_them(
     plan: StudyPlan, records: Callable[[], tuple[TrialRecord, ...]], database: Database
 ) -> None:
     run(plan, database)
 
-    first, second, *others = records()
-    assert first.recipe == Recipe(backbone="small", learning_rate=1e-3, freeze_depth=4)
-    assert second.recipe == replace(first.recipe, backbone="large")
-    assert [first.is_default, second.is_default] == [True, True]
-    assert not any(trial.is_default for trial in others)
+    head, other_head, default, other_default, *others = records()
+    assert default.recipe == Recipe(backbone="small", learning_rate=1e-3, freeze_depth=4)
+    assert other_default.recipe == replace(default.recipe, backbone="large")
+    assert head.recipe == replace(default.recipe, freeze_depth=5)
+    assert other_head.recipe == replace(other_default.recipe, freeze_depth=5)
+    assert [default.is_default, other_default.is_default] == [True, True]
+    assert not any(trial.is_default for trial in (head, other_head, *others))
 
 
 def test_the_executor_trains_what_the_study_says(plan: StudyPlan, database: Database) -> None:
@@ -271,7 +284,7 @@ def test_the_listener_hears_of_each_trial_once(plan: StudyPlan, database: Databa
     listener = Recorder()
     run(plan, database, listener=listener, trials=3)
 
-    trials = frozen(plan, database)
+    trials = frozen(plan, database)[:3]
     assert listener.said == [
         ("search", 0, 3),
         *(
@@ -473,7 +486,7 @@ def test_failed_trials_do_not_count_and_say_why(
     assert [states.count(state) for state in ("FAIL", "RUNNING")] == [2, 0]
     assert len(states) == 8
     assert states[1] == states[3] == "FAIL"
-    assert records()[1].error == "out of memory: disaster 1"
+    assert records()[1].error == "bad trial code: disaster 1"
     assert records()[1].value is None
     assert ("end", 3, "FAIL", None, "out of memory: disaster 1") in listener.said
 
@@ -493,5 +506,5 @@ def test_ten_failures_end_the_study_with_what_they_said(
         run(plan, database, executor)
 
     assert len(executor.jobs) == 10
-    for said in ("10 trials failed", "out of memory: disaster 0", "out of memory: disaster 1"):
+    for said in ("10 trials failed", "bad trial code: disaster 0", "bad trial code: disaster 1"):
         assert said in str(caught.value)

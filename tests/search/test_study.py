@@ -6,12 +6,11 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
 
 from bench.database import Database
 from bench.errors import InputError, StudyMismatchError
 from bench.records import StudyPlan, WeightSource
-from bench.search.study import DEFAULT_RECIPE, load_study, make_sampler, open_study, refuse_changes
+from bench.search.study import DEFAULT_RECIPE, load_study, open_study, refuse_changes
 
 Change = Callable[[StudyPlan], StudyPlan]
 
@@ -84,6 +83,7 @@ def other_weights(plan: StudyPlan) -> StudyPlan:
         (setting(pretrained=True), ["setting pretrained: False -> True"]),
         (setting(seed=4), ["setting seed: 0 -> 4"]),
         (setting(pruner="none"), ["setting pruner: median -> none"]),
+        (setting(store="half"), ["setting store: exact -> half"]),
         (other_weights, ["weights of small", "random", "w.pth", "abcd"]),
     ],
 )
@@ -127,44 +127,84 @@ def test_what_changes_no_trial_is_no_change(study_plan: StudyPlan, change: Chang
 # --- opening --------------------------------------------------------------------------------
 
 
-def test_a_new_study_begins_with_the_default_recipe_of_each_backbone(
-    study_plan: StudyPlan, database: Database
-) -> None:
-    study = open_study(study_plan, database)
+FIRST = [
+    {"backbone": backbone, "learning_rate": 1e-3, "freeze_depth": depth}
+    for depth in (5, 4, 2)
+    for backbone in ("small", "large")
+]
 
-    waiting = study.get_trials()
-    assert [trial.state.name for trial in waiting] == ["WAITING", "WAITING"]
-    assert [trial.user_attrs[DEFAULT_RECIPE] for trial in waiting] == [0, 1]
-    assert [trial.system_attrs["fixed_params"] for trial in waiting] == [
-        {"backbone": backbone, "learning_rate": 1e-3, "freeze_depth": 4}
-        for backbone in ("small", "large")
-    ]
+
+@pytest.fixture
+def deep_plan(study_plan: StudyPlan) -> StudyPlan:
+    """The untuned recipe is none of the quick ones."""
+    defaults = {**study_plan.space["defaults"], "freeze_depth": 2}
+    return replace(study_plan, space={**study_plan.space, "defaults": defaults})
+
+
+def enqueued(study: optuna.Study) -> list[dict[str, Any]]:
+    return [trial.system_attrs["fixed_params"] for trial in study.get_trials()]
+
+
+def test_a_new_study_begins_with_the_most_frozen_recipes_of_all_backbones(
+    deep_plan: StudyPlan, database: Database
+) -> None:
+    study = open_study(deep_plan, database)
+
+    assert {trial.state.name for trial in study.get_trials()} == {"WAITING"}
+    assert enqueued(study) == FIRST
     assert study.direction.name == "MAXIMIZE"
 
 
-def test_opening_again_enqueues_nothing_twice(study_plan: StudyPlan, database: Database) -> None:
-    open_study(study_plan, database).ask()
+@pytest.mark.parametrize("depth", [4, 2])
+def test_one_recipe_of_each_backbone_is_the_default(
+    study_plan: StudyPlan, deep_plan: StudyPlan, database: Database, depth: int
+) -> None:
+    study = open_study(study_plan if depth == 4 else deep_plan, database)
 
-    assert len(open_study(study_plan, database).get_trials()) == 2
+    marked = [trial for trial in study.get_trials() if DEFAULT_RECIPE in trial.user_attrs]
+    assert [trial.system_attrs["fixed_params"] for trial in marked] == [
+        {"backbone": backbone, "learning_rate": 1e-3, "freeze_depth": depth}
+        for backbone in ("small", "large")
+    ]
 
 
-def test_a_default_recipe_that_a_kill_kept_from_being_enqueued_is_made_up_for(
-    study_plan: StudyPlan, database: Database, monkeypatch: pytest.MonkeyPatch
+def test_opening_again_enqueues_nothing_twice(deep_plan: StudyPlan, database: Database) -> None:
+    open_study(deep_plan, database)
+    open_study(deep_plan, database).ask()
+
+    assert len(open_study(deep_plan, database).get_trials()) == len(FIRST)
+
+
+def test_first_trials_that_a_kill_kept_from_being_enqueued_are_made_up_for(
+    deep_plan: StudyPlan, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enqueue = optuna.Study.enqueue_trial
 
-    def killed_at_the_second(self: optuna.Study, *args: Any, **kwargs: Any) -> None:
-        if len(self.get_trials()) == 1:
+    def killed_at_the_third(self: optuna.Study, *args: Any, **kwargs: Any) -> None:
+        if len(self.get_trials()) == 2:
             raise KeyboardInterrupt
         enqueue(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(optuna.Study, "enqueue_trial", killed_at_the_second)
+        patch.setattr(optuna.Study, "enqueue_trial", killed_at_the_third)
         with pytest.raises(KeyboardInterrupt):
-            open_study(study_plan, database)
+            open_study(deep_plan, database)
 
-    waiting = open_study(study_plan, database).get_trials()
-    assert [trial.user_attrs[DEFAULT_RECIPE] for trial in waiting] == [0, 1]
+    assert enqueued(open_study(deep_plan, database)) == FIRST
+
+
+def test_a_study_that_has_begun_otherwise_goes_on_as_it_began(
+    deep_plan: StudyPlan, database: Database
+) -> None:
+    """Studies of earlier versions began with the default recipes alone."""
+    study = optuna.create_study(
+        study_name=deep_plan.study, storage=database.storage, direction="maximize"
+    )
+    for params in FIRST[-2:]:
+        study.enqueue_trial(params, user_attrs={DEFAULT_RECIPE: 0})
+    study.ask()
+
+    assert enqueued(open_study(deep_plan, database)) == FIRST[-2:]
 
 
 def test_a_study_that_is_not_there_is_told_with_those_that_are(
@@ -172,22 +212,3 @@ def test_a_study_that_is_not_there_is_told_with_those_that_are(
 ) -> None:
     with pytest.raises(InputError, match="no study is called 'cats'; there are: none yet"):
         load_study("cats", database)
-
-
-# --- samplers -------------------------------------------------------------------------------
-
-
-def draw(seed: int, trial: int) -> float:
-    study = optuna.create_study()
-    sampler = make_sampler(seed, trial)
-    distribution = FloatDistribution(0.0, 1.0)
-    drawn = sampler.sample_independent(study, study.ask()._cached_frozen_trial, "x", distribution)
-    assert isinstance(drawn, float)
-    return drawn
-
-
-def test_a_samplers_draws_depend_on_the_seed_and_the_trials_number_alone() -> None:
-    draws = {(seed, trial): draw(seed, trial) for seed in range(3) for trial in range(5)}
-
-    assert len(set(draws.values())) == 15
-    assert draws == {place: draw(*place) for place in draws}

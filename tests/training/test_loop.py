@@ -94,6 +94,23 @@ def test_an_epoch_yields_its_number_its_loss_and_probabilities_in_the_order_aske
         )
 
 
+@pytest.mark.parametrize("unbalanced", [False, True])
+def test_a_batch_in_parts_takes_the_steps_of_a_whole_one(unbalanced: bool) -> None:
+    recipe = replace(RECIPE, batch_norm="frozen", mixup=0.3)  # updating: parts have other moments
+    on = EVERY[LABELS != 2] if unbalanced else EVERY
+    on = np.concatenate([on, EVERY[LABELS == 2][:2]]) if unbalanced else on
+
+    whole = train(recipe, SHORT, on=on)
+    for parts in (2, 3):
+        for one, other in zip(
+            train(recipe, replace(SHORT, parts=parts), on=on), whole, strict=True
+        ):
+            assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
+            np.testing.assert_allclose(
+                one.probabilities_nk, other.probabilities_nk, rtol=1e-2, atol=1e-4
+            )
+
+
 def test_without_validation_pictures_nothing_is_predicted() -> None:
     assert [outcome.probabilities_nk for outcome in train(validation=None)] == [None, None]
 

@@ -13,10 +13,11 @@ from torch import nn
 from bench.training.probe import _C, fit_probe
 
 
-@pytest.mark.parametrize("classes", [2, 3, 7])
-def test_a_started_classifier_gives_the_regressions_probabilities(classes: int) -> None:
+@pytest.mark.parametrize(("classes", "each"), [(2, 30), (3, 30), (7, 30), (7, 700)])
+def test_a_started_classifier_gives_the_regressions_probabilities(classes: int, each: int) -> None:
+    """Also for more pictures than are standardised at once."""
     rng = np.random.default_rng(classes)
-    labels = np.tile(np.arange(classes), 30)
+    labels = np.tile(np.arange(classes), each)
     features = rng.normal(size=(len(labels), 12)).astype(np.float32) * 5 + 3
     features[:, 0] += 4 * labels
     expected = make_pipeline(
@@ -24,7 +25,7 @@ def test_a_started_classifier_gives_the_regressions_probabilities(classes: int) 
     ).fit(features, labels)
 
     classifier = nn.Linear(12, classes)
-    assert fit_probe(features, labels).start(classifier)
+    assert fit_probe(features.copy(), labels).start(classifier)
     with torch.no_grad():
         logits = classifier(torch.from_numpy(features))
     found = torch.softmax(logits, dim=1).numpy()

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.records import Recipe, StudyPlan, TrialJob, WeightSource
+from bench.records import Recipe, Store, StudyPlan, TrialJob, WeightSource
 from bench.training.activations import Indices
+from bench.training.half import rounded
 from bench.training.stored import ActivationCache, Entry, EntryKey
 from bench.training.trainer import Trainer
 from tests.tiny import PLAIN, all_events, make_plan, timeless, write_pictures
@@ -54,6 +55,7 @@ def activations(plan: StudyPlan, recipe: Recipe, pictures: Indices, view: int) -
         "test_resnet",
         "test_efficientnet",
         "test_convnext",
+        "test_vit",
         pytest.param("resnet50", marks=pytest.mark.slow),
         pytest.param("xception", marks=pytest.mark.slow),
         pytest.param("efficientnet_lite0", marks=pytest.mark.slow),
@@ -75,8 +77,49 @@ def test_stored_activations_equal_computed_ones_to_the_last_bit(
             assert torch.equal(ours, plain), (policy, depth)
 
 
-@pytest.mark.parametrize("depth", [0, 2, 4, 5])
-def test_a_trial_scores_the_same_with_and_without_the_store(plan: StudyPlan, depth: int) -> None:
+def rounding(plan: StudyPlan) -> StudyPlan:
+    return replace(plan, settings=replace(plan.settings, store="half"))
+
+
+def test_rounded_activations_are_near_and_the_same_however_they_came_to_be(
+    plan: StudyPlan,
+) -> None:
+    """Deep boundaries first and last, so that entries to start from are and are not there."""
+    stored = rounding(with_backbone(plan, "test_resnet"))
+    computed = replace(stored, cache_bytes=0)
+    exact = with_backbone(computed, "test_resnet")
+    exact = replace(exact, settings=replace(exact.settings, store="exact"))
+    batch = np.asarray(plan.split.development[:5])
+    for view, depths in enumerate([(5, 1, 4, 2, 3), (1, 2, 3, 4, 5)]):
+        for depth in depths:
+            recipe = Recipe(backbone="test_resnet", freeze_depth=depth)
+            ours = activations(stored, recipe, batch, view)
+            plain = activations(computed, recipe, batch, view)
+            unrounded = activations(exact, recipe, batch, view)
+            assert ours.stride() == plain.stride() == unrounded.stride(), (view, depth)
+            assert torch.equal(ours, plain), (view, depth)
+            assert not torch.equal(ours, unrounded)
+            assert torch.allclose(ours, unrounded, rtol=2**-11), (view, depth)
+
+
+def test_rounded_entries_take_half_of_the_disk_and_stand_beside_exact_ones(plan: StudyPlan) -> None:
+    recipe = Recipe(backbone="test_resnet", freeze_depth=1)
+    sizes = []
+    for study in (plan, rounding(plan)):
+        activations(study, recipe, np.asarray(plan.split.development[:1]), view=0)
+        files = Path(plan.workspace).glob("cache/activations/*/rows.bin")
+        sizes.append(sum(file.stat().st_size for file in files))
+    assert sizes[1] - sizes[0] == pytest.approx(0.5 * sizes[0], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("depth", "store"),
+    [(0, "exact"), (2, "exact"), (4, "exact"), (5, "exact"), (2, "half"), (5, "half")],
+)
+def test_a_trial_scores_the_same_with_and_without_the_store(
+    plan: StudyPlan, depth: int, store: Store
+) -> None:
+    plan = replace(plan, settings=replace(plan.settings, store=store))
     job = TrialJob(number=7, recipe=Recipe(backbone="test_resnet", freeze_depth=depth, mixup=0.2))
     elsewhere = replace(plan, cache_bytes=0, workspace=plan.workspace + "-plain")
     with_store = [timeless(event) for event in all_events(Trainer(plan), job)]
@@ -86,7 +129,7 @@ def test_a_trial_scores_the_same_with_and_without_the_store(plan: StudyPlan, dep
 
 # --- entries --------------------------------------------------------------------------------
 
-KEY = EntryKey(frozen_part="body", policy="light", view=3, boundary=2)
+KEY = EntryKey(frozen_part="body", policy="light", view=3, boundary=2, store="exact")
 ROWS = torch.arange(24, dtype=torch.float32).view(4, 2, 3)
 
 
@@ -118,6 +161,32 @@ def test_an_entry_gives_back_what_was_written(
     read = cache.rows(KEY, order)
     assert torch.equal(read, rows[torch.from_numpy(order)])
     assert read.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 10**6], ids=["from disk", "kept in memory"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_rounded_entry_gives_back_what_was_written_rounded(
+    tmp_path: Path, memory_bytes: int, layout: torch.memory_format
+) -> None:
+    rows = 1e6 * torch.randn(6, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    rows = rows.contiguous(memory_format=layout)
+    key = replace(KEY, store="half")
+    write(make_cache(tmp_path), key, rows)
+
+    cache = make_cache(tmp_path, memory_bytes=memory_bytes)
+    assert cache.has(key) and not cache.has(KEY)
+    assert not cache.is_exact(key)
+    read = cache.rows(key, np.asarray([5, 0, 0, 3]))
+    assert torch.equal(read, rounded(rows)[torch.tensor([5, 0, 0, 3])])
+    assert read.is_contiguous(memory_format=layout)
+
+
+def test_what_has_16_bits_is_stored_exactly_also_where_others_are_rounded(tmp_path: Path) -> None:
+    key = replace(KEY, store="half")
+    cache = make_cache(tmp_path)
+    write(cache, key, ROWS.bfloat16())
+    assert cache.has(key) and cache.is_exact(key)
+    assert torch.equal(cache.rows(key, np.arange(4)), ROWS.bfloat16())
 
 
 def test_a_failed_computation_leaves_no_entry(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bench.data.splits import make_split
+from bench.errors import DataError
 from bench.metrics import score_epoch
 from bench.records import EpochDone, Event, Recipe, StudyPlan, TrialDone, TrialFailed, TrialJob
 from bench.training import trainer as trainer_module
@@ -134,11 +137,15 @@ def changed_settings(plan: StudyPlan) -> tuple[StudyPlan, Recipe]:
     return replace(plan, settings=replace(plan.settings, seed=9)), RECIPE
 
 
+def changed_store(plan: StudyPlan) -> tuple[StudyPlan, Recipe]:
+    return replace(plan, settings=replace(plan.settings, store="half")), RECIPE
+
+
 def changed_split(plan: StudyPlan) -> tuple[StudyPlan, Recipe]:
     return replace(plan, split=make_split(plan.dataset, folds=2, test_fraction=0.3, seed=5)), RECIPE
 
 
-@pytest.mark.parametrize("change", [changed_recipe, changed_settings, changed_split])
+@pytest.mark.parametrize("change", [changed_recipe, changed_settings, changed_store, changed_split])
 def test_a_fold_that_another_study_of_that_name_left_behind_is_not_believed(
     small_plan: StudyPlan,
     elsewhere: Callable[[str], StudyPlan],
@@ -236,7 +243,12 @@ def test_every_seed_trial_and_fold_has_its_own_seed_and_always_the_same() -> Non
     ("error", "kind"),
     [
         (MemoryError("no room"), "out of memory"),
-        (RuntimeError("some shape"), "unexpected RuntimeError"),
+        (torch.OutOfMemoryError("no room"), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 GB"), "out of memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), "workspace"),
+        (OSError(errno.EROFS, "Read-only file system"), "workspace"),
+        (DataError("a picture is gone"), "bad input"),
+        (RuntimeError("some shape"), "bad trial code"),
     ],
 )
 def test_an_error_becomes_a_failed_trial_with_a_kind(
@@ -251,14 +263,35 @@ def test_an_error_becomes_a_failed_trial_with_a_kind(
     assert isinstance(failed, TrialFailed)
     assert (failed.trial, failed.kind) == (4, kind)
     assert str(error) in failed.message
-    assert "Traceback" in failed.message, "a defect must be findable"
+    assert ("Traceback" in failed.message) == (kind == "bad trial code"), "defects can be found"
+
+
+def test_a_fold_without_room_begins_again_in_smaller_parts_and_says_so(
+    small_plan: StudyPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, tried = trainer_module.fit, []
+
+    def cramped(*args: Any) -> Any:
+        schedule = args[7]
+        tried.append(schedule.parts)
+        if schedule.parts < 4:
+            raise torch.OutOfMemoryError("no room")
+        return fit(*args)
+
+    monkeypatch.setattr(trainer_module, "fit", cramped)
+    *epochs, last = run(small_plan)
+
+    assert tried == [1, 2, 4, 4], "the second fold begins where the first one found room"
+    assert len(epochs) == len(EPOCHS)
+    assert isinstance(last, TrialDone)
+    assert last.remark is not None and "4 parts of a batch" in last.remark
 
 
 def test_a_loss_that_is_no_number_becomes_a_failed_trial(small_plan: StudyPlan) -> None:
     last = run(small_plan, replace(JOB, recipe=replace(RECIPE, learning_rate=1e30)))[-1]
 
     assert isinstance(last, TrialFailed)
-    assert last.kind == "NonFiniteLoss"
+    assert last.kind == "non-finite loss"
     assert "narrow the range of learning rates" in last.message
 
 

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# All that needs a GPU, in one go: its tests, the search benchmark, CUDA latencies. Figures go to
+# benchmarks/results/ (or to the folder given), with the machine and the date in them.
+#
+#     bash benchmarks/on_gpu.sh [RESULTS]
+set -uo pipefail
+cd "$(dirname "$0")/.."
+results=${1:-benchmarks/results}
+python=${PYTHON:-python}
+mkdir -p "$results"
+failed=0
+
+"$python" -m pytest tests/test_on_cuda.py tests/runtime/test_cuda.py -rs || failed=1
+
+# 50 trials x 5 folds x 10 epochs over 1,008 pictures of 224 pixels.
+"$python" benchmarks/search_speed.py --device cuda --no-pretrained \
+  --out "$results/search-speed-cuda.json" || failed=1
+
+work=$(mktemp -d)
+"$python" -m cli search --trials 5 --device cuda --workspace "$work/runs" --no-promote || failed=1
+"$python" -m cli promote demo --workspace "$work/runs" || failed=1
+"$python" -m cli report demo --workspace "$work/runs" || failed=1
+cp "$work"/runs/demo/report/report.json "$results/demo-cuda-report.json" || failed=1
+rm -rf "$work"
+exit $failed

@@ -1,0 +1,72 @@
+"""What only a machine with CUDA can show; elsewhere these tests are skipped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.records import Arithmetic, Recipe, StudyPlan, TrialDone, TrialJob
+from bench.runtime.cuda import cuda_works
+from bench.training.arithmetic import choose_arithmetic
+from bench.training.trainer import Trainer
+from tests.tiny import BACKBONE, all_events, make_plan, timeless, write_pictures
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+
+FLOAT32 = Arithmetic(device="cuda", dtype="float32", channels_last=False, reason="test")
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
+    folder = tmp_path_factory.mktemp("cuda")
+    plan = make_plan(write_pictures(folder / "pictures"), folder / "runs")
+    return replace(plan, device="cuda", arithmetic={BACKBONE: FLOAT32}, cache_bytes=10**9)
+
+
+def recipe(depth: int) -> Recipe:
+    return Recipe(backbone=BACKBONE, freeze_depth=depth, learning_rate=1e-3, mixup=0.2)
+
+
+@pytest.mark.parametrize("depth", [0, 3, 5])
+def test_a_trial_is_trained_to_its_end(plan: StudyPlan, depth: int) -> None:
+    told = all_events(Trainer(plan), TrialJob(number=depth, recipe=recipe(depth)))
+    assert isinstance(told[-1], TrialDone), told[-1]
+
+
+@pytest.mark.parametrize("depth", [3, 5])
+def test_stored_activations_are_near_the_computed_ones(plan: StudyPlan, depth: int) -> None:
+    chosen = replace(recipe(depth), mixup=0.0)
+    pictures = np.asarray(plan.split.development[:40], dtype=np.int64)
+    read = []
+    for cache_bytes in (0, 10**9):
+        trainer = Trainer(replace(plan, cache_bytes=cache_bytes))
+        model = trainer.model(chosen, seed=0)
+        store = trainer.activations(chosen.backbone, model, model.boundary(depth))
+        read.append(store.read(pictures, policy=chosen.augmentation, view=0).float().cpu())
+    torch.testing.assert_close(read[0], read[1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_trial_repeats_under_its_seed(plan: StudyPlan, tmp_path: Path) -> None:
+    runs = [
+        all_events(
+            Trainer(replace(plan, workspace=str(tmp_path / name))),
+            TrialJob(number=7, recipe=recipe(5)),
+        )
+        for name in ("one", "two")
+    ]
+    assert [timeless(event) for event in runs[0]] == [timeless(event) for event in runs[1]]
+
+
+def test_mixed_precision_is_chosen_on_tensor_cores(plan: StudyPlan) -> None:
+    chosen = choose_arithmetic("cuda", Trainer(plan).model(recipe(5), seed=0), 64)
+    assert chosen.channels_last
+    assert chosen.dtype == ("bfloat16" if torch.cuda.is_bf16_supported() else "float16")
+
+
+def test_onnxruntime_runs_on_cuda_where_torch_does() -> None:
+    works, why_not = cuda_works()
+    assert works, why_not

@@ -22,7 +22,8 @@ from bench.errors import BenchError, DataError, InputError, InterruptedRun
 
 if TYPE_CHECKING:
     from bench.database import Database
-    from bench.records import LatencyRow, StudyReport
+    from bench.records import LatencyRow, StudyReport, TrialState
+    from bench.results import StudyProgress
     from bench.runtime.predictor import Prediction, Predictor
     from bench.workspace import Workspace
 
@@ -107,7 +108,7 @@ def search(
         int, typer.Option(help="Further tries for a trial whose worker died or ran out of memory.")
     ] = 1,
     max_failures: Annotated[int, typer.Option(help="Give up after so many failed trials.")] = 10,
-    pruner: Annotated[str, typer.Option(help="median, hyperband, racing or none.")] = "median",
+    pruner: Annotated[str, typer.Option(help="racing, median, hyperband or none.")] = "racing",
     crop: CropOption = "auto",
     test_fraction: Annotated[float, typer.Option(help="Share of the locked test set.")] = 0.2,
     cache_gb: Annotated[
@@ -347,42 +348,20 @@ def status(
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how far studies are, running or not."""
-    from rich.table import Table
+    """Show how far studies are, running or not, and what runs at this moment."""
+    from datetime import UTC, datetime
 
-    from bench.results import load_plan, load_trials
-    from bench.search.lock import owner_of
+    from bench.results import load_progress
 
     with _opened(workspace, storage) as (place, database):
         if study is None and not database.studies():
             raise InputError(f"{place.root} holds no study yet: run `bench search` first")
-        rows = []
-        for name in [study] if study else database.studies():
-            trials = load_trials(database, load_plan(database, name))
-            complete = [t for t in trials if t.state == "COMPLETE" and t.value is not None]
-            best = max(complete, key=lambda t: t.value or 0.0, default=None)
-            counts = {
-                state: sum(trial.state == state for trial in trials)
-                for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "INTERRUPTED")
-            }
-            owner = owner_of(name, database)
-            rows.append(
-                {
-                    "study": name,
-                    **{state.lower(): count for state, count in counts.items()},
-                    "best": best.value if best else None,
-                    "best_trial": best.number if best else None,
-                    "models": len(database.load_models(name)),
-                    "owner": str(owner) if owner else None,
-                }
-            )
+        names = [study] if study else database.studies()
+        all_progress = [load_progress(database, name, datetime.now(UTC)) for name in names]
     if as_json:
-        _print_json(rows)
+        _print_json([_status_row(progress) for progress in all_progress])
         return
-    table = Table(*rows[0], box=None)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    _print_rich(table)
+    _print_status(all_progress)
 
 
 @app.command()
@@ -673,6 +652,59 @@ def _print_summary(report: StudyReport, place: Workspace, *, as_json: bool) -> N
         )
         print(f"{report.study}: best cross-validated balanced accuracy {_cell(best)}")
     _say(f"next: bench report {report.study}   ·   bench dashboard")
+
+
+def _status_row(progress: StudyProgress) -> dict[str, object]:
+    best = progress.best
+    states: tuple[TrialState, ...] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "INTERRUPTED")
+    return {
+        "study": progress.study,
+        "wanted": progress.wanted,
+        **{state.lower(): progress.count(state) for state in states},
+        "best": best.value if best else None,
+        "best_trial": best.number if best else None,
+        "models": progress.models,
+        "owner": progress.owner,
+        "trials_per_hour": progress.trials_per_hour,
+        "left_s": progress.left_s,
+        "ended": progress.ended,
+    }
+
+
+def _print_status(all_progress: Sequence[StudyProgress]) -> None:
+    from rich.table import Table
+
+    from bench.progress import clock_time, describe
+
+    shown = ("study", "wanted", "complete", "pruned", "fail", "running", "interrupted", "best",
+             "best_trial", "models")  # fmt: skip
+    table = Table(*shown, box=None)
+    for progress in all_progress:
+        row = _status_row(progress)
+        table.add_row(*(_cell(row[name]) for name in shown))
+    _print_rich(table)
+    for progress in all_progress:
+        if progress.ended:
+            print(f"{progress.study}: the search ended early: {progress.ended}")
+        if progress.owner is None:
+            continue
+        rate = f"{progress.trials_per_hour:.0f} trials an hour" if progress.trials_per_hour else ""
+        left = f"{clock_time(progress.left_s)} left" if progress.left_s is not None else ""
+        facts = ", ".join(filter(None, (f"run by {progress.owner}", rate, left)))
+        print(f"{progress.study}: {facts}")
+        running = Table("trial", "fold", "epoch", "balanced accuracy", "recipe", box=None)
+        for trial in progress.trials:
+            if trial.state == "RUNNING":
+                last = trial.epochs[-1] if trial.epochs else None
+                running.add_row(
+                    str(trial.number),
+                    str(last.fold + 1) if last else "–",
+                    str(last.epoch + 1) if last else "–",
+                    _cell(trial.cv_mean),
+                    describe(trial.recipe),
+                )
+        if running.row_count:
+            _print_rich(running)
 
 
 def _print_latencies(rows: Sequence[LatencyRow]) -> None:

@@ -402,9 +402,7 @@ def _opening_alone(url: URL) -> Iterator[None]:
         file = Path(url.database or "")
         # Where there is no such folder, SQLite itself says so.
         with (
-            locked(file.parent / f".{file.name}.opening")
-            if file.parent.is_dir()
-            else nullcontext()
+            locked(file.parent / f".{file.name}.opening") if file.parent.is_dir() else nullcontext()
         ):
             yield
         return

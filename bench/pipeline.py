@@ -75,7 +75,7 @@ class SearchOptions:
     ray: str | None = None
     seed: int = 0
     device: str = "auto"
-    pruner: str = "median"
+    pruner: str = "racing"
     sampler: str = "tpe"
     crop: CropChoice = "auto"
     test_fraction: float = 0.2

@@ -36,6 +36,7 @@ class _Tally:
     epochs: int = 0
     best: tuple[float, int] | None = None
     started_s: float = 0.0
+    epochs_seen: int = 0
     running: dict[int, _Running] = field(default_factory=dict)
 
     def begin(self, plan: StudyPlan, finished: int, total: int) -> None:
@@ -53,10 +54,11 @@ class _Tally:
         done = self.finished - self.before
         if not done:
             return "–"
-        seconds = (time.monotonic() - self.started_s) / done * (self.total - self.finished)
-        minutes, rest = divmod(round(seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+        return clock_time((time.monotonic() - self.started_s) / done * (self.total - self.finished))
+
+    def rate(self) -> str:
+        minutes = (time.monotonic() - self.started_s) / 60
+        return f"{self.epochs_seen / minutes:.0f} epochs/min" if self.epochs_seen else ""
 
     def best_text(self) -> str:
         return f"{self.best[0]:.3f} (trial {self.best[1]})" if self.best else "–"
@@ -100,6 +102,7 @@ class _CountingProgress(SilentProgress):
     def epoch_scored(self, number: int, scores: EpochScores, mean: float) -> None:
         running = self._tally.running[number]
         running.scores, running.mean = scores, mean
+        self._tally.epochs_seen += 1
         self._draw()
 
     def _draw(self) -> None:
@@ -189,10 +192,17 @@ class LiveProgress(_CountingProgress):
             TextColumn("trials"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(f"best {tally.best_text()}  left {tally.time_left()}"),
+            TextColumn(f"best {tally.best_text()}  {tally.rate()}  left {tally.time_left()}"),
         )
         bar.add_task("", total=tally.total, completed=tally.finished)
         return Group(table, bar)
+
+
+def clock_time(seconds: float) -> str:
+    """Return 5:07 for 307 seconds, 1:05:07 for an hour more."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def describe(recipe: Recipe) -> str:

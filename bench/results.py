@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
 import optuna
 
 from bench.database import Database
 from bench.errors import InputError
-from bench.records import EpochScores, ModelRecord, StudyPlan, StudyReport, TrialRecord
+from bench.records import (
+    EpochScores,
+    ModelRecord,
+    StudyPlan,
+    StudyReport,
+    TrialRecord,
+    TrialState,
+)
 from bench.search.lock import owner_of
-from bench.search.study import DEFAULT_RECIPE, ENDED, FAILURES, REMARK, load_study, state_of
+from bench.search.study import (
+    DEFAULT_RECIPE,
+    ENDED,
+    FAILURES,
+    FINISHED,
+    REMARK,
+    TARGET,
+    load_study,
+    state_of,
+)
 from bench.space import SearchSpace
 
 
@@ -34,15 +54,74 @@ def load_study_report(database: Database, study: str) -> StudyReport:
         latencies=database.load_latencies([model.path for model in models]),
         environment=environment,
         notes=plan.notes,
-        ended=_ended(study, database),
+        ended=_attributes(study, database).get(ENDED),
     )
 
 
-def _ended(study: str, database: Database) -> str | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyProgress:
+    """How far a study is: what `bench status` shows, from any terminal.
+
+    `trials_per_hour` and `left_s` are those of the run that is under way, None when there is
+    none or none of its trials has ended yet.
+    """
+
+    study: str
+    wanted: int | None  # finished trials
+    trials: tuple[TrialRecord, ...]
+    models: int
+    owner: str | None
+    ended: str | None
+    trials_per_hour: float | None
+    left_s: float | None
+
+    def count(self, state: TrialState) -> int:
+        return sum(trial.state == state for trial in self.trials)
+
+    @property
+    def best(self) -> TrialRecord | None:
+        complete = [trial for trial in self.trials if trial.state == "COMPLETE"]
+        return max(complete, key=lambda trial: trial.value or 0.0, default=None)
+
+
+def load_progress(database: Database, study: str, now: datetime) -> StudyProgress:
+    """Gather how far a study is at the moment `now` (with a time zone).
+
+    Raises:
+        InputError: the study does not exist.
+    """
+    trials = load_trials(database, load_plan(database, study))
+    owner = owner_of(study, database)
+    attributes = _attributes(study, database)
+    wanted: int | None = attributes.get(TARGET)
+    per_hour = None
+    if owner is not None:
+        since = datetime.fromisoformat(owner.since)
+        ended = sum(
+            trial.state in FINISHED
+            and trial.datetime_complete is not None
+            and trial.datetime_complete.astimezone() >= since
+            for trial in load_study(study, database).get_trials(deepcopy=False)
+        )
+        per_hour = 3600 * ended / max((now - since).total_seconds(), 1.0) or None
+    done = sum(trial.state in ("COMPLETE", "PRUNED") for trial in trials)
+    return StudyProgress(
+        study=study,
+        wanted=wanted,
+        trials=trials,
+        models=len(database.load_models(study)),
+        owner=str(owner) if owner else None,
+        ended=attributes.get(ENDED),
+        trials_per_hour=per_hour,
+        left_s=3600 * max(wanted - done, 0) / per_hour if wanted and per_hour else None,
+    )
+
+
+def _attributes(study: str, database: Database) -> dict[str, Any]:
+    """What the coordinator noted of a study; nothing where Optuna's study has been deleted."""
     if study not in optuna.get_all_study_names(database.storage):
-        return None
-    ended: str | None = load_study(study, database).user_attrs.get(ENDED)
-    return ended
+        return {}
+    return load_study(study, database).user_attrs
 
 
 def load_plan(database: Database, study: str) -> StudyPlan:

@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--depths", default="5,4,3")
     parser.add_argument("--trials", type=int, default=9)
+    parser.add_argument("--bench-trials", type=int, help="of `race`; default: --trials")
     parser.add_argument("--bf16", action="store_true", help="a third side: plain in bfloat16")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=None)
@@ -170,7 +171,10 @@ def race(options: argparse.Namespace, workspace: Workspace) -> dict[str, object]
     started = time.perf_counter()
     search(
         options.data,
-        replace(_search_options(options, linear_probe=True), budget=Budget(trials=options.trials)),
+        replace(
+            _search_options(options, linear_probe=True),
+            budget=Budget(trials=options.bench_trials or options.trials),
+        ),
         workspace=workspace,
         database=database,
         listener=SilentProgress(),

@@ -164,7 +164,7 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
     models = ranked(report.models)
     has_trials = bool(report.trials)
     has_scores = bool(scored(report.trials))
-    has_failures = any(trial.state == "FAIL" for trial in report.trials)
+    has_failures = any(trial.state == "FAIL" or trial.remark for trial in report.trials)
     return StudyPart(
         report=report,
         labels=labels_of(report),

@@ -524,15 +524,20 @@ def _finished_folds(trial: TrialRecord, report: StudyReport) -> int:
 
 
 def failures(report: StudyReport) -> Table:
-    failed = [trial for trial in report.trials if trial.state == "FAIL"]
+    """Trials that failed, and those that came to their end in an unusual way."""
+    told = [trial for trial in report.trials if trial.state == "FAIL" or trial.remark]
     return Table(
-        caption=_caption(report, "Failed trials"),
-        headers=("trial", "error"),
+        caption=_caption(report, "Failures and remarks"),
+        headers=("trial", "state", "error or remark"),
         rows=tuple(
-            (str(trial.number), _shortened(trial.error or "no error text was stored"))
-            for trial in failed[:LIST_LIMIT]
+            (
+                str(trial.number),
+                trial.state.lower(),
+                _shortened(trial.error or trial.remark or "no error text was stored"),
+            )
+            for trial in told[:LIST_LIMIT]
         ),
-        footnotes=_and_more(len(failed)),
+        footnotes=_and_more(len(told)),
     )
 
 

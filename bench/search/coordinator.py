@@ -31,7 +31,7 @@ from bench.search.executors import Executor
 from bench.search.pruners import running_mean, step_of
 from bench.search.racing import Race, groups_by_fold, stored_losses
 from bench.search.samplers import grid_size, make_sampler
-from bench.search.study import ENDED, FAILURES, REMARK, Tally, state_of
+from bench.search.study import ENDED, FAILURES, REMARK, TARGET, Tally, state_of
 from bench.space import SearchSpace
 
 # What another try can mend: the machine was short of something, the trial did nothing wrong.
@@ -111,6 +111,7 @@ class Coordinator:
         began_s = self._clock()
         leftovers = self._leftovers()
         self._study.set_user_attr(ENDED, None)
+        self._study.set_user_attr(TARGET, budget.trials)
         self._listener.search_started(
             self._plan, finished=self._tally.finished, total=budget.trials
         )
@@ -219,10 +220,11 @@ class Coordinator:
         return True
 
     def _should_stop(self, trial: Trial, scores: EpochScores) -> bool:
-        if self._plan.settings.pruner != "racing":
-            return trial.should_prune()
+        if trial.should_prune():
+            return True
         finished_fold = scores.epoch == self._plan.settings.epochs - 1
-        return finished_fold and self._race.is_lost(trial.number, scores.fold)
+        races = self._plan.settings.pruner == "racing" and finished_fold
+        return races and self._race.is_lost(trial.number, scores.fold)
 
     def _complete(self, event: TrialDone) -> None:
         run = self._running[event.trial]

@@ -11,7 +11,7 @@ from optuna.pruners import BasePruner
 from bench.errors import InputError, did_you_mean
 from bench.records import EpochScores
 
-PRUNERS = ("median", "hyperband", "racing", "none")
+PRUNERS = ("racing", "median", "hyperband", "none")
 
 
 def make_pruner(name: str, *, folds: int, epochs: int) -> BasePruner:
@@ -21,11 +21,11 @@ def make_pruner(name: str, *, folds: int, epochs: int) -> BasePruner:
         InputError: no pruner has that name.
     """
     match name:
-        case "median":
+        case "racing" | "median":  # the race itself is the coordinator's: Optuna knows no pictures
             return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
         case "hyperband":
             return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=folds * epochs)
-        case "racing" | "none":  # racing is the coordinator's: Optuna knows no pictures
+        case "none":
             return optuna.pruners.NopPruner()
     raise InputError(
         f"--pruner takes {', '.join(PRUNERS)}, not {name!r}{did_you_mean(name, PRUNERS)}"

@@ -27,7 +27,8 @@ from bench.training.folds import fold_file, read_fold
 from bench.workspace import Workspace
 
 # Probability of calling equal losses worse at one look; four looks call about 2.5 times as many.
-ALPHA = 0.05
+# Chosen by replaying recorded studies: `benchmarks/pruner_replay.py`.
+ALPHA = 0.1
 # Log-losses beyond this (in nats) count as this: one certain mistake must not decide alone.
 _MOST_LOSS = 5.0
 

@@ -19,6 +19,7 @@ from bench.space import SearchSpace, changes
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 DEFAULT_RECIPE = "default_recipe"  # marks the trials of the untuned recipes, one a backbone
+TARGET = "trials_wanted"  # how many finished trials the study's last run was begun for
 ENDED = "ended_early"  # says which limit ended the study's last run
 REMARK = "remark"  # what was unusual about a trial that completed
 FAILURES = "failures"  # what stopped a trial, once an attempt

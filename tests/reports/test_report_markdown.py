@@ -78,6 +78,15 @@ def test_the_first_lines_say_what_won_and_by_how_much(
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_limit_that_ended_the_search_is_told_at_the_top(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    report = replace(make_report(), ended="--timeout 30m was over after 3 of 50 trials")
+    head = write_report([report], tmp_path).markdown.read_text("utf-8").split("##")[0]
+    assert "The search ended early: --timeout 30m was over after 3 of 50 trials" in head
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_missing_picture_files_are_told_and_do_no_harm(
     make_report: MakeReport, tmp_path: Path
 ) -> None:

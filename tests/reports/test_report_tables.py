@@ -239,9 +239,20 @@ def test_a_fold_that_was_cut_short_is_not_finished(make_report: MakeReport) -> N
 def test_a_long_error_keeps_its_end_where_the_cause_stands(make_report: MakeReport) -> None:
     report = make_report(trials=5)
     failed = replace(report.trials[4], error="Traceback\n" + "x " * 500 + "\nValueError: | broken")
-    (cell,) = column(tables.failures(replace(report, trials=(failed,))), "error")
+    (cell,) = column(tables.failures(replace(report, trials=(failed,))), "error or remark")
     assert cell.endswith("ValueError: | broken")
     assert len(cell) <= tables.ERROR_CHARACTERS + 2
+
+
+def test_what_was_unusual_about_a_complete_trial_stands_beside_the_failures(
+    make_report: MakeReport,
+) -> None:
+    report = make_report(trials=5)
+    odd = replace(report.trials[0], remark="tried again after: worker died: SIGKILL")
+    table = tables.failures(replace(report, trials=(odd, *report.trials[1:])))
+    assert column(table, "trial") == ["0", "4"]
+    assert column(table, "state") == ["complete", "fail"]
+    assert column(table, "error or remark")[0] == odd.remark
 
 
 # --- classes and data -----------------------------------------------------------------------

@@ -446,14 +446,14 @@ def kill_before_transaction(database: Database) -> Iterator[Callable[[int], None
 
 
 # Some while the study is made, and some in and around the drawing of a trial's parameters.
-EARLY = (*range(1, 30, 7), *range(150, 165, 3))
+EARLY = (*range(1, 30, 7), *range(84, 93, 2))
 
 
 @pytest.mark.parametrize(
     "transaction",
     [
         *EARLY,
-        *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 200, 3) if n not in EARLY),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 115) if n not in EARLY),
     ],
 )
 def test_a_study_killed_between_two_writes_ends_as_an_undisturbed_one(

@@ -65,12 +65,15 @@ class ScriptedExecutor:
     def submit(self, job: TrialJob) -> None:
         self._events = self._script(job)
 
-    def next_event(self) -> Event:
+    def next_event(self, timeout_s: float | None = None) -> Event:
         self._heard(self._told)
         self._told += 1
         return next(self._events)
 
     def answer(self, trial: int, *, go_on: bool) -> None:
+        pass
+
+    def cancel(self, trial: int) -> None:
         pass
 
     def close(self) -> None:

@@ -26,7 +26,8 @@ import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from math import log10
 from pathlib import Path
 from statistics import median
@@ -50,8 +51,6 @@ from bench.records import (
 from bench.search.executors import Executor, ProcessExecutor
 
 if TYPE_CHECKING:
-    import optuna
-
     from bench.database import Database
 
 FOLDS, EPOCHS = 5, 2
@@ -285,19 +284,18 @@ def make_plan(study: str, workspace: Path, pruner: str) -> StudyPlan:
 
 
 @contextmanager
-def begun_study(
+def stored_plan(
     arguments: argparse.Namespace, name: str
-) -> Generator[tuple[StudyPlan, optuna.Study, Database], None, None]:
-    """A new study in an SQLite database of its own, or in the database given."""
+) -> Generator[tuple[StudyPlan, Database], None, None]:
+    """A new study's plan, in an SQLite database of its own, or in the database given."""
     from bench.database import Database
-    from bench.search.study import open_study
     from bench.workspace import describe_environment
 
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(f"{name}-{time.time_ns()}", Path(folder), arguments.pruner)
         database = Database.open(arguments.storage or f"sqlite:///{folder}/bench.db")
         database.save_plan(plan, describe_environment(None))
-        yield plan, open_study(plan, database), database
+        yield plan, database
         database.close()
 
 
@@ -318,9 +316,11 @@ def measure_workers(arguments: argparse.Namespace) -> None:
 def _measure(kind: str, workers: int, arguments: argparse.Namespace) -> None:
     from bench.search.budget import Budget
     from bench.search.coordinator import Coordinator
+    from bench.search.study import open_study
 
     trials = max(arguments.rounds * workers, workers + arguments.least)
-    with begun_study(arguments, f"scale-{kind}-{workers}") as (plan, study, database):
+    with stored_plan(arguments, f"scale-{kind}-{workers}") as (plan, database):
+        study = open_study(plan, database)
         executor, clock = _executor(kind, workers, plan, arguments.clock)
         meter = Meter(executor, clock)
         began_s, began_cpu_s = clock(), time.process_time()
@@ -341,8 +341,7 @@ def _executor(
     kind: str, workers: int, plan: StudyPlan, clock: str
 ) -> tuple[Executor, Callable[[], float]]:
     if kind == "virtual":
-        timer = time.process_time if clock == "cpu" else time.perf_counter
-        virtual = VirtualExecutor(plan, workers, timer)
+        virtual = VirtualExecutor(plan, workers, _timer(clock))
         return virtual, virtual.now
     if kind == "process":
         return ProcessExecutor(plan, workers, make_simulated), time.perf_counter
@@ -362,71 +361,118 @@ def _executor(
 
 
 def measure_growth(arguments: argparse.Namespace) -> None:
-    """Fill one study up to each size, run some more trials, and read everything back."""
+    """Fill a study up to each size, open it, run some more trials, and read everything back."""
     from bench.results import load_study_report
     from bench.search.budget import Budget
     from bench.search.coordinator import Coordinator
+    from bench.search.study import open_study
     from reports.markdown import write_report
 
-    print(
-        "| trials | ask ms | tell ms | epoch ms | status s | report s |\n|---|---|---|---|---|---|"
-    )
-    with begun_study(arguments, "growth") as (plan, study, database):
-        for size in arguments.at:
-            _fill(plan, study, database, size)
-            executor = VirtualExecutor(plan, 1, time.perf_counter)
-            meter = Meter(executor, _timer(arguments.clock))
-            Coordinator(plan, study, database, meter).run(
-                meter, Budget(trials=size + arguments.least)
-            )
-            began_s = meter.clock()
+    print("| trials | open s | ask ms | tell ms | epoch ms | status s | report s |")
+    print("|---|---|---|---|---|---|---|")
+    clock = _timer(arguments.clock)
+    for size in arguments.at:
+        with stored_plan(arguments, f"growth-{size}") as (plan, database):
+            _fill(plan, database, size)
+            began_s = clock()
+            study = open_study(plan, database)
+            opened_s = clock() - began_s
+            executor = VirtualExecutor(plan, 1, clock)
+            meter = Meter(executor, executor.now)
+            coordinator = Coordinator(plan, study, database, meter)
+            coordinator.run(meter, Budget(trials=size + arguments.least))
+            began_s = clock()
             report = load_study_report(database, plan.study)
-            status_s = meter.clock() - began_s
+            status_s = clock() - began_s
             write_report([report], Path(plan.workspace) / "report")
-            report_s = meter.clock() - began_s
+            report_s = clock() - began_s
             print(
-                f"| {size} | {_ms(meter.ask_s)} | {_ms(meter.tell_s)} | {_ms(meter.epoch_s)} "
-                f"| {status_s:.2f} | {report_s:.2f} |",
+                f"| {size} | {opened_s:.2f} | {_ms(meter.ask_s)} | {_ms(meter.tell_s)} "
+                f"| {_ms(meter.epoch_s)} | {status_s:.2f} | {report_s:.2f} |",
                 flush=True,
             )
 
 
-def _fill(plan: StudyPlan, study: optuna.Study, database: Database, size: int) -> None:
-    """Add finished trials as a search would have left them, without running it."""
-    import optuna
+def _fill(plan: StudyPlan, database: Database, size: int) -> None:
+    """Write finished trials as a search would have left them, all at once.
 
-    from bench.search.pruners import running_mean, step_of
+    Half of them are pruned in their second fold.
+    """
+    import optuna
+    import sqlalchemy as sa
+
+    from bench.search.pruners import running_mean
     from bench.space import SearchSpace
 
     space = SearchSpace.from_dict(plan.space)
     distributions = space.distributions()
+    as_json = {
+        name: optuna.distributions.distribution_to_json(distribution)
+        for name, distribution in distributions.items()
+    }
+    study = optuna.create_study(
+        study_name=plan.study, storage=database.storage, direction="maximize"
+    )
+    engine, tables = database.storage.engine, sa.MetaData()
+    tables.reflect(engine)
     sampler = optuna.samplers.RandomSampler(seed=0)
-    for number in range(len(study.get_trials(deepcopy=False)), size):
+    now = datetime.now(UTC).replace(tzinfo=None)
+    rows: dict[str, list[dict[str, object]]] = {
+        name: [] for name in ("trials", "trial_params", "trial_values", "trial_intermediate_values")
+    }
+    rows["bench_epochs"] = []
+    with engine.connect() as connection:
+        first = connection.execute(sa.select(sa.func.max(tables.tables["trials"].c.trial_id)))
+        before = first.scalar() or 0
+    for number in range(size):
+        trial_id = before + 1 + number
         params = {
             name: sampler.sample_independent(study, None, name, distribution)  # type: ignore[arg-type]
             for name, distribution in distributions.items()
         }
         recipe = space.recipe(params)
-        told = 3 if number % 2 else FOLDS * EPOCHS  # half of the trials are pruned early
+        told = 3 if number % 2 else FOLDS * EPOCHS
         epochs = [
             simulated_scores(number, recipe, step // EPOCHS, step % EPOCHS) for step in range(told)
         ]
-        values = {
-            step_of(row, EPOCHS): running_mean(epochs[: k + 1]) for k, row in enumerate(epochs)
-        }
-        pruned = told < FOLDS * EPOCHS
-        state = optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.COMPLETE
-        study.add_trial(
-            optuna.trial.create_trial(
-                state=state,
-                value=values[told - 1],
-                params=params,
-                distributions=distributions,
-                intermediate_values=values,
-            )
+        means = [running_mean(epochs[: step + 1]) for step in range(told)]
+        rows["trials"].append(
+            {
+                "trial_id": trial_id,
+                "number": number,
+                "study_id": study._study_id,
+                "state": "PRUNED" if number % 2 else "COMPLETE",
+                "datetime_start": now,
+                "datetime_complete": now + timedelta(seconds=number),
+            }
         )
-        for row in epochs:
-            database.save_epoch(plan.study, number, row)
+        rows["trial_params"] += [
+            {
+                "trial_id": trial_id,
+                "param_name": name,
+                "param_value": distributions[name].to_internal_repr(value),
+                "distribution_json": as_json[name],
+            }
+            for name, value in params.items()
+        ]
+        rows["trial_values"].append(
+            {"trial_id": trial_id, "objective": 0, "value": means[-1], "value_type": "FINITE"}
+        )
+        rows["trial_intermediate_values"] += [
+            {
+                "trial_id": trial_id,
+                "step": step,
+                "intermediate_value": mean,
+                "intermediate_value_type": "FINITE",
+            }
+            for step, mean in enumerate(means)
+        ]
+        rows["bench_epochs"] += [
+            {"study": plan.study, "trial": number, **asdict(scores)} for scores in epochs
+        ]
+    with engine.begin() as connection:
+        for name, values in rows.items():
+            connection.execute(tables.tables[name].insert(), values)
 
 
 def _timer(clock: str) -> Callable[[], float]:

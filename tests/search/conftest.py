@@ -36,6 +36,10 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def study_plan(tmp_path: Path) -> StudyPlan:
+    return small_plan(tmp_path)
+
+
+def small_plan(workspace: Path) -> StudyPlan:
     """Two backbones, two folds of three epochs; nothing in it is ever opened."""
     pictures = tuple(
         Picture(path=f"{n}.png", label=n % 2, sha256=f"{n}", width=8, height=8, mode="RGB")
@@ -67,5 +71,5 @@ def study_plan(tmp_path: Path) -> StudyPlan:
         weights={"small": WeightSource(kind="random"), "large": WeightSource(kind="random")},
         device="cpu",
         arithmetic={"small": PLAIN, "large": PLAIN},
-        workspace=str(tmp_path),
+        workspace=str(workspace),
     )

@@ -19,6 +19,7 @@ from bench.records import (
     TrialState,
 )
 from bench.search.lock import owner_of
+from bench.search.storage import collection_paused
 from bench.search.study import (
     DEFAULT_RECIPE,
     ENDED,
@@ -137,6 +138,7 @@ def load_plan(database: Database, study: str) -> StudyPlan:
     return plan
 
 
+@collection_paused()
 def load_trials(database: Database, plan: StudyPlan) -> tuple[TrialRecord, ...]:
     """All trials that were started, by number; none where Optuna's study has been deleted."""
     if plan.study not in optuna.get_all_study_names(database.storage):

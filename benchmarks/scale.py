@@ -11,7 +11,9 @@ machine with other work, `--clock cpu` counts the coordinator's processor time i
 time; an SQL server's share is not in it.
 
 Efficiency is what the workers trained, in seconds, over what they could have: workers times the
-time from the moment that all are busy to the start of the last trial.
+time from the moment that all are busy to the start of the last trial. Trials take from half to one
+and a half of the mean; `--equal` makes them all as long, the worst case: they were begun one right
+after the other, so they end so, faster than a coordinator can ask for the next.
 
 Worker processes import this file, so what is heavy is imported where it is used.
 """
@@ -64,25 +66,32 @@ EPOCH_S = TRIAL_S / (FOLDS * EPOCHS)
 class Simulated:
     """Sleeps for each epoch and tells a score that depends on the recipe."""
 
-    def __init__(self, plan: StudyPlan, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._plan = plan
+    def __init__(self, sleep: Callable[[float], None] = time.sleep, *, equal: bool = False) -> None:
         self._sleep = sleep
+        self._equal = equal
 
     def run(self, job: TrialJob) -> Generator[Event, bool, None]:
         for fold in range(FOLDS):
             for epoch in range(EPOCHS):
-                self._sleep(EPOCH_S)
-                scores = simulated_scores(job.number, job.recipe, fold, epoch)
+                self._sleep(epoch_s(job.number, self._equal))
+                scores = simulated_scores(job.number, job.recipe, fold, epoch, self._equal)
                 if (yield EpochDone(trial=job.number, scores=scores)) is False:
                     return
         yield TrialDone(trial=job.number)
 
 
-def make_simulated(plan: StudyPlan, _sharing: int) -> Simulated:
-    return Simulated(plan)
+def make_simulated(_plan: StudyPlan, _sharing: int) -> Simulated:
+    return Simulated()
 
 
-def simulated_scores(number: int, recipe: Recipe, fold: int, epoch: int) -> EpochScores:
+def epoch_s(number: int, equal: bool) -> float:
+    """Seconds of each of a trial's epochs: equal, or from half to one and a half of the mean."""
+    return EPOCH_S if equal else EPOCH_S * (0.5 + number * 7919 % 101 / 100)
+
+
+def simulated_scores(
+    number: int, recipe: Recipe, fold: int, epoch: int, equal: bool = False
+) -> EpochScores:
     distance = abs(log10(recipe.learning_rate) + 4) + 0.1 * recipe.freeze_depth
     luck = ((number * 7919 + fold * 104729) % 1000) / 1000  # no generator: the same everywhere
     score = 0.9 - 0.2 * distance + 0.05 * epoch / EPOCHS + 0.03 * luck
@@ -95,16 +104,17 @@ def simulated_scores(number: int, recipe: Recipe, fold: int, epoch: int) -> Epoc
         precision=score,
         recall=score,
         f1=score,
-        seconds=EPOCH_S,
+        seconds=epoch_s(number, equal),
     )
 
 
 class VirtualExecutor:
     """Any number of workers in one process: the clock jumps over what they would sleep."""
 
-    def __init__(self, plan: StudyPlan, slots: int, clock: Callable[[], float]) -> None:
+    def __init__(self, slots: int, clock: Callable[[], float], *, equal: bool = False) -> None:
         self.slots = slots
-        self._trainer = Simulated(plan, sleep=lambda _seconds: None)
+        self._equal = equal
+        self._trainer = Simulated(sleep=lambda _seconds: None, equal=equal)
         self._clock = clock
         self._skipped_s = 0.0
         self._running: dict[int, Generator[Event, bool, None]] = {}
@@ -117,7 +127,7 @@ class VirtualExecutor:
     def submit(self, job: TrialJob) -> None:
         self._running[job.number] = self._trainer.run(job)
         self._epochs_left[job.number] = FOLDS * EPOCHS
-        heapq.heappush(self._due, (self.now() + EPOCH_S, job.number))
+        heapq.heappush(self._due, (self.now() + epoch_s(job.number, self._equal), job.number))
 
     def next_event(self, timeout_s: float | None = None) -> Event | None:
         due_s, number = heapq.heappop(self._due)
@@ -130,7 +140,7 @@ class VirtualExecutor:
 
     def answer(self, trial: int, *, go_on: bool) -> None:
         if go_on:
-            wait_s = EPOCH_S if self._epochs_left[trial] else 0.0
+            wait_s = epoch_s(trial, self._equal) if self._epochs_left[trial] else 0.0
             heapq.heappush(self._due, (self.now() + wait_s, trial))
         else:
             del self._running[trial]
@@ -208,7 +218,7 @@ class Meter:
         event = self.executor.next_event(timeout_s)
         self._last_s = self.clock()
         trained_s, waited_s, events = self._pending
-        trained_s += EPOCH_S * isinstance(event, EpochDone)
+        trained_s += event.scores.seconds if isinstance(event, EpochDone) else 0.0
         self._pending = trained_s, waited_s + self._last_s - before, events + 1
         return event
 
@@ -303,7 +313,7 @@ def stored_plan(
 
 
 def measure_workers(arguments: argparse.Namespace) -> None:
-    print(f"{TRIAL_S:g} s trials of {FOLDS * EPOCHS} epochs, pruner {arguments.pruner}")
+    print(f"trials of {TRIAL_S:g} s on average, {FOLDS * EPOCHS} epochs, pruner {arguments.pruner}")
     print(
         "| kind | workers | trials | efficiency | coordinator busy | processor | events/s |", end=""
     )
@@ -321,7 +331,7 @@ def _measure(kind: str, workers: int, arguments: argparse.Namespace) -> None:
     trials = max(arguments.rounds * workers, workers + arguments.least)
     with stored_plan(arguments, f"scale-{kind}-{workers}") as (plan, database):
         study = open_study(plan, database)
-        executor, clock = _executor(kind, workers, plan, arguments.clock)
+        executor, clock = _executor(kind, workers, plan, arguments)
         meter = Meter(executor, clock)
         began_s, began_cpu_s = clock(), time.process_time()
         try:
@@ -338,10 +348,10 @@ def _measure(kind: str, workers: int, arguments: argparse.Namespace) -> None:
 
 
 def _executor(
-    kind: str, workers: int, plan: StudyPlan, clock: str
+    kind: str, workers: int, plan: StudyPlan, arguments: argparse.Namespace
 ) -> tuple[Executor, Callable[[], float]]:
     if kind == "virtual":
-        virtual = VirtualExecutor(plan, workers, _timer(clock))
+        virtual = VirtualExecutor(workers, _timer(arguments.clock), equal=arguments.equal)
         return virtual, virtual.now
     if kind == "process":
         return ProcessExecutor(plan, workers, make_simulated), time.perf_counter
@@ -377,7 +387,7 @@ def measure_growth(arguments: argparse.Namespace) -> None:
             began_s = clock()
             study = open_study(plan, database)
             opened_s = clock() - began_s
-            executor = VirtualExecutor(plan, 1, clock)
+            executor = VirtualExecutor(1, clock)
             meter = Meter(executor, executor.now)
             coordinator = Coordinator(plan, study, database, meter)
             coordinator.run(meter, Budget(trials=size + arguments.least))
@@ -490,6 +500,7 @@ def main(arguments: list[str]) -> None:
     workers.set_defaults(run=measure_workers)
     workers.add_argument("--kinds", nargs="+", default=["virtual", "process", "ray"])
     workers.add_argument("--at", nargs="+", type=int, default=[1, 4, 16, 64])
+    workers.add_argument("--equal", action="store_true", help="virtual: equally long trials")
     workers.add_argument("--rounds", type=int, default=3, help="trials a worker")
     growth = commands.add_parser("growth")
     growth.set_defaults(run=measure_growth)

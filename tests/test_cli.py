@@ -96,7 +96,7 @@ def test_every_command_explains_itself(bench: Bench, command: str) -> None:
     [
         ("serch", ["serch"]),
         ("search --trails 5", ["--trails"]),
-        ("search PICTURES --trials 0", ["--trials must be at least 1, not 0"]),
+        ("search PICTURES --trials 0", ["--trials is at least 1, not 0"]),
         ("search PICTURES --trials many", ["many"]),
         ("search PICTURES --folds 1", ["--folds"]),
         ("search PICTURES --epochs 0", ["--epochs"]),

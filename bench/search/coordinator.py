@@ -185,11 +185,12 @@ class Coordinator:
         params: dict[str, object] = {}
         self._use_sampler(number, 0)
         trial = leftover or self._study.ask()
-        _ = trial.relative_params  # drawn lazily; here, with the trial's own sampler
+        drawn = trial.relative_params  # drawn lazily; here, with the trial's own sampler
         for position, (name, distribution) in enumerate(self._distributions.items()):
             # A sampler of its own for each parameter: a trial that was killed while its
             # parameters were drawn draws the rest as if nothing had happened.
-            self._use_sampler(number, position + 1)
+            if name not in drawn:
+                self._use_sampler(number, position + 1)
             params[name] = trial._suggest(name, distribution)
         job = TrialJob(number=trial.number, recipe=self._space.recipe(params))
         self._running[trial.number] = _Running(trial, job, self._clock())

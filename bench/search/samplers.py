@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
 
 from bench.errors import InputError, did_you_mean
 from bench.space import Choices, Range, SearchSpace
@@ -32,7 +34,7 @@ def make_sampler(
     derived = int(np.random.SeedSequence([seed, trial, parameter]).generate_state(1)[0])
     match name:
         case "tpe":
-            return optuna.samplers.TPESampler(n_startup_trials=_STARTUP_TRIALS, seed=derived)
+            return _Tpe(space.distributions(), derived)
         case "gp":
             return optuna.samplers.GPSampler(
                 n_startup_trials=_STARTUP_TRIALS, seed=derived, warn_independent_sampling=False
@@ -49,6 +51,26 @@ def make_sampler(
     raise InputError(
         f"--sampler takes {', '.join(SAMPLERS)}, not {name!r}{did_you_mean(name, SAMPLERS)}"
     )
+
+
+class _Tpe(optuna.samplers.TPESampler):
+    """TPE that is told its joint space, which it would otherwise infer from all trials each time.
+
+    Every trial has every parameter, so what all have in common is the whole space.
+    """
+
+    def __init__(self, distributions: dict[str, BaseDistribution], seed: int) -> None:
+        super().__init__(n_startup_trials=_STARTUP_TRIALS, seed=seed)
+        self._joint = {
+            name: distribution
+            for name, distribution in sorted(distributions.items())
+            if not distribution.single()
+        }
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._joint
 
 
 def grid(space: SearchSpace) -> dict[str, list[Any]]:

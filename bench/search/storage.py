@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Sequence
+import gc
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +14,18 @@ from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Make many objects that all stay: looking for garbage among them takes half of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class OwnedStorage(BaseStorage):
@@ -98,8 +112,10 @@ class OwnedStorage(BaseStorage):
 
     def _of_study(self, study_id: int) -> list[FrozenTrial]:
         if study_id not in self._trials:
+            with collection_paused():
+                stored = self._database.get_all_trials(study_id, deepcopy=False)
             trials = self._trials.setdefault(study_id, [])
-            for trial in self._database.get_all_trials(study_id, deepcopy=False):
+            for trial in stored:
                 self._keep(study_id, trials, trial)
         return self._trials[study_id]
 

@@ -28,7 +28,7 @@ FAILURES = "failures"  # what stopped a trial, once an attempt
 def open_study(plan: StudyPlan, database: Database) -> optuna.Study:
     """Create the study, or load it to go on; a new one begins with the space's first trials."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    known = {summary.study_name for summary in optuna.get_all_study_summaries(database.storage)}
+    known = optuna.get_all_study_names(database.storage)
     study = optuna.create_study(
         study_name=plan.study,
         storage=OwnedStorage(database.storage),

@@ -28,7 +28,6 @@ from bench.search.lock import own
 from bench.search.study import open_study
 from bench.workspace import describe_environment
 from tests.search.scripted import Scripted, make_scripted
-from tests.tiny import timeless_scores
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,6 +107,8 @@ def undisturbed(plan: StudyPlan, trials: int, folder: Path) -> tuple[TrialRecord
 
 def facts(trials: tuple[TrialRecord, ...]) -> list[tuple[Any, ...]]:
     """All that a study found out, without times, losses and who trained it."""
+    from tests.tiny import timeless_scores  # imports torch, which what is killed shall not need
+
     return [
         (t.number, t.state, t.value, t.recipe, t.is_default,
          [replace(timeless_scores(row), loss=0.0, train_loss=0.0) for row in t.epochs])

@@ -488,7 +488,7 @@ def test_failed_trials_do_not_count_and_say_why(
     assert states[1] == states[3] == "FAIL"
     assert records()[1].error == "bad trial code: disaster 1"
     assert records()[1].value is None
-    assert ("end", 3, "FAIL", None, "out of memory: disaster 1") in listener.said
+    assert ("end", 3, "FAIL", None, "bad trial code: disaster 1") in listener.said
 
 
 def test_nine_failures_are_borne(plan: StudyPlan, database: Database) -> None:

@@ -17,7 +17,7 @@ TRIALS = 40
     ("workers", "kills"),
     [
         (1, 3),
-        (4, 3),
+        pytest.param(4, 3, marks=pytest.mark.slow),
         pytest.param(1, 50, marks=pytest.mark.slow),
         pytest.param(4, 50, marks=pytest.mark.slow),
     ],

@@ -176,7 +176,7 @@ class Meter:
     waited_s: float = 0.0  # by the coordinator, since then
     began_s: float = 0.0  # when all were busy
     ended_s: float = 0.0  # when the last trial was begun
-    _submitted: int = 0
+    _heard: set[int] = field(default_factory=set)  # until all workers are
     _last_s: float = 0.0
     _pending: tuple[float, float, int] = (0.0, 0.0, 0)
 
@@ -198,28 +198,27 @@ class Meter:
         return 1.0 - self.waited_s / self.seconds
 
     def submit(self, job: TrialJob) -> None:
-        now = self.clock()
-        self._submitted += 1
-        self.executor.submit(job)
-        if self._submitted <= self.slots:
-            self.began_s = self.clock()
-            self._pending = (0.0, 0.0, 0)
-        elif self._submitted > self.slots:
+        if len(self._heard) >= self.slots:
             trained_s, waited_s, events = self._pending
             self.trained_s += trained_s
             self.waited_s += waited_s
             self.events += events
             self._pending = (0.0, 0.0, 0)
-            self.ended_s = now
+            self.ended_s = self.clock()
+        self.executor.submit(job)
         self._last_s = self.clock()
 
     def next_event(self, timeout_s: float | None = None) -> Event | None:
-        before = self.clock()
+        before_s = self.clock()
         event = self.executor.next_event(timeout_s)
         self._last_s = self.clock()
-        trained_s, waited_s, events = self._pending
-        trained_s += event.scores.seconds if isinstance(event, EpochDone) else 0.0
-        self._pending = trained_s, waited_s + self._last_s - before, events + 1
+        if event is not None and len(self._heard) < self.slots:
+            self._heard.add(event.trial)
+            self.began_s = self._last_s
+        else:
+            trained_s, waited_s, events = self._pending
+            trained_s += event.scores.seconds if isinstance(event, EpochDone) else 0.0
+            self._pending = trained_s, waited_s + self._last_s - before_s, events + 1
         return event
 
     def answer(self, trial: int, *, go_on: bool) -> None:

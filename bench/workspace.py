@@ -6,6 +6,7 @@ import fcntl
 import os
 import platform
 import re
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,7 +136,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
     not run again.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    # Hosts that share a workspace can share process ids too.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     try:
         yield temporary
         _flush(temporary)

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 
 from bench.records import EpochDone, Event, StudyPlan, TrialFailed, TrialJob
-from bench.search.executors.protocol import WORKER_DIED, MakeTrainer, make_trainer
+from bench.search.executors.protocol import WORKER_DIED, MakeTrainer, Trains, make_trainer
 from bench.workspace import usable_cores
 
 
@@ -163,21 +163,22 @@ def _work(connection: Connection, plan: StudyPlan, sharing: int, make_trainer: M
     """A worker's life: take a job, tell its events, wait for answers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
     trainer = make_trainer(plan, sharing)
-    while True:
-        try:
-            job: TrialJob = connection.recv()
-        except EOFError:
+    # A connection ends with its coordinator, however that died: then nobody is left to be told.
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            _train(connection, trainer, connection.recv())
+
+
+def _train(connection: Connection, trainer: Trains, job: TrialJob) -> None:
+    events = trainer.run(job)
+    event = next(events)
+    while isinstance(event, EpochDone):
+        connection.send(event)
+        if not connection.recv():
+            events.close()
             return
-        events = trainer.run(job)
-        event = next(events)
-        while isinstance(event, EpochDone):
-            connection.send(event)
-            if not connection.recv():
-                events.close()
-                break
-            event = events.send(True)
-        else:
-            connection.send(event)
+        event = events.send(True)
+    connection.send(event)
 
 
 # --- what a worker may use ------------------------------------------------------------------

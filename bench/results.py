@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import optuna
 
-from bench.database import Database
+from bench.database import Database, Owner
 from bench.errors import InputError
 from bench.records import (
     EpochScores,
@@ -43,6 +42,7 @@ def load_study_report(database: Database, study: str) -> StudyReport:
     environment = database.load_environment(study)
     assert environment is not None  # written in the same transaction as the plan
     models = database.load_models(study)
+    opened = _optuna_study(study, database)
     return StudyReport(
         study=study,
         space=str(plan.space["name"]),
@@ -50,12 +50,12 @@ def load_study_report(database: Database, study: str) -> StudyReport:
         split=plan.split,
         settings=plan.settings,
         device=plan.device,
-        trials=load_trials(database, plan),
+        trials=_records_of(opened, plan, database, owner_of(study, database)),
         models=models,
         latencies=database.load_latencies([model.path for model in models]),
         environment=environment,
         notes=plan.notes,
-        ended=_attributes(study, database).get(ENDED),
+        ended=opened.user_attrs.get(ENDED) if opened else None,
     )
 
 
@@ -91,18 +91,20 @@ def load_progress(database: Database, study: str, now: datetime) -> StudyProgres
     Raises:
         InputError: the study does not exist.
     """
-    trials = load_trials(database, load_plan(database, study))
+    plan = load_plan(database, study)
+    opened = _optuna_study(study, database)
     owner = owner_of(study, database)
-    attributes = _attributes(study, database)
+    attributes = opened.user_attrs if opened else {}
+    trials = _records_of(opened, plan, database, owner)
     wanted: int | None = attributes.get(TARGET)
     per_hour = None
-    if owner is not None:
+    if opened is not None and owner is not None:
         since = datetime.fromisoformat(owner.since)
         ended = sum(
             trial.state in FINISHED
             and trial.datetime_complete is not None
             and trial.datetime_complete.astimezone() >= since
-            for trial in load_study(study, database).get_trials(deepcopy=False)
+            for trial in opened.get_trials(deepcopy=False)
         )
         per_hour = 3600 * ended / max((now - since).total_seconds(), 1.0) or None
     done = sum(trial.state in ("COMPLETE", "PRUNED") for trial in trials)
@@ -118,13 +120,6 @@ def load_progress(database: Database, study: str, now: datetime) -> StudyProgres
     )
 
 
-def _attributes(study: str, database: Database) -> dict[str, Any]:
-    """What the coordinator noted of a study; nothing where Optuna's study has been deleted."""
-    if study not in optuna.get_all_study_names(database.storage):
-        return {}
-    return load_study(study, database).user_attrs
-
-
 def load_plan(database: Database, study: str) -> StudyPlan:
     """Load what a study was begun with.
 
@@ -138,15 +133,27 @@ def load_plan(database: Database, study: str) -> StudyPlan:
     return plan
 
 
-@collection_paused()
 def load_trials(database: Database, plan: StudyPlan) -> tuple[TrialRecord, ...]:
     """All trials that were started, by number; none where Optuna's study has been deleted."""
-    if plan.study not in optuna.get_all_study_names(database.storage):
+    opened = _optuna_study(plan.study, database)
+    return _records_of(opened, plan, database, owner_of(plan.study, database))
+
+
+def _optuna_study(study: str, database: Database) -> optuna.Study | None:
+    """Optuna's part of a study, which keeps what it has loaded; None where it was deleted."""
+    there = study in optuna.get_all_study_names(database.storage)
+    return load_study(study, database) if there else None
+
+
+@collection_paused()
+def _records_of(
+    study: optuna.Study | None, plan: StudyPlan, database: Database, owner: Owner | None
+) -> tuple[TrialRecord, ...]:
+    if study is None:
         return ()
     space = SearchSpace.from_dict(plan.space)
     epochs = database.load_epochs(plan.study)
-    trials = load_study(plan.study, database).get_trials(deepcopy=False)
-    is_owned = owner_of(plan.study, database) is not None
+    trials = study.get_trials(deepcopy=False)
     starts = [trial.datetime_start for trial in trials if trial.datetime_start]
     began = min(starts, default=None)
     records = []
@@ -165,7 +172,7 @@ def load_trials(database: Database, plan: StudyPlan) -> tuple[TrialRecord, ...]:
         records.append(
             TrialRecord(
                 number=trial.number,
-                state="INTERRUPTED" if state == "RUNNING" and not is_owned else state,
+                state="INTERRUPTED" if state == "RUNNING" and owner is None else state,
                 value=trial.value,
                 recipe=space.recipe(trial.params),
                 is_default=DEFAULT_RECIPE in trial.user_attrs,

@@ -10,8 +10,6 @@ table, and writes JSON. Pages of files that the process maps count; the page cac
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from results_file import write_result
 
 from bench.workspace import describe_environment
 
@@ -64,16 +63,8 @@ def main(arguments: Sequence[str]) -> None:
         f"\n{rows[-1]['pictures']} pictures take {growth_mb:.0f} MB more than "
         f"{rows[0]['pictures']} ({MOST_GROWTH_MB} are allowed)."
     )
-    if options.out:
-        document = {
-            "rows": rows,
-            "growth_mb": growth_mb,
-            "options": {k: v for k, v in vars(options).items() if k != "out"},
-            "environment": asdict(describe_environment(None)),
-            "date": datetime.date.today().isoformat(),
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(document, indent=2) + "\n")
+    environment = asdict(describe_environment(None))
+    write_result(options, {"rows": rows, "growth_mb": growth_mb, "environment": environment})
     if growth_mb > MOST_GROWTH_MB:
         sys.exit(1)
 

@@ -13,8 +13,6 @@ plain script's best score. Both print the Markdown table that the README quotes.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import statistics
 import sys
 import tempfile
@@ -27,6 +25,7 @@ from typing import Any
 import numpy as np
 import optuna
 import plain_script
+from results_file import write_result
 
 from bench.database import Database
 from bench.models.backbones import describe_backbone
@@ -62,11 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder)).create()
         result = (compare_trials if options.what == "trials" else race)(options, workspace)
-    result["options"] = {k: str(v) for k, v in vars(options).items() if k not in ("data", "out")}
-    result["date"] = datetime.date.today().isoformat()
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(options, result)
 
 
 # --- one list of trials ---------------------------------------------------------------------

@@ -12,8 +12,6 @@ same trials; "done" leaves out what was read from the store of frozen activation
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import sys
 import tempfile
 import time
@@ -22,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from results_file import write_result
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.data.demo import make_demo
@@ -57,9 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         result = measure(options, Workspace(Path(folder) / "runs").create(), Path(folder))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(options, result)
 
 
 def measure(options: argparse.Namespace, workspace: Workspace, scratch: Path) -> dict[str, object]:
@@ -104,10 +101,8 @@ def measure(options: argparse.Namespace, workspace: Workspace, scratch: Path) ->
         "done_tflops": done / seconds / 1e12,
         "peak_tflops": peak,
         "best": max((trial.value or 0.0 for trial in trials), default=None),
-        "options": {key: str(value) for key, value in vars(options).items() if key != "out"},
         "arithmetic": {key: asdict(value) for key, value in plan.arithmetic.items()},
         "environment": asdict(describe_environment(name)),
-        "date": datetime.date.today().isoformat(),
     }
     print("| device | trials | whole search, s | pictures a second | TFLOP/s asked for | "
           "TFLOP/s done | share of peak |")  # fmt: skip

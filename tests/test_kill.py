@@ -16,6 +16,7 @@ import pytest
 
 from bench.database import Database
 from bench.results import load_plan, load_trials
+from tests.search.soak import wait_for_rows
 from tests.tiny import BACKBONE, timeless_scores, write_pictures
 
 TRIALS, FOLDS, EPOCHS, KILLS = 8, 2, 3, 10
@@ -32,30 +33,6 @@ def start(pictures: Path, workspace: Path) -> subprocess.Popen[bytes]:
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-
-
-def rows_written(database: Path) -> int:
-    """How many trials, parameters and epochs are stored; 0 before there is a database."""
-    tables = ("trials", "trial_params", "trial_intermediate_values", "bench_epochs")
-    try:
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=60)) as opened:
-            counts = [opened.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables]
-    except sqlite3.OperationalError:
-        return 0
-    return int(sum(counts))
-
-
-def kill_after(process: subprocess.Popen[bytes], database: Path, rows: int) -> None:
-    """Kill -9 once so many rows have been added; the process may also end before."""
-    goal = rows_written(database) + rows
-    while rows_written(database) < goal:
-        try:
-            process.wait(timeout=0.005)
-            return
-        except subprocess.TimeoutExpired:
-            continue
-    process.kill()
-    process.wait()
 
 
 def facts(workspace: Path) -> list[tuple[Any, ...]]:
@@ -91,7 +68,9 @@ def test_killed_ten_times_a_study_loses_nothing_doubles_nothing_and_changes_noth
 
     for _ in range(KILLS):
         process = start(pictures, killed)
-        kill_after(process, killed / "bench.db", moments.randint(1, 25))
+        wait_for_rows(process, killed / "bench.db", moments.randint(1, 25))
+        process.kill()
+        process.wait()
     assert start(pictures, killed).wait() == 0
     hand_over_plan(killed, undisturbed)
     assert start(pictures, undisturbed).wait() == 0

@@ -124,7 +124,7 @@ class Coordinator:
             free = min(executor.slots, budget.trials - self._tally.finished) - len(self._running)
             for _ in range(free):
                 self._start(executor, leftovers.pop(0) if leftovers else None)
-            event = executor.next_event(self._patience_s(budget, began_s))
+            event = executor.next_event(self._wait_s(budget, began_s))
             match event:
                 case EpochDone():
                     executor.answer(event.trial, go_on=self._take_epoch(event))
@@ -153,7 +153,7 @@ class Coordinator:
                 return f"the grid's {size} recipes have all been tried, {done}"
         return None
 
-    def _patience_s(self, budget: Budget, began_s: float) -> float | None:
+    def _wait_s(self, budget: Budget, began_s: float) -> float | None:
         """How long to wait for an event: until the next limit in time."""
         limits_s = []
         if budget.timeout_s is not None:

@@ -75,14 +75,14 @@ def soak(plan: StudyPlan, *, workers: int, trials: int, kills: int, seed: int) -
     most_rows = max(2, 2 * trials * 10 // max(kills, 1))
     for _ in range(kills):
         process = _start(url, workers, trials)
-        _wait_for_rows(process, file, moments.randint(1, most_rows))
+        wait_for_rows(process, file, moments.randint(1, most_rows))
         children = _children(process.pid)
         if children and moments.random() < 0.5:
             victim = moments.choice(children)
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
                 worker_kills += 1
-            _wait_for_rows(process, file, moments.randint(1, 5))
+            wait_for_rows(process, file, moments.randint(1, 5))
         process.kill()
         process.wait()
         for orphan in children:
@@ -132,7 +132,7 @@ def _start(url: str, workers: int, trials: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def _wait_for_rows(process: subprocess.Popen[bytes], file: Path, rows: int) -> None:
+def wait_for_rows(process: subprocess.Popen[bytes], file: Path, rows: int) -> None:
     """Wait until so many rows have been added; the process may also end before."""
     goal = _rows(file) + rows
     while _rows(file) < goal:
@@ -144,9 +144,13 @@ def _wait_for_rows(process: subprocess.Popen[bytes], file: Path, rows: int) -> N
 
 
 def _rows(file: Path) -> int:
+    """How many trials, parameters and epochs are stored; 0 before there is a database."""
     tables = ("trials", "trial_params", "trial_intermediate_values", "bench_epochs")
-    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=60)) as opened:
-        return sum(opened.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables)
+    try:
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=60)) as opened:
+            return sum(opened.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables)
+    except sqlite3.OperationalError:
+        return 0
 
 
 def _children(pid: int) -> list[int]:

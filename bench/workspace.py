@@ -72,7 +72,10 @@ class Workspace:
 
     @property
     def default_storage(self) -> str:
-        return f"sqlite:///{self.database}"
+        """The URL of `database`, with what a URL reserves in the path (`%`, say) quoted."""
+        from sqlalchemy import URL
+
+        return URL.create("sqlite", database=str(self.database)).render_as_string()
 
     @property
     def database(self) -> Path:

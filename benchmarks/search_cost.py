@@ -6,7 +6,8 @@
 `trials` trains one list of trials with both programs, alternately and without pruning, and prints
 seconds, ratios and scores: recipes drawn at random from the space, their freezing depths taken in
 turn from `--depths`. With `--bf16` the plain script also runs each of them in bfloat16, which
-shows what that alone gives. `race` runs a whole search with each and prints when each reached the
+shows what that alone gives. `scores` trains them with several seeds each, for their scores alone:
+one seed a trial tells little. `race` runs a whole search with each and prints when each reached the
 plain script's best score. Both print the Markdown table that the README quotes.
 """
 
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import optuna
 import plain_script
+import scipy.stats
 from results_file import write_result
 
 from bench.database import Database
@@ -42,7 +44,7 @@ from bench.workspace import Workspace, describe_environment, usable_cores
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["trials", "race"])
+    parser.add_argument("what", choices=["trials", "scores", "race"])
     parser.add_argument("data", type=Path)
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--weights", action="append", default=[], help="BACKBONE=FILE")
@@ -53,6 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--depths", default="5,4,3")
     parser.add_argument("--trials", type=int, default=9)
+    parser.add_argument("--seeds", type=int, default=3, help="of `scores`: for each recipe")
     parser.add_argument("--bench-trials", type=int, help="of `race`; default: --trials")
     parser.add_argument("--bf16", action="store_true", help="a third side: plain in bfloat16")
     parser.add_argument("--device", default="auto")
@@ -60,7 +63,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder)).create()
-        result = (compare_trials if options.what == "trials" else race)(options, workspace)
+        compare = {"trials": compare_trials, "scores": compare_scores, "race": race}
+        result = compare[options.what](options, workspace)
     write_result(options, result)
 
 
@@ -91,6 +95,40 @@ def compare_trials(options: argparse.Namespace, workspace: Workspace) -> dict[st
         _say(f"trial {number}: {row}")
     _print_trials(rows, sides)
     return {"rows": rows, **_context(plan)}
+
+
+def compare_scores(options: argparse.Namespace, workspace: Workspace) -> dict[str, object]:
+    """Train the same recipes with both, each with several seeds, and compare the means."""
+    plan = _plan(options, workspace, linear_probe=False)
+    task, trainer = _plain_task(plan, options), Trainer(plan)
+    rows: list[dict[str, Any]] = []
+    for number, recipe in enumerate(_draw_recipes(plan, options)):
+        # A trial's number is part of its seed.
+        seeds = [number + options.trials * repeat for repeat in range(options.seeds)]
+        row = {
+            "recipe": asdict(recipe),
+            "bench": [_bench_trial(trainer, TrialJob(number=s, recipe=recipe)) for s in seeds],
+            "plain": [plain_script.run_trial(task, asdict(recipe), seed=1000 * s) for s in seeds],
+        }
+        rows.append(row)
+        _say(f"trial {number}: {row}")
+    _print_scores(rows)
+    return {"rows": rows, **_context(plan)}
+
+
+def _print_scores(rows: Sequence[Mapping[str, Any]]) -> None:
+    print("| trial | depth | augmentation | bench score | plain score | difference, points |")
+    print("| ---: | ---: | --- | ---: | ---: | ---: |")
+    points = []
+    for number, row in enumerate(rows):
+        recipe, bench, plain = row["recipe"], np.mean(row["bench"]), np.mean(row["plain"])
+        points.append(100 * (bench - plain))
+        print(f"| {number} | {recipe['freeze_depth']} | {recipe['augmentation']} "
+              f"| {bench:.3f} | {plain:.3f} | {points[-1]:+.1f} |")  # fmt: skip
+    # Recipes differ in what they gain from either program, so they are what varies.
+    interval = scipy.stats.ttest_1samp(points, 0.0).confidence_interval()
+    print(f"\nMean difference {np.mean(points):+.1f} points (95 %: {interval.low:+.1f} to "
+          f"{interval.high:+.1f}).")  # fmt: skip
 
 
 def _draw_recipes(plan: StudyPlan, options: argparse.Namespace) -> list[Recipe]:

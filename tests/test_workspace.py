@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.database import Database
 from bench.errors import InputError
 from bench.workspace import (
     Workspace,
@@ -143,6 +144,14 @@ def test_a_workspace_is_laid_out_as_it_says(tmp_path):
     for place, relative in places.items():
         assert place == tmp_path / "runs" / relative
     assert workspace.default_storage == f"sqlite:///{tmp_path}/runs/bench.db"
+
+
+@pytest.mark.parametrize("name", ["runs", "50% done", "100%25", "a b?c#d"])
+def test_the_database_lies_in_the_workspace_whatever_its_name(tmp_path, name):
+    workspace = Workspace(tmp_path / name).create()
+    Database.open(workspace.default_storage).close()
+    assert workspace.database.is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_every_place_of_a_study_is_under_a_checked_name(tmp_path):

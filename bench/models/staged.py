@@ -187,6 +187,18 @@ class StagedModel(nn.Module):
                 module.eval()
         return self
 
+    def updating_norms(self) -> list[_BatchNorm]:
+        """The batch normalisations whose running statistics training changes."""
+        was_training = self.training
+        self.train()
+        norms = [
+            module
+            for module in self.network.modules()
+            if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
+        ]
+        self.train(was_training)
+        return norms
+
     def parameter_groups(
         self, *, learning_rate: float, head_lr_factor: float, weight_decay: float
     ) -> list[dict[str, object]]:

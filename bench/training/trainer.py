@@ -43,8 +43,8 @@ from bench.training.activations import (
 )
 from bench.training.arithmetic import keep_freed_memory
 from bench.training.folds import FoldResult, fold_file, read_fold, write_fold
-from bench.training.loop import Schedule, batches, fit
-from bench.training.probe import LinearProbe, fit_probe
+from bench.training.loop import Schedule, fit
+from bench.training.start import Start, find_start
 from bench.training.stored import ActivationCache, StoredActivations
 from bench.workspace import Workspace
 
@@ -76,7 +76,7 @@ class Trainer:
         self._templates: dict[str, StagedModel] = {}
         self._images: dict[str, DecodedStore] = {}
         self._frozen_parts: dict[str, str] = {}
-        self._probes: dict[tuple[str, bytes], LinearProbe] = {}
+        self._starts: dict[tuple[str, int, bytes], Start] = {}
         self._cache = ActivationCache(
             self._workspace.cache / "activations",
             disk_bytes=plan.cache_bytes,
@@ -153,24 +153,30 @@ class Trainer:
     def prepare(self, recipe: Recipe, train: Indices, seed: int) -> Prepared:
         """A model that is ready to be trained on some pictures: frozen, fed, its head started."""
         model = self.model(recipe, seed)
-        if self.plan.settings.linear_probe:
-            self._probe(recipe, train, model).start(model.classifier)
         boundary = model.boundary(recipe.freeze_depth)
-        return Prepared(model, self.activations(recipe.backbone, model, boundary), boundary)
+        activations = self.activations(recipe.backbone, model, boundary)
+        if self.plan.settings.linear_probe:
+            self._start(recipe, train, model, boundary).apply(model)
+        return Prepared(model, activations, boundary)
 
-    def _probe(self, recipe: Recipe, train: Indices, model: StagedModel) -> LinearProbe:
-        """The probe of these training pictures, which is the same for every trial."""
-        key = (recipe.backbone, train.tobytes())
-        if key not in self._probes:
-            store = self.activations(recipe.backbone, model.eval(), PARTS)
-            size = self.images(recipe.backbone).image_size
-            features = torch.empty(len(train), model.elements_at_boundaries(size)[PARTS])
-            done = 0
-            for batch in batches(train, self.plan.settings.batch_size):
-                features[done : done + len(batch)] = store.read(batch, policy="none", view=0)
-                done += len(batch)
-            self._probes[key] = fit_probe(features.numpy(), self._labels[train])
-        return self._probes[key]
+    def _start(self, recipe: Recipe, train: Indices, model: StagedModel, boundary: int) -> Start:
+        """Where training on these pictures begins: the same for every trial, or every one that
+        adapts the same normalisations.
+        """
+        adapts = bool(model.updating_norms())
+        key = (recipe.backbone, recipe.freeze_depth if adapts else PARTS, train.tobytes())
+        if key not in self._starts:
+            at = boundary if adapts else PARTS
+            self._starts[key] = find_start(
+                model,
+                self.activations(recipe.backbone, model, at),
+                at,
+                self._labels,
+                train,
+                self.plan.settings.batch_size,
+                self.plan.arithmetic[recipe.backbone],
+            )
+        return self._starts[key]
 
     def pixels(self, backbone: str) -> PixelSource:
         """The decoded pictures, augmented, on the training device."""

@@ -1,0 +1,146 @@
+"""Training begins with normalisations and a head that fit the pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench.models.staged import StagedModel
+from bench.records import BatchNormMode, Recipe, TrialJob
+from bench.training import trainer as trainer_module
+from bench.training.loop import batches, predict
+from bench.training.start import Start, find_start
+from bench.training.trainer import Trainer
+from tests.tiny import BACKBONE, PLAIN, all_events, make_plan, write_pictures
+
+RECIPE = Recipe(backbone=BACKBONE, freeze_depth=2, batch_norm="updating")
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    folder = tmp_path_factory.mktemp("start")
+    return Trainer(make_plan(write_pictures(folder / "pictures"), folder / "runs"))
+
+
+@pytest.fixture
+def train(trainer: Trainer) -> np.ndarray:
+    return np.asarray(trainer.plan.split.training_part(0), dtype=np.int64)
+
+
+def found(trainer: Trainer, recipe: Recipe, train: np.ndarray) -> tuple[StagedModel, Start]:
+    """A model after the search for its start, and the start."""
+    model = trainer.model(recipe, seed=1)
+    boundary = model.boundary(recipe.freeze_depth)
+    activations = trainer.activations(recipe.backbone, model, boundary)
+    labels = np.asarray(trainer.plan.dataset.labels, dtype=np.int64)
+    return model, find_start(model, activations, boundary, labels, train, BATCH, PLAIN)
+
+
+def accuracy(trainer: Trainer, model: StagedModel, pictures: np.ndarray) -> float:
+    activations = trainer.activations(BACKBONE, model, 2)
+    probabilities_nk = predict(model, activations, 2, pictures, BATCH, PLAIN)
+    labels = np.asarray(trainer.plan.dataset.labels)[pictures]
+    return float((probabilities_nk.argmax(axis=1) == labels).mean())
+
+
+def test_updating_normalisations_begin_with_the_mean_of_the_batches_statistics(
+    trainer: Trainer, train: np.ndarray
+) -> None:
+    model = trainer.model(RECIPE, seed=1)
+    activations = trainer.activations(BACKBONE, model, 2)
+    seen: list[torch.Tensor] = []
+    first = model.updating_norms()[0]
+    hook = first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    labels = np.asarray(trainer.plan.dataset.labels, dtype=np.int64)
+
+    start = find_start(model, activations, 2, labels, train, BATCH, PLAIN)
+    hook.remove()
+
+    assert len(seen) == len(batches(train, BATCH)) > 1
+    mean, variance = start.statistics[0]
+    assert torch.allclose(mean, torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0), atol=1e-5)
+    assert torch.allclose(variance, torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0))
+
+
+@pytest.mark.parametrize(
+    ("depth", "batch_norm", "adapted"),
+    [(2, "updating", True), (2, "frozen", False), (5, "updating", False)],
+)
+def test_only_what_training_would_update_is_adapted(
+    trainer: Trainer, train: np.ndarray, depth: int, batch_norm: BatchNormMode, adapted: bool
+) -> None:
+    recipe = replace(RECIPE, freeze_depth=depth, batch_norm=batch_norm)
+    before = trainer.model(recipe, seed=1).state_dict()
+    model, start = found(trainer, recipe, train)
+
+    changed = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
+    assert bool(start.statistics) == bool(changed) == adapted
+    assert all(".running_" in name or "num_batches" in name for name in changed)
+    names = {id(module): name for name, module in model.named_modules()}
+    assert {name.rpartition(".")[0] for name in changed} == {
+        names[id(norm)] for norm in model.updating_norms()
+    }
+
+
+def test_normalisations_go_on_with_the_momentum_that_they_had(
+    trainer: Trainer, train: np.ndarray
+) -> None:
+    model, _ = found(trainer, RECIPE, train)
+    assert {norm.momentum for norm in model.updating_norms()} == {0.1}
+
+
+def test_a_started_model_knows_its_pictures_before_it_is_trained(
+    trainer: Trainer, train: np.ndarray
+) -> None:
+    """A head that was fitted to features of the old statistics does not, once they are new."""
+    _, start = found(trainer, RECIPE, train)
+    model = trainer.model(RECIPE, seed=1)
+    start.apply(model)
+    assert accuracy(trainer, model, train) > 0.95
+
+    _, frozen = found(trainer, replace(RECIPE, batch_norm="frozen"), train)
+    frozen.probe.start(model.classifier)
+    assert accuracy(trainer, model, train) < 0.7
+
+
+def test_a_start_is_found_once_for_all_trials_that_adapt_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(make_plan(write_pictures(tmp_path / "pictures"), tmp_path / "runs"))
+    depths: list[int] = []
+
+    def counting(model: StagedModel, *arguments: Any) -> Start:
+        depths.append(len(model.updating_norms()))
+        return find_start(model, *arguments)
+
+    monkeypatch.setattr(trainer_module, "find_start", counting)
+    changes: list[dict[str, Any]] = [
+        {},
+        {"learning_rate": 1e-5},
+        {"freeze_depth": 3},
+        {"batch_norm": "frozen"},
+        {"batch_norm": "frozen", "freeze_depth": 3},
+        {"freeze_depth": 5},
+    ]
+    for number, change in enumerate(changes):
+        all_events(trainer, TrialJob(number=number, recipe=replace(RECIPE, **change)))
+
+    # Two folds each: depth 2, depth 3, and one start for whatever adapts nothing.
+    assert len(depths) == 6
+    assert len(set(depths)) == 3
+    assert depths.count(0) == 2
+
+
+def test_networks_without_batch_normalisation_begin_with_a_head_alone(trainer: Trainer) -> None:
+    model = trainer.model(RECIPE, seed=1)
+    for name, module in list(model.network.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            model.network.set_submodule(name, nn.Identity())
+    assert model.updating_norms() == []

@@ -21,6 +21,10 @@ from torch import nn
 # Inverse strength of the L2 penalty on standardised features. On grouped spectrogram pictures
 # 0.01 did as well as any of 0.003 to 1 at 224 pixels and better than most at 160.
 _C = 0.01
+# Share of the features' root mean square spread below which one is not magnified to the others'.
+# A feature that is dead on these pictures would get a weight of hundreds, and one step of training
+# that wakes it would make it decide everything.
+_LEAST_SPREAD = 0.3
 _MOST_ITERATIONS = 300
 _ROWS_AT_ONCE = 4096  # whose mean and spread are taken, in float64
 
@@ -45,13 +49,14 @@ class LinearProbe:
 
 
 def fit_probe(features_nf: npt.NDArray[np.float32], labels_n: npt.NDArray[np.int64]) -> LinearProbe:
-    """Fit multinomial logistic regression; every class counts alike.
+    """Fit multinomial logistic regression on standardised features; every class counts alike.
 
     `features_nf` are overwritten: of a large set, a copy would be most of what the process holds.
     """
     scaler = StandardScaler(copy=False)
     for rows in gen_batches(len(features_nf), _ROWS_AT_ONCE):
         scaler.partial_fit(features_nf[rows])
+    scaler.scale_ = _scales(np.sqrt(scaler.var_))
     regression = LogisticRegression(C=_C, class_weight="balanced", max_iter=_MOST_ITERATIONS)
     regression.fit(scaler.transform(features_nf), labels_n)
     weight, bias = regression.coef_, regression.intercept_
@@ -60,3 +65,8 @@ def fit_probe(features_nf: npt.NDArray[np.float32], labels_n: npt.NDArray[np.int
         weight, bias = np.vstack([-weight, weight]) / 2, np.hstack([-bias, bias]) / 2
     weight = weight / scaler.scale_
     return LinearProbe(weight, bias - weight @ scaler.mean_)
+
+
+def _scales(spread_f: Floats) -> Floats:
+    typical = np.sqrt(np.mean(spread_f**2))
+    return np.maximum(spread_f, _LEAST_SPREAD * typical) if typical else np.ones_like(spread_f)

@@ -32,6 +32,23 @@ def test_a_started_classifier_gives_the_regressions_probabilities(classes: int, 
     assert np.abs(found - expected.predict_proba(features)).max() < 1e-5
 
 
+def test_a_feature_that_hardly_varies_gets_no_great_weight() -> None:
+    """Training may wake it, and then it would outvote all others."""
+    rng = np.random.default_rng(0)
+    labels = np.tile(np.arange(3), 40)
+    features = rng.normal(size=(len(labels), 12)).astype(np.float32)
+    features[:, 0] = 1e-4 * labels
+    largest = np.abs(fit_probe(features.copy(), labels).weight_kf).max(axis=0)
+    assert largest[0] < largest[1:].max()
+
+
+def test_features_without_any_spread_give_each_class_the_same_chance() -> None:
+    labels = np.tile(np.arange(3), 10)
+    probe = fit_probe(np.ones((30, 4), dtype=np.float32), labels)
+    logits = np.ones(4) @ probe.weight_kf.T + probe.bias_k
+    assert np.ptp(logits) < 1e-6
+
+
 def test_a_head_that_is_no_linear_layer_is_left_alone() -> None:
     labels = np.tile(np.arange(3), 10)
     probe = fit_probe(np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32), labels)

@@ -107,7 +107,7 @@ def test_a_started_model_knows_its_pictures_before_it_is_trained(
 
     _, frozen = found(trainer, replace(RECIPE, batch_norm="frozen"), train)
     frozen.probe.start(model.classifier)
-    assert accuracy(trainer, model, train) < 0.7
+    assert accuracy(trainer, model, train) < 0.9
 
 
 def test_a_start_is_found_once_for_all_trials_that_adapt_the_same(

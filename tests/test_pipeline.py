@@ -19,6 +19,8 @@ import cli
 from bench import pipeline
 from bench.latency import LatencyJob, LatencyProtocol
 from bench.records import LatencyRow, ProcessSample, StudyReport, from_json
+from bench.runtime.machine import cpu_name
+from bench.runtime.session import machine_name
 from bench.runtime.predictor import Predictor
 from bench.training import trainer
 from tests.tiny import BACKBONE, CLASSES, write_pictures
@@ -79,7 +81,9 @@ def fake_measurement(
             path=str(job.path),
             architecture_key=job.architecture_key,
             device=job.device,
-            device_name="Test CPU",
+            scope=job.scope,
+            machine=machine_name(),
+            device_name=cpu_name(),
             provider="CPUExecutionProvider",
             precision="fp32",
             batch_size=job.batch_size,

@@ -20,8 +20,8 @@ from bench import pipeline
 from bench.latency import LatencyJob, LatencyProtocol
 from bench.records import LatencyRow, ProcessSample, StudyReport, from_json
 from bench.runtime.machine import cpu_name
-from bench.runtime.session import machine_name
 from bench.runtime.predictor import Predictor
+from bench.runtime.session import machine_name
 from bench.training import trainer
 from tests.tiny import BACKBONE, CLASSES, write_pictures
 

@@ -79,8 +79,9 @@ def _load_torch(request: dict[str, Any]) -> Loaded:
         raise DeviceError("torch finds no CUDA device: `--device cpu` does without")
     threads = request["threads"] or physical_cores()
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("high" if request["tf32"] else "highest")
-    torch.backends.cudnn.allow_tf32 = request["tf32"]
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = request["tf32"]
+        torch.backends.cudnn.allow_tf32 = request["tf32"]
     load_ms, network = timed_ms(lambda: _build(request["network"]).to(device))
     if compiled:
         network = torch.compile(network)

@@ -51,7 +51,7 @@ def latency_tables(
     notes: footnotes of the first table.
     """
     best = _best_batches(rows)
-    tables = []
+    tables: list[Table] = []
     for scope, title in TITLES.items():
         own = [row for row in rows if row.scope == scope]
         if own:

@@ -22,10 +22,12 @@ from bench.errors import BenchError, DataError, InputError, InterruptedRun
 
 if TYPE_CHECKING:
     from bench.database import Database
+    from bench.latency import Comparison, LatencyJob
     from bench.records import LatencyRow, StudyReport, TrialState
     from bench.results import StudyProgress
     from bench.runtime.predictor import Prediction, Predictor
     from bench.workspace import Workspace
+    from reports.tables import Table as ReportTable
 
 app = typer.Typer(
     help="Tune picture classifiers with Optuna, export them to ONNX, measure what they do.",
@@ -299,46 +301,83 @@ def predict(
 
 @app.command()
 def latency(
-    models: Annotated[list[Path], typer.Argument(help="ONNX files.")],
-    device: Annotated[str, typer.Option(help="cpu, cuda, or both: cpu,cuda.")] = "cpu",
-    batch: Annotated[str, typer.Option(help="Batch sizes, such as 1,8.")] = "1,8",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads within one call.")] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Seconds instead of minutes; rougher.")
+    models: Annotated[list[Path], typer.Argument(help="ONNX files, made by bench or not.")],
+    device: Annotated[str, typer.Option(help="cpu, cuda, tensorrt; several: cpu,cuda.")] = "cpu",
+    batch: Annotated[str, typer.Option(help="Batch sizes, such as 1,8,32.")] = "1,8",
+    threads: Annotated[
+        str | None,
+        typer.Option(help="CPU threads in one call: 1,2,4, or sweep; default: physical cores."),
+    ] = None,
+    timed: Annotated[
+        str,
+        typer.Option(
+            help="model (the network), end-to-end (picture file to label), device (a GPU's memory "
+            "to itself); several with commas."
+        ),
+    ] = "model",
+    picture: Annotated[
+        Path | None, typer.Option(help="For end-to-end rows; without it one is made.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side in pixels, where the model leaves it open.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Also time torch, torch-compile, openvino; with commas.")
+    ] = None,
+    tf32: Annotated[bool, typer.Option(help="Let CUDA round products to TF32.")] = True,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="Device-resident rows replay a CUDA graph.")
     ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Seconds instead of minutes; rougher, no intervals.")
+    ] = False,
+    time_limit: Annotated[
+        float, typer.Option(help="Seconds after which a measuring process is stopped.")
+    ] = 600.0,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for every single call; default: the workspace.")
+    ] = None,
+    workspace: WorkspaceOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, each row in fresh processes."""
-    from bench.latency import LatencyJob, measure_many
+    from dataclasses import replace
 
-    devices = device.split(",")
-    unknown = [name for name in devices if name not in ("cpu", "cuda")]
-    if unknown:
-        raise InputError(f"--device takes cpu, cuda or cpu,cuda, not {device!r}")
-    try:
-        batch_sizes = [int(size) for size in batch.split(",")]
-    except ValueError:
-        raise InputError(f"--batch takes whole numbers such as 1,8, not {batch!r}") from None
-    jobs = [
-        LatencyJob(
-            path=model,
-            model=f"{model.absolute().parent.name}/{model.name}",
-            architecture_key=str(model),
-            device=name,  # type: ignore[arg-type]
-            batch_size=size,
-            threads=threads,
-        )
-        for model in models
-        for name in devices
-        for size in batch_sizes
-    ]
-    rows = measure_many(jobs, protocol=_protocol(quick=quick))
+    from bench.latency import compare, measure_many
+    from bench.latency_plan import LatencyPlan, chosen, thread_counts, whole_numbers
+    from bench.records import Engine, LatencyScope, to_builtins
+    from bench.runtime.session import Device
+
+    plan = LatencyPlan(
+        models=tuple(models),
+        devices=chosen("--device", device, Device),
+        batch_sizes=whole_numbers("--batch", batch),
+        threads=thread_counts(threads),
+        scopes=chosen("--timed", timed, LatencyScope),
+        against=chosen("--against", against, Engine) if against else (),
+        picture=picture,
+        image_size=image_size,
+        tf32=tf32,
+        cuda_graph=cuda_graph,
+    )
+    protocol = replace(_protocol(quick=quick), limit_s=time_limit)
+    jobs = plan.jobs()
+    least_s = len(jobs) * protocol.processes * (protocol.warmup_s + protocol.measure_s)
+    _say(f"{len(jobs)} rows of {protocol.processes} processes each, at least {least_s:.0f} s")
+    rows = measure_many(jobs, protocol=protocol, progress=_say_round)
+    comparisons = compare(rows)
+    document = {
+        "protocol": to_builtins(protocol),
+        "rows": [{**to_builtins(row), **_derived(row)} for row in rows],
+        "ratios": [
+            {**_compared(c), "interval": c.interval, "verdict": c.verdict} for c in comparisons
+        ],
+    }
+    _say(f"every single call is in {_relative(_store_latencies(document, out, workspace))}")
     if as_json:
-        from bench.records import to_builtins
-
-        _print_json([{**to_builtins(row), **_derived(row)} for row in rows])
+        _print_json(document)
     else:
-        _print_latencies(rows)
+        _print_latencies(rows, comparisons)
 
 
 @app.command()
@@ -707,31 +746,79 @@ def _print_status(all_progress: Sequence[StudyProgress]) -> None:
             _print_rich(running)
 
 
-def _print_latencies(rows: Sequence[LatencyRow]) -> None:
+def _say_round(_job: LatencyJob, finished: int, planned: int) -> None:
+    _say(f"process {finished} of {planned}")
+
+
+def _store_latencies(document: dict[str, Any], out: Path | None, workspace: Path) -> Path:
+    from datetime import UTC, datetime
+
+    from bench.records import to_builtins
+    from bench.workspace import Workspace, describe_environment, write_atomic
+
+    folder = Workspace(workspace.expanduser().absolute()).latencies
+    target = out or folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.json"
+    whole = {"environment": to_builtins(describe_environment(None)), **document}
+    write_atomic(target.expanduser().absolute(), json.dumps(whole, ensure_ascii=False).encode())
+    return target
+
+
+def _print_latencies(rows: Sequence[LatencyRow], comparisons: Sequence[Comparison]) -> None:
+    from reports.latency import latency_tables
+    from reports.tables import Table
+
+    tables = list(latency_tables(rows))
+    if comparisons:
+        facts = [_compared(comparison) for comparison in comparisons]
+        cells = [
+            (*map(str, fact.values()), _interval(comparison.interval), comparison.verdict)
+            for fact, comparison in zip(facts, comparisons, strict=True)
+        ]
+        note = (
+            "ratio: p50 of the first over the second, the median of the rounds, with its 95 % "
+            "interval. Within 5 %, or with 1 in the interval, it is a tie."
+        )
+        headers = (*facts[0], "95 %", "verdict")
+        tables.append(
+            Table(caption="Ratios", headers=headers, rows=tuple(cells), footnotes=(note,))
+        )
+    for table in tables:
+        _print_table(table)
+
+
+def _compared(comparison: Comparison) -> dict[str, object]:
+    first, second = comparison.first, comparison.second
+    return {
+        "first": f"{first.model} ({first.provider}, {first.precision})",
+        "second": f"{second.model} ({second.provider}, {second.precision})",
+        "device": first.device,
+        "timed": first.scope,
+        "batch": first.batch_size,
+        "threads": first.threads,
+        "ratio": round(comparison.ratio, 3),
+    }
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "–" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def _print_table(table: ReportTable) -> None:
     from rich.table import Table
 
-    table = Table(
-        "model", "device", "provider", "batch", "threads", "p50 ms", "p90 ms", "p99 ms",
-        "pictures/s", "steadiness", box=None,
-    )  # fmt: skip
-    for row in rows:
-        table.add_row(
-            row.model,
-            row.device,
-            row.provider,
-            str(row.batch_size),
-            str(row.threads),
-            f"{row.p50_ms:.2f}",
-            f"{row.p90_ms:.2f}",
-            f"{row.p99_ms:.2f}" if row.p99_ms is not None else "–",
-            f"{row.throughput_per_s:.1f}",
-            "steady" if row.steady else "unsteady",
-        )
-    _print_rich(table)
+    shown = Table(*table.headers, box=None, title=table.caption, title_justify="left")
+    for row in table.rows:
+        shown.add_row(*row)
+    _print_rich(shown)
+    for footnote in table.footnotes:
+        _say(footnote)
 
 
 def _derived(row: LatencyRow) -> dict[str, Any]:
-    names = ("p50_ms", "p90_ms", "p99_ms", "throughput_per_s", "steady", "calls")
+    names = (
+        "p50_ms", "p50_interval_ms", "p90_ms", "p99_ms", "throughput_per_s", "steady", "calls",
+        "import_ms", "load_ms", "first_call_ms", "cold_start_ms", "peak_rss_bytes",
+    )  # fmt: skip
     return {name: getattr(row, name) for name in names}
 
 

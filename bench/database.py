@@ -313,7 +313,10 @@ class Database:
         return tuple(_decode(text, ModelRecord) for text in self._column(query))
 
     def load_latencies(self, paths: Sequence[str]) -> tuple[LatencyRow, ...]:
-        """The newest row of each (file, device, precision, batch size, threads)."""
+        """The newest row of each (file, batch size, set-up), in the order of measuring.
+
+        The machine is a part of the set-up: rows of several machines stand side by side.
+        """
         query = (
             sa.select(_latencies.c.record)
             .where(_latencies.c.path.in_(paths))
@@ -322,7 +325,9 @@ class Database:
         newest: dict[tuple[object, ...], LatencyRow] = {}
         for text in self._column(query):
             row = _decode(text, LatencyRow)
-            newest[row.path, row.device, row.precision, row.batch_size, row.threads] = row
+            key = (row.path, row.batch_size, *row.setup)
+            newest.pop(key, None)  # so that the machine measured last stands last
+            newest[key] = row
         return tuple(newest.values())
 
     def load_owner(self, study: str) -> Owner | None:

@@ -31,6 +31,7 @@ from bench.records import (
     Arithmetic,
     Dataset,
     LatencyRow,
+    LatencyScope,
     ModelRecord,
     Settings,
     Store,
@@ -39,7 +40,9 @@ from bench.records import (
     WeightSource,
 )
 from bench.results import load_plan, load_study_report, load_trials
-from bench.runtime.cuda import cuda_works
+from bench.runtime.cuda import cuda_device_name, cuda_works
+from bench.runtime.machine import cpu_name
+from bench.runtime.session import machine_name
 from bench.search.budget import Budget
 from bench.search.coordinator import Coordinator, Listener
 from bench.search.executors import make_executor
@@ -54,7 +57,8 @@ from bench.training.trainer import Trainer
 from bench.workspace import Workspace, as_study_name, check_study_name, describe_environment
 
 _LATENCY_NOTE = "Limit of latency, ms,"
-LATENCY_BATCH_SIZES = (1, 8)
+# What a promoted model's latency is measured of: (scope, batch size).
+MEASURED: tuple[tuple[LatencyScope, int], ...] = (("model", 1), ("model", 8), ("end-to-end", 1))
 STORES: tuple[Store, ...] = get_args(Store)
 
 
@@ -160,12 +164,20 @@ def measure(
     listener: Listener,
     protocol: LatencyProtocol,
 ) -> tuple[LatencyRow, ...]:
-    """Measure one file of each graph on the CPU, and on CUDA where it really works."""
+    """Measure one file of each graph on the CPU, and on CUDA where it really works.
+
+    What was measured on this machine before is not measured again; rows of other machines count
+    for nothing here.
+    """
     one_each = {model.architecture_key: model for model in reversed(models)}.values()
+    here = machine_name()
     known = {
-        (row.architecture_key, row.device, row.batch_size)
+        (row.architecture_key, row.device, row.scope, row.batch_size)
         for row in database.load_latencies([model.path for model in models])
-        if len(row.samples) >= protocol.processes  # a quick row does not stand for a full one
+        # A quick row does not stand for a full one. Early rows know the device, not the machine.
+        if len(row.samples) >= protocol.processes
+        and row.machine in (here, "")
+        and row.device_name == _device_name(row.device)
     }
     jobs = [
         LatencyJob(
@@ -174,11 +186,13 @@ def measure(
             architecture_key=model.architecture_key,
             device=device,
             batch_size=batch_size,
+            scope=scope,
+            size_bytes=model.size_bytes,
         )
         for model in one_each
         for device in (("cpu", "cuda") if cuda_works()[0] else ("cpu",))
-        for batch_size in LATENCY_BATCH_SIZES
-        if (model.architecture_key, device, batch_size) not in known
+        for scope, batch_size in MEASURED
+        if (model.architecture_key, device, scope, batch_size) not in known
     ]
     if not jobs:
         return ()
@@ -189,6 +203,13 @@ def measure(
     )
     database.save_latencies(rows)
     return rows
+
+
+def _device_name(device: str) -> str:
+    """Name of this machine's CPU, or of its GPU where it has one."""
+    if device == "cpu":
+        return cpu_name()
+    return cuda_device_name() if cuda_works()[0] else ""
 
 
 # --- planning -------------------------------------------------------------------------------

@@ -187,9 +187,9 @@ def _records_of(
 
 
 def cpu_latency_ms(report: StudyReport, model: ModelRecord) -> float | None:
-    """The median of a model's graph on the CPU at batch 1, in ms, where it was measured."""
-    for row in report.latencies:
+    """The median of a model's graph on the CPU at batch 1, in ms, where it was measured last."""
+    for row in reversed(report.latencies):
         same = row.architecture_key == model.architecture_key
-        if same and (row.device, row.batch_size) == ("cpu", 1):
+        if same and (row.device, row.scope, row.batch_size) == ("cpu", "model", 1):
             return row.p50_ms
     return None

@@ -36,7 +36,9 @@ _PACKAGES = (
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Names in the workspace that are not a study's.
-_RESERVED = frozenset({"artifacts", "bench.db", "bench.db-shm", "bench.db-wal", "cache", "report"})
+_RESERVED = frozenset(
+    {"artifacts", "bench.db", "bench.db-shm", "bench.db-wal", "cache", "latency", "report"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Workspace:
     bench.db                      the database (unless `--storage` names another)
     artifacts/                    pictures that optuna-dashboard shows
     cache/                        what can be computed again
+    latency/                      what `bench latency` measured, call by call
     <study>/trials/<n>/           out-of-fold predictions of finished folds
     <study>/models/<name>/        a promoted model
     <study>/report/               report.md, report.json, figures/
@@ -88,6 +91,10 @@ class Workspace:
     @property
     def cache(self) -> Path:
         return self.root / "cache"
+
+    @property
+    def latencies(self) -> Path:
+        return self.root / "latency"
 
     @property
     def demo(self) -> Path:
@@ -181,7 +188,7 @@ def usable_cores() -> int:
 
 def describe_environment(gpu: str | None) -> Environment:
     """Describe the machine and the versions in use."""
-    from bench.runtime.measure import cpu_name
+    from bench.runtime.machine import cpu_name
 
     return Environment(
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -31,6 +31,7 @@ from reports.findings import (
     tuning_verdict,
     winner_of,
 )
+from reports.latency import study_tables
 from reports.tables import Table, escape
 
 
@@ -89,7 +90,7 @@ class StudyPart:
     labels: tuple[str, ...]
     summary: tuple[str, ...]
     comparison: Table | None
-    latency: Table | None
+    latency: tuple[Table, ...]
     parity: Table | None
     winner: WinnerPart | None
     models: tuple[ModelPart, ...]
@@ -170,7 +171,7 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
         labels=labels_of(report),
         summary=_summary(report),
         comparison=tables.comparison(report) if models else None,
-        latency=tables.latency(report) if report.latencies else None,
+        latency=study_tables(report) if report.latencies else (),
         parity=tables.parity(report) if any(model.parity for model in models) else None,
         winner=_winner_part(report, folder),
         models=tuple(

@@ -80,7 +80,7 @@ def _is_numeric(column: Sequence[str]) -> bool:
     return bool(column) and all(cell == NOTHING or re.match(r"[-+]?\d", cell) for cell in column)
 
 
-def _caption(report: StudyReport, text: str) -> str:
+def caption_of(report: StudyReport, text: str) -> str:
     """The caption with the study's warnings; its notes stand in full at the section's top."""
     labels = [*labels_of(report), *(("see the notes",) if report.notes else ())]
     return f"{text} ({'; '.join(labels)})" if labels else text
@@ -137,7 +137,7 @@ def comparison(report: StudyReport) -> Table:
         for device, label in COMPARED_DEVICES
     ]
     return Table(
-        caption=_caption(report, "Promoted models"),
+        caption=caption_of(report, "Promoted models"),
         headers=headers,
         rows=tuple(rows),
         footnotes=tuple(footnotes),
@@ -167,18 +167,15 @@ def _reference_row(name: str, score: str, width: int) -> tuple[str, ...]:
 
 
 def _setup(latencies: Sequence[LatencyRow], device: str) -> LatencyRow | None:
-    """The row whose set-up the comparison uses on a device: the first one in 32-bit floats.
+    """The row whose set-up the comparison uses on a device: the first one in 32-bit floats of
+    the network alone, on the machine that was measured last.
 
     All cells of a device come from one set-up (machine, provider, precision, threads, what is
     timed), so that the rows compare like with like.
     """
-    rows = [row for row in latencies if row.device == device]
+    rows = [row for row in latencies if row.device == device and row.scope == "model"]
+    rows = [row for row in rows if row.machine == rows[-1].machine]
     return next((row for row in rows if row.precision in FLOAT32), next(iter(rows), None))
-
-
-def _same_setup(row: LatencyRow, setup: LatencyRow) -> bool:
-    names = ("device", "device_name", "provider", "precision", "threads", "timed")
-    return all(getattr(row, name) == getattr(setup, name) for name in names)
 
 
 def _latency_of(
@@ -192,7 +189,7 @@ def _latency_of(
         for row in latencies
         if row.architecture_key == model.architecture_key
         and row.batch_size == batch
-        and _same_setup(row, setup)
+        and row.setup == setup.setup
     ]
     return next((row for row in rows if row.model == model.name), next(iter(rows), None))
 
@@ -201,22 +198,23 @@ def _percentiles(row: LatencyRow | None) -> str:
     if row is None:
         return "not measured"
     mark = "" if row.steady else " unsteady"
-    return f"{_ms(row.p50_ms)} / {_ms(row.p90_ms)} / {_ms(row.p99_ms)}{mark}"
+    return f"{ms(row.p50_ms)} / {ms(row.p90_ms)} / {ms(row.p99_ms)}{mark}"
 
 
 def _setup_footnote(label: str, setup: LatencyRow | None, latencies: Sequence[LatencyRow]) -> str:
     if setup is None:
         return f"{label}: not measured."
     text = (
-        f"{label}: {setup.device_name}, {setup.provider}, {setup.precision}, "
+        f"{label}: {setup.place}, {setup.provider}, {setup.precision}, "
         f"{setup.threads} threads, timed: {setup.timed}."
     )
-    if any(row.device == setup.device and not _same_setup(row, setup) for row in latencies):
+    if any(row.device == setup.device and row.setup != setup.setup for row in latencies):
         text += " Other set-ups are in the latency table."
     return text
 
 
-def _ms(value: float | None) -> str:
+def ms(value: float | None) -> str:
+    """Milliseconds with as many digits as a reader can use."""
     if value is None:
         return NOTHING
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
@@ -276,7 +274,7 @@ def cross_study(reports: Sequence[StudyReport]) -> Table:
 
 def per_class(report: StudyReport, model: ModelRecord) -> Table:
     return Table(
-        caption=_caption(report, f"Test scores of {model.name} by class"),
+        caption=caption_of(report, f"Test scores of {model.name} by class"),
         headers=("class", "precision, %", "recall, %", "F1, %", "pictures"),
         rows=tuple(
             (
@@ -297,7 +295,7 @@ def confusion(report: StudyReport, model: ModelRecord) -> Table:
     if len(classes) > MATRIX_LIMIT:
         return _commonest_confusions(report, model)
     return Table(
-        caption=_caption(report, f"Confusion matrix of {model.name}, test pictures"),
+        caption=caption_of(report, f"Confusion matrix of {model.name}, test pictures"),
         headers=("true \\ predicted", *classes),
         rows=tuple(
             (name, *(str(count) for count in counts))
@@ -316,7 +314,7 @@ def _commonest_confusions(report: StudyReport, model: ModelRecord) -> Table:
     ]
     pairs.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))
     return Table(
-        caption=_caption(report, f"Commonest confusions of {model.name}, test pictures"),
+        caption=caption_of(report, f"Commonest confusions of {model.name}, test pictures"),
         headers=("true", "predicted", "pictures"),
         rows=tuple((classes[t], classes[p], str(count)) for count, t, p in pairs[:LIST_LIMIT]),
         footnotes=_and_more(len(pairs)),
@@ -340,7 +338,7 @@ def hyper_parameters(
     ]
     heads = ("winner", "default")
     return Table(
-        caption=_caption(report, "Hyper-parameters"),
+        caption=caption_of(report, "Hyper-parameters"),
         headers=(
             "parameter",
             *(f"{head}: {model.name}" for head, model in zip(heads, named, strict=False)),
@@ -351,7 +349,7 @@ def hyper_parameters(
 
 def parity(report: StudyReport) -> Table:
     return Table(
-        caption=_caption(report, "ONNX file against the trained model"),
+        caption=caption_of(report, "ONNX file against the trained model"),
         headers=(
             "model",
             "provider",
@@ -375,96 +373,13 @@ def parity(report: StudyReport) -> Table:
     )
 
 
-# --- latency --------------------------------------------------------------------------------
-
-
-def latency(report: StudyReport) -> Table:
-    """Every measurement, with its set-up; times are of one call."""
-    best = _best_batches(report.latencies)
-    rows = tuple(_latency_cells(row, row in best) for row in report.latencies)
-    footnotes = [
-        "p50 is the median of the processes' medians, whose range stands beside it; p90 and p99 "
-        "are pooled, and p99 needs 300 calls. Models within 5 % of one another are a tie.",
-        "(best): the batch size with the most pictures a second in that set-up.",
-        *_sharing_footnotes(report),
-    ]
-    return Table(
-        caption=_caption(report, "Latency"),
-        headers=(
-            "model",
-            "device",
-            "provider proved",
-            "precision",
-            "batch",
-            "threads",
-            "processes",
-            "calls",
-            "p50, ms",
-            "range of medians, ms",
-            "p90, ms",
-            "p99, ms",
-            "pictures/s",
-            "steadiness",
-            "timed",
-        ),
-        rows=rows,
-        footnotes=tuple(footnotes),
-    )
-
-
-def _latency_cells(row: LatencyRow, is_best: bool) -> tuple[str, ...]:
-    medians = row.process_medians_ms
-    return (
-        row.model,
-        f"{row.device}: {row.device_name}",
-        row.provider,
-        row.precision,
-        str(row.batch_size),
-        str(row.threads),
-        str(len(row.samples)),
-        str(row.calls),
-        _ms(row.p50_ms),
-        f"{_ms(min(medians))} to {_ms(max(medians))}",
-        _ms(row.p90_ms),
-        _ms(row.p99_ms),
-        f"{row.throughput_per_s:.1f}" + (" (best)" if is_best else ""),
-        "steady" if row.steady else "unsteady",
-        row.timed,
-    )
-
-
-def _best_batches(latencies: Sequence[LatencyRow]) -> list[LatencyRow]:
-    best = []
-    for row in latencies:
-        rivals = [other for other in latencies if _same_curve(row, other)]
-        if len(rivals) > 1 and row is max(rivals, key=lambda rival: rival.throughput_per_s):
-            best.append(row)
-    return best
-
-
-def _same_curve(row: LatencyRow, other: LatencyRow) -> bool:
-    return row.model == other.model and row.path == other.path and _same_setup(row, other)
-
-
-def _sharing_footnotes(report: StudyReport) -> list[str]:
-    names: dict[str, list[str]] = {}
-    for model in ranked(report.models):
-        names.setdefault(model.architecture_key, []).append(model.name)
-    measured = {row.architecture_key for row in report.latencies}
-    return [
-        f"One measurement stands for all models of the same graph {key}: {', '.join(sharing)}."
-        for key, sharing in names.items()
-        if len(sharing) > 1 and key in measured
-    ]
-
-
 # --- trials ---------------------------------------------------------------------------------
 
 
 def trial_counts(report: StudyReport) -> Table:
     counts = Counter(trial.state for trial in report.trials)
     return Table(
-        caption=_caption(report, "Trials by state"),
+        caption=caption_of(report, "Trials by state"),
         headers=("state", "trials"),
         rows=tuple((state.lower(), str(counts[state])) for state in sorted(counts)),
     )
@@ -475,7 +390,7 @@ def trials(report: StudyReport) -> Table:
     shown, footnotes = _shown_trials(report.trials)
     tuned = [name for name in tuned_parameters(report.trials) if name != "backbone"]
     return Table(
-        caption=_caption(report, "Trials"),
+        caption=caption_of(report, "Trials"),
         headers=("trial", "state", "value, %", "folds", "backbone", "parameters", "seconds"),
         rows=tuple(_trial_cells(trial, report, tuned) for trial in shown),
         footnotes=footnotes,
@@ -527,7 +442,7 @@ def failures(report: StudyReport) -> Table:
     """Trials that failed, and those that came to their end in an unusual way."""
     told = [trial for trial in report.trials if trial.state == "FAIL" or trial.remark]
     return Table(
-        caption=_caption(report, "Failures and remarks"),
+        caption=caption_of(report, "Failures and remarks"),
         headers=("trial", "state", "error or remark"),
         rows=tuple(
             (
@@ -565,7 +480,7 @@ def classes(report: StudyReport) -> Table:
     everywhere = Counter(labels)
     in_test = Counter(labels[index] for index in report.split.test)
     return Table(
-        caption=_caption(report, f"Classes of {dataset.name}"),
+        caption=caption_of(report, f"Classes of {dataset.name}"),
         headers=("class", "pictures", "for development", "locked test set"),
         rows=tuple(
             (
@@ -604,13 +519,13 @@ def data_facts(report: StudyReport) -> Table:
         ("data set fingerprint", dataset.fingerprint),
         ("split fingerprint", split.fingerprint),
     )
-    return Table(caption=_caption(report, "Data"), headers=("what", "value"), rows=rows)
+    return Table(caption=caption_of(report, "Data"), headers=("what", "value"), rows=rows)
 
 
 def broken_files(report: StudyReport) -> Table:
     broken = report.dataset.broken
     return Table(
-        caption=_caption(report, "Broken files, left out of everything"),
+        caption=caption_of(report, "Broken files, left out of everything"),
         headers=("file", "reason"),
         rows=tuple((row.path, row.reason) for row in broken[:LIST_LIMIT]),
         footnotes=_and_more(len(broken)),
@@ -628,7 +543,7 @@ def study_settings(report: StudyReport) -> Table:
             for value in (getattr(settings, field.name),)
         ),
     )
-    return Table(caption=_caption(report, "Settings"), headers=("setting", "value"), rows=rows)
+    return Table(caption=caption_of(report, "Settings"), headers=("setting", "value"), rows=rows)
 
 
 def machine(report: StudyReport) -> Table:
@@ -643,5 +558,5 @@ def machine(report: StudyReport) -> Table:
         *sorted(environment.versions.items()),
     )
     return Table(
-        caption=_caption(report, "Machine and versions"), headers=("what", "value"), rows=rows
+        caption=caption_of(report, "Machine and versions"), headers=("what", "value"), rows=rows
     )

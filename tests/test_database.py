@@ -173,6 +173,11 @@ def test_of_two_measurements_of_the_same_thing_the_newest_is_loaded(
         {"precision": "int8"},
         {"batch_size": 8},
         {"threads": 1},
+        {"scope": "end-to-end"},
+        {"engine": "torch"},
+        {"machine": "Another CPU, 2 cores"},
+        {"device_name": "Another CPU"},
+        {"options": {"tf32": "off"}},
     ],
 )
 def test_measurements_of_different_things_stand_side_by_side(database, latency_row, change):

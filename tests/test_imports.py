@@ -15,9 +15,9 @@ OURS = ("bench", "reports", "search_spaces", "cli")
 
 # A part may import its own modules and the parts of the lines above its own.
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("bench.errors",),
+    ("bench.errors", "bench.bootstrap"),
     ("bench.records", "bench.runtime"),
-    ("bench.workspace",),
+    ("bench.workspace", "bench.onnx_file"),
     (
         "bench.data",
         "bench.space",
@@ -27,7 +27,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "bench.latency",
         "bench.doctor",
     ),
-    ("bench.training",),
+    ("bench.latency_plan", "bench.training"),
     ("bench.search",),
     ("bench.promote", "bench.results", "bench.progress"),
     ("bench.pipeline",),
@@ -155,7 +155,10 @@ def loaded_by(statement: str, watched: tuple[str, ...]) -> list[str]:
     [
         ("import bench, cli", HEAVY),
         ("import bench.runtime.predictor, bench.runtime.measure", (*HEAVY[:4], "msgspec", "timm")),
-        ("import bench.records, bench.workspace", HEAVY),
+        ("import bench.records, bench.workspace", (*HEAVY, "scipy")),
+        # What it imports before onnxruntime would not be seen in a cold start.
+        ("import bench.runtime.measure, bench.runtime.child", ("numpy", "onnxruntime", "PIL")),
+        ("import bench.promote.rivals", ("torch", "openvino", "numpy", "onnxruntime")),
         ("import reports.markdown", ("torch", "optuna", "sqlalchemy", "timm")),
     ],
 )

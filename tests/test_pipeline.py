@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,15 @@ from PIL import Image
 
 import cli
 from bench import pipeline
+from bench.database import Database
 from bench.latency import LatencyJob, LatencyProtocol
+from bench.progress import make_progress
 from bench.records import LatencyRow, ProcessSample, StudyReport, from_json
+from bench.runtime.machine import cpu_name
 from bench.runtime.predictor import Predictor
+from bench.runtime.session import machine_name
 from bench.training import trainer
+from bench.workspace import Workspace
 from tests.tiny import BACKBONE, CLASSES, write_pictures
 
 
@@ -79,7 +84,9 @@ def fake_measurement(
             path=str(job.path),
             architecture_key=job.architecture_key,
             device=job.device,
-            device_name="Test CPU",
+            scope=job.scope,
+            machine=machine_name(),
+            device_name=cpu_name(),
             provider="CPUExecutionProvider",
             precision="fp32",
             batch_size=job.batch_size,
@@ -177,9 +184,35 @@ def test_random_weights_are_noted(place: Place) -> None:
 
 
 def test_one_file_of_each_graph_is_measured(place: Place) -> None:
-    rows = [(row.device, row.batch_size) for row in place.report.latencies]
+    rows = [(row.device, row.scope, row.batch_size) for row in place.report.latencies]
 
-    assert rows == [("cpu", 1), ("cpu", 8)]
+    assert rows == [("cpu", "model", 1), ("cpu", "model", 8), ("cpu", "end-to-end", 1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "measured"),
+    [
+        ({}, 0),
+        ({"machine": ""}, 0),  # a row of an early version, on the same processor
+        ({"machine": "Another CPU, 64 cores"}, 1),
+        ({"machine": "", "device_name": "Another CPU"}, 1),
+    ],
+)
+def test_rows_of_another_machine_are_not_taken_for_this_ones(
+    place: Place, tmp_path: Path, change: dict[str, str], measured: int
+) -> None:
+    workspace = Workspace(tmp_path)
+    first, *others = place.report.latencies
+    with Database.open(workspace.default_storage) as database:
+        database.save_latencies([replace(first, **change), *others])
+        rows = pipeline.measure(
+            place.report.models,
+            workspace,
+            database,
+            make_progress(quiet=True),
+            LatencyProtocol(processes=1),
+        )
+    assert len(rows) == measured
 
 
 # --- what it left behind --------------------------------------------------------------------

@@ -302,3 +302,33 @@ def test_a_path_in_a_data_set_is_joined_to_its_root(plan):
     picture = Picture(path="a/b.png", label=0, sha256="", width=1, height=1, mode="L")
     dataset = replace(plan.dataset, pictures=(picture,))
     assert dataset.picture_path(0).as_posix() == "/pets/a/b.png"
+
+
+@pytest.mark.parametrize(
+    ("latencies_ms", "drifts"),
+    [
+        ((10,) * 30, False),
+        ((10,) * 20 + (11,) * 10, True),
+        ((10, 20) * 15, False),  # two levels in turns are no drift
+        ((10,) * 29 + (900,), False),
+        ((10, 11), False),  # too few to tell
+    ],
+)
+def test_a_process_drifts_when_its_thirds_differ(latency_row, latencies_ms, drifts):
+    sample = replace(
+        latency_row.samples[0], latencies_ns=tuple(ms * 1_000_000 for ms in latencies_ms)
+    )
+    assert sample.drifts is drifts
+    row = replace(latency_row, samples=(*latency_row.samples, sample))
+    assert row.steady is not drifts
+
+
+def test_a_cold_start_is_the_median_of_the_processes_sums(latency_row):
+    assert latency_row.cold_start_ms is None  # an early row, which did not time the import
+    samples = tuple(
+        replace(sample, import_ms=import_ms)
+        for sample, import_ms in zip(latency_row.samples, (100.0, 150.0, 900.0), strict=True)
+    )
+    row = replace(latency_row, samples=samples)
+    assert row.cold_start_ms == pytest.approx(150 + 200 + 30)
+    assert row.peak_rss_bytes == 300_000_000

@@ -65,10 +65,26 @@ class Predictor:
         device: Literal["auto", "cpu", "cuda"] = "auto",
         threads: int | None = None,
     ) -> None:
-        self._opened = open_session(model_path, device=resolve_device(device), threads=threads)
-        props = self._opened.session.get_modelmeta().custom_metadata_map
+        self._take(
+            open_session(model_path, device=resolve_device(device), threads=threads), model_path
+        )
+
+    @classmethod
+    def from_session(cls, opened: OpenedSession, model_path: str | Path) -> Predictor:
+        """Predict through a session that is open already, with options of its own.
+
+        Raises:
+            ModelFileError: the file was not exported by `bench`.
+        """
+        predictor = cls.__new__(cls)
+        predictor._take(opened, model_path)
+        return predictor
+
+    def _take(self, opened: OpenedSession, model_path: str | Path) -> None:
+        self._opened = opened
+        props = opened.session.get_modelmeta().custom_metadata_map
         self._metadata = ModelMetadata.from_props(props)
-        _check_signature(self._opened, self._metadata, model_path)
+        _check_signature(opened, self._metadata, model_path)
 
     @property
     def metadata(self) -> ModelMetadata:

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from bench.records import GTZAN_GENRES, BrokenPicture, LatencyRow, StudyReport
+from bench.records import GTZAN_GENRES, BrokenPicture, StudyReport
 from reports import tables
+from reports.latency import study_tables
 from reports.tables import Table, escape
 
 MakeReport = Callable[..., StudyReport]
@@ -18,12 +19,6 @@ MakeReport = Callable[..., StudyReport]
 def column(table: Table, header: str) -> list[str]:
     place = table.headers.index(header)
     return [row[place] for row in table.rows]
-
-
-def with_calls(row: LatencyRow, calls: int) -> LatencyRow:
-    first, *rest = row.samples
-    kept = calls - sum(len(sample.latencies_ns) for sample in rest)
-    return replace(row, samples=(replace(first, latencies_ns=first.latencies_ns[:kept]), *rest))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +72,7 @@ def test_every_row_of_every_table_is_as_wide_as_its_headers(make_report: MakeRep
         tables.confusion(report, winner),
         tables.hyper_parameters(report, winner, report.models[0]),
         tables.parity(report),
-        tables.latency(report),
+        *study_tables(report),
         tables.trial_counts(report),
         tables.trials(report),
         tables.failures(report),
@@ -141,10 +136,23 @@ def test_a_model_borrows_the_latency_of_its_graph_and_says_so(make_report: MakeR
     cells = column(tables.comparison(shared), "CPU batch 1: p50 / p90 / p99, ms")
     assert cells == [cells[1] + " †", cells[1]]
     assert any(note.startswith("†") for note in tables.comparison(shared).footnotes)
-    assert any("best, default" in note for note in tables.latency(shared).footnotes)
+    assert any("best, default" in note for note in study_tables(shared)[0].footnotes)
     stranger = replace(twin, image_size=99)
     apart = replace(shared, models=(default, stranger))
     assert column(tables.comparison(apart), "CPU batch 1: p50 / p90 / p99, ms")[0] == "not measured"
+
+
+def test_the_comparison_is_of_the_network_alone_on_the_machine_that_was_measured_last(
+    make_report: MakeReport,
+) -> None:
+    report = make_report()
+    row = next(r for r in report.latencies if r.model == "best" and r.batch_size == 1)
+    old = replace(row, machine="Old CPU, 1 cores")
+    new = replace(row, machine="New CPU, 2 cores", samples=row.samples[:1])
+    whole = replace(new, scope="end-to-end", samples=row.samples[2:])
+    table = tables.comparison(replace(report, latencies=(old, whole, new)))
+    assert column(table, "CPU batch 1: p50 / p90 / p99, ms")[0].startswith(tables.ms(new.p50_ms))
+    assert any(note.startswith("CPU: New CPU, 2 cores") for note in table.footnotes)
 
 
 def test_the_comparison_takes_every_cell_of_a_device_from_one_set_up(
@@ -165,39 +173,6 @@ def test_the_comparison_takes_every_cell_of_a_device_from_one_set_up(
     assert cells["best"] == "not measured"
     assert cells["default"] != "not measured"
     assert any(note.endswith("Other set-ups are in the latency table.") for note in table.footnotes)
-
-
-# --- latency --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("calls", "shown"), [(300, True), (299, False)])
-def test_a_99th_percentile_needs_300_calls(
-    make_report: MakeReport, calls: int, shown: bool
-) -> None:
-    report = make_report()
-    row = with_calls(report.latencies[0], calls)
-    table = tables.latency(replace(report, latencies=(row,)))
-    assert column(table, "calls") == [str(calls)]
-    assert (column(table, "p99, ms") != [tables.NOTHING]) is shown
-
-
-def test_an_unsteady_process_makes_the_row_unsteady(make_report: MakeReport) -> None:
-    report = make_report()
-    row = report.latencies[0]
-    shaken = replace(row, samples=(replace(row.samples[0], steady=False), *row.samples[1:]))
-    table = tables.latency(replace(report, latencies=(row, shaken)))
-    assert column(table, "steadiness") == ["steady", "unsteady"]
-
-
-def test_the_best_batch_is_marked_once_in_each_set_up(make_report: MakeReport) -> None:
-    report = make_report()
-    table = tables.latency(report)
-    marked = [
-        (row.model, row.batch_size)
-        for row, cell in zip(report.latencies, column(table, "pictures/s"), strict=True)
-        if cell.endswith("(best)")
-    ]
-    assert marked == [("default", 8), ("best", 8)]
 
 
 # --- trials ---------------------------------------------------------------------------------

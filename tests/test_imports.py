@@ -26,6 +26,8 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "bench.database",
         "bench.latency",
         "bench.doctor",
+        "bench.inspection",
+        "bench.metadata_schema",
     ),
     ("bench.training",),
     ("bench.search",),

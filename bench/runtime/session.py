@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ from bench.runtime.cuda import (
     quiet_runtime,
     why_cuda_cannot_start,
 )
+from bench.runtime.metadata import ModelMetadata, TensorSignature
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -43,6 +44,7 @@ class OpenedSession:
 
     provider: the execution provider that runs the network's heavy operators.
     cpu_ops: operator types that run on the CPU (all of them in a CPU session).
+    metadata: what the file says of itself, if `bench` made it; the graph keeps its promises.
     """
 
     session: InferenceSession
@@ -50,6 +52,7 @@ class OpenedSession:
     provider: str
     threads: int
     cpu_ops: frozenset[str]
+    metadata: ModelMetadata | None = None
 
 
 def open_session(
@@ -67,12 +70,14 @@ def open_session(
         whatever else the process does.
 
     Raises:
-        ModelFileError: the file is missing, empty, truncated, or not an ONNX model.
+        ModelFileError: the file is missing, empty, truncated, or not an ONNX model, reaches for
+            weights that are missing or lie outside its folder, or carries `bench` metadata that
+            is damaged or that its graph contradicts.
         DeviceError: CUDA was asked for and cannot run this model here.
     """
     import onnxruntime
 
-    _check_file(Path(path))
+    check_model_file(Path(path))
     if device == "cuda":
         reason = why_cuda_cannot_start()
         if reason is not None:
@@ -87,7 +92,7 @@ def open_session(
             )
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
         raise _open_error(Path(path), device, error) from error
-    return _prove(session, device, count)
+    return replace(_prove(session, device, count), metadata=_read_metadata(session, path))
 
 
 def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> Device:
@@ -119,7 +124,12 @@ def _siblings_of(cpu: int) -> str:
         return str(cpu)
 
 
-def _check_file(path: Path) -> None:
+def check_model_file(path: Path) -> None:
+    """Refuse what cannot be a model before anything tries to read it.
+
+    Raises:
+        ModelFileError: there is no such file, or it is empty.
+    """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ModelFileError(f"a model must be an ONNX file: {path} {what}")
@@ -140,12 +150,29 @@ def _options(threads: int, spinning: bool) -> SessionOptions:
 
 def _open_error(path: Path, device: Device, error: Exception) -> InputError:
     reason = one_line(error)
+    if "External data" in reason:
+        return ModelFileError(
+            f"{path} keeps weights in another file, which is missing or outside its folder "
+            f"({reason}): put the file there, or export the model as one file"
+        )
     provider_failed = isinstance(error, RuntimeError) or type(error).__name__ in _PROVIDER_ERRORS
     if device == "cuda" and provider_failed:
         return _device_error(reason)
     return ModelFileError(
         f"{path} is damaged or not an ONNX model ({reason}): export or copy it again"
     )
+
+
+def _read_metadata(session: InferenceSession, path: str | Path) -> ModelMetadata | None:
+    metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
+    if metadata is None:
+        return None
+    inputs, outputs = (
+        [TensorSignature(tensor.name, tensor.type, tensor.shape) for tensor in tensors]
+        for tensors in (session.get_inputs(), session.get_outputs())
+    )
+    metadata.check_signature(inputs, outputs, path)
+    return metadata
 
 
 def _device_error(reason: str) -> DeviceError:

@@ -89,7 +89,7 @@ class Row:
     architecture: str
     image_size: int
     size_bytes: int
-    export_s: float
+    export_cpu_s: float
     opset: int
     parity: tuple[ParityCheck, ...]
 
@@ -143,16 +143,16 @@ def export_and_verify(architecture: str, folder: Path) -> Row:
         normalisation=Normalisation(mean=model.spec.mean, std=model.spec.std),
     )
     file = folder / f"{architecture}.onnx"
-    started = time.perf_counter()
+    started = time.process_time()
     export(ServingModel(model), metadata, file)
-    export_s = time.perf_counter() - started
+    export_cpu_s = time.process_time() - started
     labels_n = np.arange(PICTURES) % len(CLASSES)
     parity = verify(model.probabilities, file, images_nhwc, labels_n)
     return Row(
         architecture=architecture,
         image_size=images_nhwc.shape[1],
         size_bytes=file.stat().st_size,
-        export_s=export_s,
+        export_cpu_s=export_cpu_s,
         opset=onnx.load(file).opset_import[0].version,
         parity=parity,
     )
@@ -173,8 +173,8 @@ def main(arguments: Sequence[str]) -> None:
             except BenchError as error:
                 failures[architecture] = str(error)
         print(architecture, failures.get(architecture, "verified"), file=sys.stderr, flush=True)
-    text = as_markdown(rows, failures, options.machine, options.date)
-    write_atomic(options.out, text.encode())
+        text = as_markdown(rows, failures, options.machine, options.date)
+        write_atomic(options.out, text.encode())
 
 
 def as_markdown(rows: Sequence[Row], failures: dict[str, str], machine: str, date: str) -> str:
@@ -192,10 +192,10 @@ def as_markdown(rows: Sequence[Row], failures: dict[str, str], machine: str, dat
         "the largest of any probability; 1e-4 is allowed. Verified on "
         f"{', '.join(providers)}. Sizes include five classes.",
         "",
-        f"Made by `benchmarks/export_table.py` on {machine}, {date}: {used}. Other programs ran "
-        "on the machine, so the seconds are upper bounds.",
+        f"Made by `benchmarks/export_table.py` on {machine}, {date}: {used}. The seconds are of "
+        "one processor's time, as other programs ran on the machine.",
         "",
-        "| architecture | input, px | size, MB | export, s | batch 1 | batch 4 | batch 17 "
+        "| architecture | input, px | size, MB | export, CPU s | batch 1 | batch 4 | batch 17 "
         "| opset |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
@@ -207,7 +207,7 @@ def as_markdown(rows: Sequence[Row], failures: dict[str, str], machine: str, dat
         shown_differences = " | ".join(f"{difference:.1e}" for difference in differences)
         lines.append(
             f"| {row.architecture} | {row.image_size} | {row.size_bytes / 1e6:.1f} | "
-            f"{row.export_s:.1f} | {shown_differences} | {row.opset} |"
+            f"{row.export_cpu_s:.1f} | {shown_differences} | {row.opset} |"
         )
     if failures:
         lines += ["", "What cannot be shipped:", ""]

@@ -20,7 +20,7 @@ METADATA = ModelMetadata(
 
 
 def test_the_schema_in_the_docs_is_that_of_the_types() -> None:
-    """After a change: python -m bench.metadata_schema > docs/onnx-metadata.schema.json"""
+    """After a change: make schema."""
     assert (DOCS / "onnx-metadata.schema.json").read_text("utf-8") == as_text()
 
 

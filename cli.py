@@ -11,7 +11,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -22,9 +22,11 @@ from bench.errors import BenchError, DataError, InputError, InterruptedRun
 
 if TYPE_CHECKING:
     from bench.database import Database
+    from bench.inspection import Inspection
     from bench.latency import Comparison, LatencyJob
     from bench.records import LatencyRow, StudyReport, TrialState
     from bench.results import StudyProgress
+    from bench.runtime.metadata import TensorSignature
     from bench.runtime.predictor import Prediction, Predictor
     from bench.workspace import Workspace
     from reports.tables import Table as ReportTable
@@ -295,8 +297,25 @@ def predict(
         return
     for prediction in predictions:
         best = "  ".join(f"{name} {share:.3f}" for name, share in prediction.top(top))
-        print(f"{prediction.source}: {best}")
+        print(_printable(f"{prediction.source}: {best}"))
     _fail_for(broken)
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="An ONNX file, made by bench or not.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what an ONNX file holds and what it says of itself; nothing is run."""
+    from bench.inspection import inspect_model
+
+    inspection = inspect_model(model)
+    if as_json:
+        from bench.records import to_builtins
+
+        _print_json(to_builtins(inspection))
+    else:
+        _print_inspection(inspection)
 
 
 @app.command()
@@ -324,7 +343,7 @@ def latency(
     against: Annotated[
         str | None, typer.Option(help="Also time torch, torch-compile, openvino; with commas.")
     ] = None,
-    tf32: Annotated[bool, typer.Option(help="Let CUDA round products to TF32.")] = True,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Let a GPU round products to TF32.")] = False,
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph", help="Device-resident rows replay a CUDA graph.")
     ] = False,
@@ -744,6 +763,59 @@ def _print_status(all_progress: Sequence[StudyProgress]) -> None:
                 )
         if running.row_count:
             _print_rich(running)
+
+
+def _print_inspection(inspection: Inspection) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = Table("", "", box=None, show_header=False)
+    for name, value in [
+        ("file", inspection.path),
+        ("size", f"{inspection.size_bytes / 1e6:.1f} MB"),
+        ("side files", ", ".join(inspection.side_files) or "none"),
+        ("producer", inspection.producer or "not named"),
+        ("ONNX", f"IR {inspection.ir_version}, opset {_pairs(inspection.opsets)}"),
+        *(("input", _tensor(tensor)) for tensor in inspection.inputs),
+        *(("output", _tensor(tensor)) for tensor in inspection.outputs),
+        ("parameters", f"{inspection.parameters:,}"),
+        ("operators", _pairs(inspection.operators)),
+        *inspection.other_metadata.items(),
+    ]:
+        facts.add_row(Text(_printable(name)), Text(_printable(value)))
+    _print_rich(facts)
+    if inspection.bench is None:
+        print("no `bench` metadata: `bench latency` can measure it, `bench predict` cannot use it")
+        return
+    told = Table("bench metadata", "", box=None)
+    for name, value in _flat(inspection.bench):
+        told.add_row(Text(_printable(name)), Text(_printable(value)))
+    _print_rich(told)
+
+
+def _flat(document: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and values of a nested document."""
+    for name, value in document.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{above}{name}.")
+        elif isinstance(value, list | tuple):
+            yield f"{above}{name}", ", ".join(map(str, value))
+        else:
+            yield f"{above}{name}", f"{value:.6g}" if isinstance(value, float) else _cell(value)
+
+
+def _tensor(tensor: TensorSignature) -> str:
+    shape = ", ".join("?" if size is None else str(size) for size in tensor.shape)
+    return f"{tensor.name}: {tensor.kind} [{shape}]"
+
+
+def _pairs(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _printable(text: str) -> str:
+    """Text from a file that anybody may have made: control characters could drive a terminal."""
+    return "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
 
 
 def _say_round(_job: LatencyJob, finished: int, planned: int) -> None:

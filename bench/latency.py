@@ -117,7 +117,7 @@ class LatencyJob:
     picture: str | Path | None = None
     network: Network | None = None
     arithmetic: str | None = None
-    tf32: bool = True
+    tf32: bool = False
     cuda_graph: bool = False
 
     def __post_init__(self) -> None:

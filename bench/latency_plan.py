@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from bench.errors import InputError, ModelFileError, did_you_mean
+from bench.inspection import Inspection, inspect_model
 from bench.latency import LatencyJob, Network
-from bench.onnx_file import OnnxFile, describe_onnx
 from bench.records import Engine, LatencyScope
 from bench.runtime.session import Device, physical_cores
 
@@ -33,7 +33,7 @@ class LatencyPlan:
     against: tuple[Engine, ...] = ()
     picture: Path | None = None
     image_size: int | None = None
-    tf32: bool = True
+    tf32: bool = False
     cuda_graph: bool = False
 
     def jobs(self) -> tuple[LatencyJob, ...]:
@@ -63,8 +63,8 @@ class LatencyPlan:
             raise InputError("OpenVINO is measured on the CPU: give --device cpu")
 
     def _jobs_of(self, model: Path) -> Iterator[LatencyJob]:
-        described = describe_onnx(model)
-        if "end-to-end" in self.scopes and described.metadata is None:
+        described = inspect_model(model)
+        if "end-to-end" in self.scopes and described.bench is None:
             raise ModelFileError(
                 f"{model} carries no `bench` metadata, so how its pictures are prepared is "
                 "unknown: measure it with --timed model"
@@ -99,7 +99,7 @@ class LatencyPlan:
             return self.scopes
         return tuple(scope for scope in self.scopes if scope != "device")
 
-    def _rivals(self, job: LatencyJob, described: OnnxFile) -> Iterator[LatencyJob]:
+    def _rivals(self, job: LatencyJob, described: Inspection) -> Iterator[LatencyJob]:
         for engine in self.against:
             if engine == "openvino" and job.device == "cpu":
                 yield replace(job, engine=engine, arithmetic="f32")
@@ -108,13 +108,13 @@ class LatencyPlan:
                 yield replace(job, engine=engine, network=_network(Path(job.path), described))
 
 
-def _network(model: Path, described: OnnxFile) -> Network:
-    if described.metadata is None:
+def _network(model: Path, described: Inspection) -> Network:
+    if described.bench is None:
         raise ModelFileError(
             f"{model} carries no `bench` metadata, so the network that torch would have to build "
             "is unknown: --against torch needs a file that bench made; --against openvino does not"
         )
-    architecture = described.metadata.provenance.get("architecture")
+    architecture = described.bench.get("provenance", {}).get("architecture")
     if not isinstance(architecture, str):
         raise ModelFileError(
             f"the `bench` metadata of {model} names no `architecture`, so the network that torch "
@@ -122,8 +122,8 @@ def _network(model: Path, described: OnnxFile) -> Network:
         )
     return Network(
         architecture=architecture,
-        classes=len(described.metadata.classes),
-        image_size=described.metadata.geometry.image_size,
+        classes=len(described.bench["classes"]),
+        image_size=described.bench["geometry"]["image_size"],
     )
 
 

@@ -377,13 +377,17 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityCheck:
-    """The ONNX file against the torch model on the same held-out pictures."""
+    """The ONNX file against the torch model on the same held-out pictures.
+
+    `balanced_accuracy_difference` is the file's minus the model's; None where it was not taken.
+    """
 
     provider: str
     batch_size: int
     pictures: int
     max_abs_difference: float
     top1_agreement: float
+    balanced_accuracy_difference: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,8 +22,8 @@ from pathlib import Path
 from statistics import median
 
 from bench.bootstrap import median_interval
+from bench.inspection import inspect_model
 from bench.latency import LatencyJob, LatencyProtocol, measure_in_child
-from bench.onnx_file import describe_onnx
 from bench.runtime.session import machine_name
 
 TARGET = 0.02
@@ -132,7 +132,7 @@ def table_row(model: Path, rounds: Sequence[Round], options: argparse.Namespace)
         verdict = "yes" if low >= 1 - TARGET and high <= 1 + TARGET else "ratio yes, interval wider"
     cells = (
         model.stem,
-        describe_onnx(model).precision,
+        inspect_model(model).precision,
         options.batch,
         options.threads,
         len(rounds),

@@ -357,6 +357,7 @@ def parity(report: StudyReport) -> Table:
             "pictures",
             "largest difference of a probability",
             "same top class, %",
+            "balanced accuracy, difference",
         ),
         rows=tuple(
             (
@@ -366,11 +367,16 @@ def parity(report: StudyReport) -> Table:
                 str(check.pictures),
                 f"{check.max_abs_difference:.1e}",
                 percent(check.top1_agreement),
+                _difference(check.balanced_accuracy_difference),
             )
             for model in ranked(report.models)
             for check in model.parity
         ),
     )
+
+
+def _difference(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.4f}"
 
 
 # --- trials ---------------------------------------------------------------------------------

@@ -77,8 +77,8 @@ def test_search_has_the_option(bench: Bench, option: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "search", "promote", "report", "predict", "latency", "status", "dashboard", "spaces",
-        "doctor", "data check", "data split", "data demo", "data spectrograms",
+        "search", "promote", "report", "predict", "inspect", "latency", "status", "dashboard",
+        "spaces", "doctor", "data check", "data split", "data demo", "data spectrograms",
     ],
 )  # fmt: skip
 def test_every_command_explains_itself(bench: Bench, command: str) -> None:

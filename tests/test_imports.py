@@ -17,7 +17,7 @@ OURS = ("bench", "reports", "search_spaces", "cli")
 ORDER: tuple[tuple[str, ...], ...] = (
     ("bench.errors", "bench.bootstrap"),
     ("bench.records", "bench.runtime"),
-    ("bench.workspace", "bench.onnx_file"),
+    ("bench.workspace",),
     (
         "bench.data",
         "bench.space",
@@ -26,6 +26,8 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "bench.database",
         "bench.latency",
         "bench.doctor",
+        "bench.inspection",
+        "bench.metadata_schema",
     ),
     ("bench.latency_plan", "bench.training"),
     ("bench.search",),

@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from bench import latency_plan
 from bench.errors import InputError, ModelFileError
+from bench.inspection import inspect_model
 from bench.latency import Network
 from bench.latency_plan import LatencyPlan, chosen, thread_counts, whole_numbers
-from bench.onnx_file import describe_onnx
 from bench.records import Engine, LatencyScope
 from bench.runtime.metadata import ModelMetadata
 from bench.runtime.preprocess import Geometry
@@ -17,32 +17,48 @@ from bench.runtime.session import Device
 
 
 def write_model(
-    path: Path, *, dtype: type = np.float32, quantised: bool = False, props: dict[str, str]
+    path: Path,
+    *,
+    dtype: type = np.float32,
+    quantised: bool = False,
+    metadata: ModelMetadata | None = None,
 ) -> Path:
-    weight = numpy_helper.from_array(np.ones((48, 2), dtype), "weight")
+    """A classifier of 4 x 4 pictures; with metadata, one whose graph is as bench makes them."""
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    operator = "DequantizeLinear" if quantised else "Identity"
+    pixels = helper.make_tensor_value_info("pixels", kind, ["n", 3, 4, 4])
+    nodes = [helper.make_node("Flatten", ["pixels"], ["flat"])]
+    if metadata is not None:
+        pixels = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", 4, 4, 3])
+        nodes = [
+            helper.make_node("Cast", ["image"], ["float"], to=kind),
+            helper.make_node("Flatten", ["float"], ["flat"]),
+        ]
+    nodes.append(helper.make_node("MatMul", ["flat", "weight"], ["scores"]))
+    last = ["scores"]
+    if quantised:
+        nodes.append(helper.make_node("QuantizeLinear", ["scores", "one"], ["whole"]))
+        last = ["whole", "one"]
+    end = helper.make_node("DequantizeLinear" if quantised else "Identity", last, ["probabilities"])
     graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", ["pixels"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "weight"], ["scores"]),
-            helper.make_node(operator, ["scores"], ["out"]),
-        ],
+        [*nodes, end],
         "any",
-        [helper.make_tensor_value_info("pixels", kind, ["n", 3, 4, 4])],
-        [helper.make_tensor_value_info("out", kind, ["n", 2])],
-        [weight],
+        [pixels],
+        [helper.make_tensor_value_info("probabilities", kind, ["n", 2])],
+        [
+            numpy_helper.from_array(np.ones((48, 2), dtype), "weight"),
+            numpy_helper.from_array(np.ones((), np.float32), "one"),
+        ],
     )
     opsets = [helper.make_opsetid("", 20)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    helper.set_model_props(model, props)
+    helper.set_model_props(model, metadata.to_props() if metadata else {})
     onnx.save(model, path)
     return path
 
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
-    return write_model(tmp_path / "foreign.onnx", props={})
+    return write_model(tmp_path / "foreign.onnx")
 
 
 @pytest.fixture
@@ -52,7 +68,7 @@ def ours(tmp_path: Path) -> Path:
         geometry=Geometry(image_size=4),
         provenance={"architecture": "resnet18.a1_in1k"},
     )
-    return write_model(tmp_path / "ours.onnx", props=metadata.to_props())
+    return write_model(tmp_path / "ours.onnx", metadata=metadata)
 
 
 # --- the file ---------------------------------------------------------------------------------
@@ -63,7 +79,7 @@ def ours(tmp_path: Path) -> Path:
     [({}, "fp32"), ({"dtype": np.float16}, "fp16"), ({"quantised": True}, "int8")],
 )
 def test_a_files_precision_is_read_from_its_graph(tmp_path, how, precision):
-    assert describe_onnx(write_model(tmp_path / "m.onnx", props={}, **how)).precision == precision
+    assert inspect_model(write_model(tmp_path / "m.onnx", **how)).precision == precision
 
 
 def test_weights_in_other_files_count_into_the_size(foreign, tmp_path):
@@ -72,14 +88,14 @@ def test_weights_in_other_files_count_into_the_size(foreign, tmp_path):
     onnx.save(model, apart, save_as_external_data=True, location="apart.data", size_threshold=0)
     data_bytes = (tmp_path / "apart.data").stat().st_size
     assert data_bytes >= 48 * 2 * 4
-    assert describe_onnx(apart).size_bytes == apart.stat().st_size + data_bytes
+    assert inspect_model(apart).size_bytes == apart.stat().st_size + data_bytes
 
 
 def test_what_is_no_model_is_refused(tmp_path):
     text = tmp_path / "text.onnx"
     text.write_text("no model")
     with pytest.raises(ModelFileError, match=r"text\.onnx is damaged or not an ONNX model"):
-        describe_onnx(text)
+        inspect_model(text)
 
 
 # --- the rows ---------------------------------------------------------------------------------
@@ -168,7 +184,7 @@ def test_what_cannot_be_measured_is_told_before_anything_is(foreign, changes, me
 
 def test_a_file_of_ours_without_an_architecture_cannot_be_built_by_torch(tmp_path):
     metadata = ModelMetadata(classes=("cat", "dog"), geometry=Geometry(image_size=4))
-    file = write_model(tmp_path / "early.onnx", props=metadata.to_props())
+    file = write_model(tmp_path / "early.onnx", metadata=metadata)
     with pytest.raises(ModelFileError, match="names no `architecture`"):
         LatencyPlan(models=(file,), against=("torch",)).jobs()
 

@@ -98,7 +98,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         {"devices": ("cuda",), "scopes": ("model", "end-to-end", "device")},
         {"devices": ("cuda",), "scopes": ("device",), "cuda_graph": True},
-        {"devices": ("cuda",), "tf32": False, "against": ("torch",)},
+        {"devices": ("cuda",), "tf32": True, "against": ("torch",)},
     ],
 )
 def test_latencies_are_measured_on_cuda(exported: Path, changes: dict[str, Any]) -> None:
@@ -106,5 +106,5 @@ def test_latencies_are_measured_on_cuda(exported: Path, changes: dict[str, Any])
     for row in measure_many(jobs, protocol=LatencyProtocol.quick()):
         assert row.device_name == torch.cuda.get_device_name()
         assert row.provider in ("CUDAExecutionProvider", "torch eager")
-        assert row.options["tf32"] == ("on" if changes.get("tf32", True) else "off")
+        assert row.options["tf32"] == ("on" if changes.get("tf32") else "off")
         assert row.p50_ms > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,10 @@ from PIL import Image
 import cli
 from bench import pipeline
 from bench.database import Database
+from bench.errors import ParityError
 from bench.latency import LatencyJob, LatencyProtocol
 from bench.progress import make_progress
+from bench.promote import promotion
 from bench.records import LatencyRow, ProcessSample, StudyReport, from_json
 from bench.runtime.machine import cpu_name
 from bench.runtime.predictor import Predictor
@@ -267,6 +270,26 @@ def test_status_counts_trials_and_models(place: Place) -> None:
     expected = {"study": "tiny", "complete": 2, "pruned": 0, "fail": 0, "running": 0}
     assert {name: row[name] for name in expected} == expected
     assert row["models"] == len(place.report.models)
+
+
+def test_a_file_that_differs_from_the_trained_model_ends_the_command_with_1_and_is_not_there(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differing(*_: Any) -> Any:
+        raise ParityError("the exported file differs from the trained model")
+
+    monkeypatch.setattr(promotion, "verify", differing)
+    workspace = tmp_path / "runs"
+    shutil.copytree(place.workspace, workspace)
+    for mark in workspace.rglob("model.json"):
+        mark.unlink()
+
+    told = bench("promote", "tiny", "--workspace", str(workspace))
+
+    assert told.code == 1
+    assert "differs from the trained model" in told.err
+    assert "Traceback" not in told.err
+    assert list((workspace / "tiny" / "models").rglob("*.onnx*")) == []
 
 
 # --- the same command again -----------------------------------------------------------------

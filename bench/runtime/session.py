@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ from bench.runtime.cuda import (
     why_tensorrt_cannot_start,
 )
 from bench.runtime.machine import cpu_name
+from bench.runtime.metadata import ModelMetadata, TensorSignature
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -51,12 +52,12 @@ class GpuOptions:
     """What a GPU session may do; a CPU session ignores it.
 
     tf32: round the factors of 32-bit products to 10 bits of mantissa, as ONNX Runtime does unless
-        it is told not to. Comparing numbers with another runtime needs it off.
+        it is told not to. A file gives the numbers that it was verified to give without it.
     cuda_graph: record the network's kernels once and replay them; input and output must stay at
         one address (IOBinding) and of one shape.
     """
 
-    tf32: bool = True
+    tf32: bool = False
     cuda_graph: bool = False
 
     def cuda(self) -> dict[str, str]:
@@ -74,7 +75,7 @@ class GpuOptions:
             InputError: TF32 is to be off.
         """
         if not self.tf32:
-            raise InputError("TF32 can be switched off with --device cuda, not with tensorrt")
+            raise InputError("TensorRT rounds to TF32 and cannot be told not to: give --tf32")
         return {"trt_cuda_graph_enable": str(int(self.cuda_graph))}
 
     def described(self) -> dict[str, str]:
@@ -89,6 +90,7 @@ class OpenedSession:
 
     provider: the execution provider that runs the network's heavy operators.
     cpu_ops: operator types that run on the CPU (all of them in a CPU session).
+    metadata: what the file says of itself, if `bench` made it; the graph keeps its promises.
     """
 
     session: InferenceSession
@@ -96,6 +98,7 @@ class OpenedSession:
     provider: str
     threads: int
     cpu_ops: frozenset[str]
+    metadata: ModelMetadata | None = None
 
 
 def open_session(
@@ -118,12 +121,14 @@ def open_session(
         whatever else the process does.
 
     Raises:
-        ModelFileError: the file is missing, empty, truncated, or not an ONNX model.
+        ModelFileError: the file is missing, empty, truncated, or not an ONNX model, reaches for
+            weights that are missing or lie outside its folder, or carries `bench` metadata that
+            is damaged or that its graph contradicts.
         DeviceError: a GPU was asked for and cannot run this model here.
     """
     import onnxruntime
 
-    check_file(Path(path))
+    check_model_file(Path(path))
     if device != "cpu":
         reason = why_cuda_cannot_start() if device == "cuda" else why_tensorrt_cannot_start()
         if reason is not None:
@@ -138,7 +143,7 @@ def open_session(
             )
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
         raise _open_error(Path(path), device, error) from error
-    return _prove(session, device, count)
+    return replace(_prove(session, device, count), metadata=_read_metadata(session, path))
 
 
 def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> Device:
@@ -175,11 +180,11 @@ def _siblings_of(cpu: int) -> str:
         return str(cpu)
 
 
-def check_file(path: Path) -> None:
-    """Refuse a path that holds nothing.
+def check_model_file(path: Path) -> None:
+    """Refuse what cannot be a model before anything tries to read it.
 
     Raises:
-        ModelFileError: it does not exist, is a folder, or is empty.
+        ModelFileError: there is no such file, or it is empty.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -208,12 +213,29 @@ def _options(threads: int, spinning: bool) -> SessionOptions:
 
 def _open_error(path: Path, device: Device, error: Exception) -> InputError:
     reason = one_line(error)
+    if "External data" in reason:
+        return ModelFileError(
+            f"{path} keeps weights in another file, which is missing or outside its folder "
+            f"({reason}): put the file there, or export the model as one file"
+        )
     provider_failed = isinstance(error, RuntimeError) or type(error).__name__ in _PROVIDER_ERRORS
     if device != "cpu" and provider_failed:
         return _device_error(device, reason)
     return ModelFileError(
         f"{path} is damaged or not an ONNX model ({reason}): export or copy it again"
     )
+
+
+def _read_metadata(session: InferenceSession, path: str | Path) -> ModelMetadata | None:
+    metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
+    if metadata is None:
+        return None
+    inputs, outputs = (
+        [TensorSignature(tensor.name, tensor.type, tensor.shape) for tensor in tensors]
+        for tensors in (session.get_inputs(), session.get_outputs())
+    )
+    metadata.check_signature(inputs, outputs, path)
+    return metadata
 
 
 def _device_error(device: Device, reason: str) -> DeviceError:

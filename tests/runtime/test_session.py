@@ -111,18 +111,18 @@ def test_work_that_tensorrt_leaves_to_cuda_is_not_a_tensorrt_session():
 def test_tf32_and_graphs_are_said_to_cuda_in_so_many_words():
     assert GpuOptions().cuda() == {
         "cudnn_conv_algo_search": "HEURISTIC",
-        "use_tf32": "1",
+        "use_tf32": "0",
         "enable_cuda_graph": "0",
     }
-    parity = GpuOptions(tf32=False, cuda_graph=True)
-    assert (parity.cuda()["use_tf32"], parity.cuda()["enable_cuda_graph"]) == ("0", "1")
-    assert parity.described() == {"tf32": "off", "cuda_graph": "on"}
+    rounded = GpuOptions(tf32=True, cuda_graph=True)
+    assert (rounded.cuda()["use_tf32"], rounded.cuda()["enable_cuda_graph"]) == ("1", "1")
+    assert rounded.described() == {"tf32": "on", "cuda_graph": "on"}
 
 
 def test_tensorrt_has_no_switch_for_tf32():
-    assert GpuOptions(cuda_graph=True).tensorrt() == {"trt_cuda_graph_enable": "1"}
-    with pytest.raises(InputError, match="--device cuda"):
-        GpuOptions(tf32=False).tensorrt()
+    assert GpuOptions(tf32=True, cuda_graph=True).tensorrt() == {"trt_cuda_graph_enable": "1"}
+    with pytest.raises(InputError, match="give --tf32"):
+        GpuOptions().tensorrt()
 
 
 @needs_no_cuda

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from bench.errors import ModelFileError
 from bench.runtime.cuda import one_line
 from bench.runtime.metadata import KEY, ModelMetadata, TensorSignature
-from bench.runtime.session import check_model_file
+from bench.runtime.session import check_file
 
 _QUANTISED_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
@@ -67,7 +67,7 @@ def inspect_model(path: str | Path) -> Inspection:
             the graph.
     """
     file = Path(path)
-    check_model_file(file)
+    check_file(file)
     model = _load(file)
     graph = model.graph
     stored = {tensor.name for tensor in graph.initializer}

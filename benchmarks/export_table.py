@@ -2,9 +2,10 @@
 
     python benchmarks/export_table.py docs/export-table.md --machine "two cores of ..."
 
-The weights are random but spread out: batch normalisation takes its statistics from the pictures,
-and the classifier is scaled until the probabilities differ from picture to picture. Those of a
-freshly made network are nearly uniform, so any two networks would agree.
+The weights are random but hide nothing: gains that begin at zero, which switch whole branches
+off, are stirred; batch normalisation takes its statistics from the pictures; and the classifier is
+scaled until the probabilities differ from picture to picture. Those of a freshly made network are
+nearly uniform, so any two networks would agree.
 """
 
 from __future__ import annotations
@@ -94,6 +95,10 @@ def pictures(image_size: int) -> npt.NDArray[np.uint8]:
 @torch.no_grad()
 def spread_out(model: StagedModel, images_nhwc: npt.NDArray[np.uint8]) -> StagedModel:
     """Make each logit of a random network vary by `SPREAD` around 0 over the pictures."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.numel() == max(parameter.shape, default=1):  # a gain or bias for each channel
+            parameter.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
     images_nchw = torch.from_numpy(images_nhwc).permute(0, 3, 1, 2).float()
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
@@ -173,9 +178,9 @@ def as_markdown(rows: Sequence[Row], failures: dict[str, str], machine: str, dat
         "",
         f"{len(rows)} architectures of timm, exported by `bench` with a dynamic batch and verified "
         f"by it against torch on {PICTURES} pictures (made by a generator), whose outputs are "
-        "spread out: random weights, batch normalisation fitted to the pictures, a classifier "
-        f"scaled so that each logit has a standard deviation of {SPREAD:g}. The differences are "
-        "the largest of any probability; 1e-4 is allowed. Verified on "
+        "spread out: random weights and gains, batch normalisation fitted to the pictures, a "
+        f"classifier scaled so that each logit has a standard deviation of {SPREAD:g}. The "
+        "differences are the largest of any probability; 1e-4 is allowed. Verified on "
         f"{', '.join(providers)}. Sizes include five classes.",
         "",
         f"Made by `benchmarks/export_table.py` on {machine}, {date}: {used}. The seconds are of "

@@ -130,9 +130,9 @@ def _load_openvino(request: dict[str, Any]) -> Loaded:
             "pip install 'bench[openvino]'"
         ) from error
     from bench.runtime.inputs import concrete_shape, random_pixels
-    from bench.runtime.session import check_model_file, physical_cores
+    from bench.runtime.session import check_file, physical_cores
 
-    check_model_file(Path(request["path"]))
+    check_file(Path(request["path"]))
     threads = request["threads"] or physical_cores()
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     if request["arithmetic"] is not None:

@@ -128,7 +128,7 @@ def open_session(
     """
     import onnxruntime
 
-    check_model_file(Path(path))
+    check_file(Path(path))
     if device != "cpu":
         reason = why_cuda_cannot_start() if device == "cuda" else why_tensorrt_cannot_start()
         if reason is not None:
@@ -180,11 +180,11 @@ def _siblings_of(cpu: int) -> str:
         return str(cpu)
 
 
-def check_model_file(path: Path) -> None:
-    """Refuse what cannot be a model before anything tries to read it.
+def check_file(path: Path) -> None:
+    """Refuse a path that holds nothing.
 
     Raises:
-        ModelFileError: there is no such file, or it is empty.
+        ModelFileError: it does not exist, is a folder, or is empty.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"

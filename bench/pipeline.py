@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,14 +25,17 @@ from bench.latency import LatencyJob, LatencyProtocol, measure_many
 from bench.models.backbones import describe_backbone
 from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
+from bench.promote.precisions import VariantChoice
 from bench.promote.promotion import promote_candidate
 from bench.promote.select import select
 from bench.promote.untrained import untrained_latencies_ms
+from bench.promote.variants import make_variants
 from bench.records import (
     Arithmetic,
     Dataset,
     LatencyRow,
     ModelRecord,
+    Precision,
     Settings,
     Store,
     StudyPlan,
@@ -124,8 +128,11 @@ def promote(
     database: Database,
     listener: Listener,
     protocol: LatencyProtocol,
+    variants: VariantChoice,
 ) -> StudyReport:
     """Retrain, export, verify, test and measure the best trials; what is finished is kept.
+
+    Each verified file is also made in the other precisions asked for, behind their gate.
 
     Raises:
         InputError: no such study, or nothing in it is complete.
@@ -139,7 +146,8 @@ def promote(
         for candidate in select(load_trials(database, plan)):
             listener.stage(f"promoting {candidate.name} (trial {candidate.trial})")
             try:
-                models.append(promote_candidate(trainer, candidate, workspace))
+                model = promote_candidate(trainer, candidate, workspace)
+                models.append(make_variants(model, plan, workspace, variants, listener.stage))
             except (ExportError, NonFiniteLossError, ParityError) as error:
                 # One network that fails must not keep the others from being shipped.
                 listener.stage(f"{candidate.name} failed: {error}")
@@ -160,32 +168,40 @@ def measure(
     listener: Listener,
     protocol: LatencyProtocol,
 ) -> tuple[LatencyRow, ...]:
-    """Measure one file of each graph on the CPU, and on CUDA where it really works."""
-    one_each = {model.architecture_key: model for model in reversed(models)}.values()
-    known = {
-        (row.architecture_key, row.device, row.batch_size)
-        for row in database.load_latencies([model.path for model in models])
-        if len(row.samples) >= protocol.processes  # a quick row does not stand for a full one
+    """Measure one file of each graph: on the CPU, and on CUDA where it really works.
+
+    INT8 files are for the CPU and FP16 files for CUDA, and are measured there alone.
+    """
+    cuda: tuple[Device, ...] = ("cuda",) if cuda_works()[0] else ()
+    devices: dict[Precision, tuple[Device, ...]] = {
+        "fp32": ("cpu", *cuda),
+        "fp16": cuda,
+        "int8": ("cpu",),
     }
-    jobs = [
-        LatencyJob(
-            path=workspace.root / model.path,
-            model=model.name,
-            architecture_key=model.architecture_key,
-            device=device,
-            batch_size=batch_size,
-        )
-        for model in one_each
-        for device in (("cpu", "cuda") if cuda_works()[0] else ("cpu",))
-        for batch_size in LATENCY_BATCH_SIZES
-        if (model.architecture_key, device, batch_size) not in known
-    ]
+    jobs: dict[tuple[str, str, int], LatencyJob] = {}
+    for model in models:
+        files: list[tuple[Precision, str, str]] = [("fp32", model.path, model.architecture_key)]
+        files += [(v.precision, v.path, model.variant_key(v)) for v in model.offered_variants]
+        for precision, path, key in files:
+            for device, batch_size in itertools.product(devices[precision], LATENCY_BATCH_SIZES):
+                job = LatencyJob(
+                    path=workspace.root / path,
+                    model=model.name,
+                    architecture_key=key,
+                    device=device,
+                    batch_size=batch_size,
+                    precision=precision,
+                )
+                jobs.setdefault((key, device, batch_size), job)
+    for row in database.load_latencies([path for model in models for path in model.paths]):
+        if len(row.samples) >= protocol.processes:  # a quick row does not stand for a full one
+            jobs.pop((row.architecture_key, row.device, row.batch_size), None)
     if not jobs:
         return ()
     listener.stage(f"measuring latency: {len(jobs)} rows of {protocol.processes} processes each")
     rows = tuple(
         replace(row, path=Path(row.path).relative_to(workspace.root).as_posix())
-        for row in measure_many(jobs, protocol=protocol)
+        for row in measure_many(tuple(jobs.values()), protocol=protocol)
     )
     database.save_latencies(rows)
     return rows

@@ -89,6 +89,7 @@ class StudyPart:
     labels: tuple[str, ...]
     summary: tuple[str, ...]
     comparison: Table | None
+    variants: Table | None
     latency: Table | None
     parity: Table | None
     winner: WinnerPart | None
@@ -170,6 +171,7 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
         labels=labels_of(report),
         summary=_summary(report),
         comparison=tables.comparison(report) if models else None,
+        variants=tables.variants(report) if any(m.variants for m in models) else None,
         latency=tables.latency(report) if report.latencies else None,
         parity=tables.parity(report) if any(model.parity for model in models) else None,
         winner=_winner_part(report, folder),

@@ -387,7 +387,7 @@ def parity(report: StudyReport) -> Table:
 
 def variants(report: StudyReport) -> Table:
     """Each model in each precision: what it costs in answers, what it gains in time and size."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for model in ranked(report.models):
         if not model.variants:
             continue

@@ -113,7 +113,7 @@ def search_int8(
     """
     deadline = time.monotonic() + seconds
     search = _Search(source, calibration_nhwc, search_nhwc, labels_n, folder)
-    best = _least_divergent([search.attempt(Int8Settings(method=name)) for name in METHODS])
+    best = _least_divergent(search.attempts_by_method())
     if best.lost_points > tolerance_points:
         best = _leave_layers(search, best, tolerance_points, deadline)
     return Quantised(settings=best.settings, file=best.file, layers=len(search.layers))
@@ -158,6 +158,23 @@ class _Search:
         nodes = onnx.load(self._prepared, load_external_data=False).graph.node
         self._nodes = tuple(nodes)
         self.layers = tuple(node.name for node in nodes if node.op_type in _LAYERS)
+
+    def attempts_by_method(self) -> list[_Tried]:
+        """One try a calibration method; one that cannot cope with the activations is left out.
+
+        Raises:
+            ValueError: none can.
+        """
+        tried, failed = [], []
+        for method in METHODS:
+            try:
+                tried.append(self.attempt(Int8Settings(method=method)))
+            except ValueError as error:
+                # Histograms cannot be made of a tensor that is nearly constant.
+                failed.append(f"{method}: {error}")
+        if not tried:
+            raise ValueError("; ".join(failed))
+        return tried
 
     def attempt(self, settings: Int8Settings) -> _Tried:
         self._tries += 1

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.errors import DataError
-from bench.promote import variants
+from bench.promote import int8, variants
 from bench.promote.precisions import VariantChoice
 from bench.promote.promotion import evaluate
 from bench.promote.variants import PictureParts, make_variants, split_pictures, why_refused
@@ -200,6 +200,22 @@ def test_a_variant_that_cannot_be_made_costs_nothing_else(
     assert "NotImplementedError: no such operator" in variant.refused
     assert (variant.check, variant.size_bytes) == (None, 0)
     assert here.files == ["model.int8.json", "model.onnx"]
+
+
+def test_a_calibration_method_that_fails_leaves_the_others(
+    place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(model: Path, **options: Any) -> Any:
+        if options["calibrate_method"].name != "Entropy":
+            raise ValueError("too many bins for this range")
+        return create(model, **options)
+
+    create = int8.create_calibrator
+    monkeypatch.setattr(int8, "create_calibrator", failing)
+
+    (variant,) = place().make()
+
+    assert (variant.offered, variant.method) == (True, "Entropy")
 
 
 def test_a_float16_file_keeps_its_input_and_output_and_is_smaller(place: MakePlace) -> None:

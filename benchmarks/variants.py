@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--tolerance", type=float, default=0.5)
+    parser.add_argument("--threads", type=int, help="of one call; default: the physical cores")
     parser.add_argument("--quick", action="store_true", help="2 short processes a row, not 5")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args(arguments)
@@ -116,6 +117,7 @@ def run(
                 architecture_key=key,
                 device="cpu",
                 batch_size=1,
+                threads=options.threads,
                 precision=precision,
             )
             for precision, path, key in files

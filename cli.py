@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from bench.database import Database
     from bench.inspection import Inspection
     from bench.latency import Comparison, LatencyJob
-    from bench.records import LatencyRow, StudyReport, TrialState
+    from bench.records import (
+        LatencyRow,
+        ModelRecord,
+        StudyReport,
+        TrialState,
+        VariantRecord,
+    )
     from bench.results import StudyProgress
     from bench.runtime.metadata import TensorSignature
     from bench.runtime.predictor import Prediction, Predictor
@@ -60,6 +66,20 @@ CropOption = Annotated[str, typer.Option("--crop", help="auto, none, or LEFT,TOP
 QuickLatencyOption = Annotated[
     bool,
     typer.Option("--quick-latency", help="Measure latency roughly: seconds instead of minutes."),
+]
+VariantsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--variants",
+        help="Precisions of the files, of fp32,fp16,int8; the default is fp32,int8, and fp16 where "
+        "CUDA works.",
+    ),
+]
+ToleranceOption = Annotated[
+    float,
+    typer.Option(
+        "--tolerance", help="Points of balanced accuracy that a variant may lose against fp32."
+    ),
 ]
 RUNS = Path("runs")
 
@@ -133,6 +153,8 @@ def search(
     no_promote: Annotated[
         bool, typer.Option("--no-promote", help="Stop after the search.")
     ] = False,
+    variants: VariantsOption = None,
+    tolerance: ToleranceOption = 0.5,
     quick_latency: QuickLatencyOption = False,
     workspace: WorkspaceOption = RUNS,
     storage: StorageOption = None,
@@ -144,10 +166,12 @@ def search(
     A study that was interrupted goes on where it stopped when the same command is given again.
     """
     # What needs no torch is checked first: importing it takes seconds.
+    from bench.promote.precisions import VariantChoice
     from bench.search.budget import Budget, parse_duration
 
     files = _weight_files(weights or [])
     _check_device(device)
+    choice = VariantChoice.parse(variants, tolerance)
     budget = Budget(
         trials=trials,
         timeout_s=parse_duration(timeout) if timeout else None,
@@ -208,6 +232,7 @@ def search(
                 database=database,
                 listener=listener,
                 protocol=_protocol(quick=quick_latency),
+                variants=choice,
             )
     _print_summary(report, place, as_json=as_json)
 
@@ -215,6 +240,8 @@ def search(
 @app.command()
 def promote(
     study: Annotated[str, typer.Argument(help="Name of the study.")],
+    variants: VariantsOption = None,
+    tolerance: ToleranceOption = 0.5,
     quick_latency: QuickLatencyOption = False,
     workspace: WorkspaceOption = RUNS,
     storage: StorageOption = None,
@@ -222,6 +249,10 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Retrain, export, verify and measure the best trials of a study."""
+    from bench.promote.precisions import VariantChoice
+
+    choice = VariantChoice.parse(variants, tolerance)
+
     from bench import pipeline
     from bench.progress import make_progress
 
@@ -232,6 +263,7 @@ def promote(
             database=database,
             listener=make_progress(quiet=quiet),
             protocol=_protocol(quick=quick_latency),
+            variants=choice,
         )
     _print_summary(report, place, as_json=as_json)
 
@@ -684,7 +716,7 @@ def _print_summary(report: StudyReport, place: Workspace, *, as_json: bool) -> N
         return
     from rich.table import Table
 
-    from bench.results import cpu_latency_ms
+    from bench.results import p50_at_batch_one
 
     for note in report.notes:
         _say(f"note: {note}")
@@ -695,7 +727,7 @@ def _print_summary(report: StudyReport, place: Workspace, *, as_json: bool) -> N
         for model in sorted(report.models, key=lambda m: -(m.cv_mean or 0.0)):
             spread = f" ± {model.cv_sd:.3f}" if model.cv_sd is not None else ""
             cv = f"{model.cv_mean:.3f}{spread}" if model.cv_mean is not None else "pruned"
-            p50_ms = cpu_latency_ms(report, model)
+            p50_ms = p50_at_batch_one(report, model.architecture_key, "cpu")
             table.add_row(
                 model.name,
                 cv,
@@ -703,6 +735,8 @@ def _print_summary(report: StudyReport, place: Workspace, *, as_json: bool) -> N
                 f"{p50_ms:.2f}" if p50_ms is not None else "–",
                 _relative(place.root / model.path),
             )
+            for variant in model.variants:
+                table.add_row(*_variant_cells(report, model, variant, place))
         _print_rich(table)
     else:
         best = max(
@@ -710,6 +744,24 @@ def _print_summary(report: StudyReport, place: Workspace, *, as_json: bool) -> N
         )
         print(f"{report.study}: best cross-validated balanced accuracy {_cell(best)}")
     _say(f"next: bench report {report.study}   ·   bench dashboard")
+
+
+def _variant_cells(
+    report: StudyReport, model: ModelRecord, variant: VariantRecord, place: Workspace
+) -> tuple[str, ...]:
+    from bench.results import p50_at_batch_one
+
+    name = f"  {variant.precision}"
+    if variant.test is None:
+        return name, "", "", "", f"not offered: {variant.refused}"
+    p50_ms = p50_at_batch_one(report, model.variant_key(variant), "cpu")
+    return (
+        name,
+        "",
+        f"{variant.test.balanced_accuracy:.3f}",
+        f"{p50_ms:.2f}" if p50_ms is not None else "–",
+        _relative(place.root / variant.path),
+    )
 
 
 def _status_row(progress: StudyProgress) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,15 +25,18 @@ from bench.latency import LatencyJob, LatencyProtocol, measure_many
 from bench.models.backbones import describe_backbone
 from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
+from bench.promote.precisions import VariantChoice
 from bench.promote.promotion import promote_candidate
 from bench.promote.select import select
 from bench.promote.untrained import untrained_latencies_ms
+from bench.promote.variants import make_variants
 from bench.records import (
     Arithmetic,
     Dataset,
     LatencyRow,
     LatencyScope,
     ModelRecord,
+    Precision,
     Settings,
     Store,
     StudyPlan,
@@ -128,8 +132,11 @@ def promote(
     database: Database,
     listener: Listener,
     protocol: LatencyProtocol,
+    variants: VariantChoice,
 ) -> StudyReport:
     """Retrain, export, verify, test and measure the best trials; what is finished is kept.
+
+    Each verified file is also made in the other precisions asked for, behind their gate.
 
     Raises:
         InputError: no such study, or nothing in it is complete.
@@ -143,7 +150,8 @@ def promote(
         for candidate in select(load_trials(database, plan)):
             listener.stage(f"promoting {candidate.name} (trial {candidate.trial})")
             try:
-                models.append(promote_candidate(trainer, candidate, workspace))
+                model = promote_candidate(trainer, candidate, workspace)
+                models.append(make_variants(model, plan, workspace, variants, listener.stage))
             except (ExportError, NonFiniteLossError, ParityError) as error:
                 # One network that fails must not keep the others from being shipped.
                 listener.stage(f"{candidate.name} failed: {error}")
@@ -164,42 +172,52 @@ def measure(
     listener: Listener,
     protocol: LatencyProtocol,
 ) -> tuple[LatencyRow, ...]:
-    """Measure one file of each graph on the CPU, and on CUDA where it really works.
+    """Measure one file of each graph: on the CPU, and on CUDA where it really works.
 
-    What was measured on this machine before is not measured again; rows of other machines count
-    for nothing here.
+    INT8 files are for the CPU and FP16 files for CUDA, and are measured there alone. What was
+    measured on this machine before is not measured again; rows of other machines count for
+    nothing here.
     """
-    one_each = {model.architecture_key: model for model in reversed(models)}.values()
-    here = machine_name()
-    known = {
-        (row.architecture_key, row.device, row.scope, row.batch_size)
-        for row in database.load_latencies([model.path for model in models])
-        # A quick row does not stand for a full one. Early rows know the device, not the machine.
-        if len(row.samples) >= protocol.processes
-        and row.machine in (here, "")
-        and row.device_name == _device_name(row.device)
+    cuda: tuple[Device, ...] = ("cuda",) if cuda_works()[0] else ()
+    devices: dict[Precision, tuple[Device, ...]] = {
+        "fp32": ("cpu", *cuda),
+        "fp16": cuda,
+        "int8": ("cpu",),
     }
-    jobs = [
-        LatencyJob(
-            path=workspace.root / model.path,
-            model=model.name,
-            architecture_key=model.architecture_key,
-            device=device,
-            batch_size=batch_size,
-            scope=scope,
-            size_bytes=model.size_bytes,
-        )
-        for model in one_each
-        for device in (("cpu", "cuda") if cuda_works()[0] else ("cpu",))
-        for scope, batch_size in MEASURED
-        if (model.architecture_key, device, scope, batch_size) not in known
-    ]
+    jobs: dict[tuple[str, str, str, int], LatencyJob] = {}
+    for model in models:
+        files: list[tuple[Precision, str, str, int | None]] = [
+            ("fp32", model.path, model.architecture_key, model.size_bytes)
+        ]
+        files += [
+            (v.precision, v.path, model.variant_key(v), v.size_bytes)
+            for v in model.offered_variants
+        ]
+        for precision, path, key, size_bytes in files:
+            for device, (scope, batch_size) in itertools.product(devices[precision], MEASURED):
+                job = LatencyJob(
+                    path=workspace.root / path,
+                    model=model.name,
+                    architecture_key=key,
+                    device=device,
+                    batch_size=batch_size,
+                    precision=precision,
+                    scope=scope,
+                    size_bytes=size_bytes,
+                )
+                jobs.setdefault((key, device, scope, batch_size), job)
+    here = machine_name()
+    for row in database.load_latencies([path for model in models for path in model.paths]):
+        # A quick row does not stand for a full one. Early rows know the device, not the machine.
+        full = len(row.samples) >= protocol.processes
+        if full and row.machine in (here, "") and row.device_name == _device_name(row.device):
+            jobs.pop((row.architecture_key, row.device, row.scope, row.batch_size), None)
     if not jobs:
         return ()
     listener.stage(f"measuring latency: {len(jobs)} rows of {protocol.processes} processes each")
     rows = tuple(
         replace(row, path=Path(row.path).relative_to(workspace.root).as_posix())
-        for row in measure_many(jobs, protocol=protocol)
+        for row in measure_many(tuple(jobs.values()), protocol=protocol)
     )
     database.save_latencies(rows)
     return rows

@@ -38,6 +38,7 @@ FailureKind = Literal[
 BatchNormMode = Literal["frozen", "updating"]
 Store = Literal["exact", "half"]
 Role = Literal["best", "default"]
+Precision = Literal["fp32", "fp16", "int8"]
 Box = tuple[int, int, int, int]
 
 GTZAN_GENRES = (
@@ -391,6 +392,51 @@ class ParityCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VariantCheck:
+    """A variant against its float32 file on the same development pictures, one by one.
+
+    lost: pictures that the float32 file classifies rightly and the variant does not; gained: the
+    other way round.
+    """
+
+    provider: str  # the execution provider that ran the variant
+    pictures: int
+    top1_agreement: float
+    fp32_balanced_accuracy: float
+    balanced_accuracy: float
+    lost: int
+    gained: int
+
+    @property
+    def difference_points(self) -> float:
+        """Balanced accuracy of the variant minus the float32 file's, in percentage points."""
+        return 100 * (self.balanced_accuracy - self.fp32_balanced_accuracy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantRecord:
+    """A model in another precision, offered or refused; a refused one has no file."""
+
+    precision: Precision
+    path: str  # relative to the workspace
+    size_bytes: int  # also of a file that was refused and removed; 0 if none could be made
+    tolerance_points: float  # percentage points of balanced accuracy that it may lose
+    refused: str | None = None  # why it is not offered
+    check: VariantCheck | None = None  # None: it could not be made or run
+    method: str = ""  # of calibration
+    calibration_pictures: int = 0
+    layers: int = 0  # convolutions and matrix products that could be quantised
+    float_layers: tuple[str, ...] = ()  # those of them that stay in float32
+    test: Scores | None = None  # of the offered file on the locked test set
+    seconds: float = 0.0
+    identity: str = ""  # of what it was made from, to know whether it must be done again
+
+    @property
+    def offered(self) -> bool:
+        return self.refused is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
     """One promoted model: a file, where it came from, and what the file scored on the test set."""
 
@@ -414,11 +460,26 @@ class ModelRecord:
     train_curve: tuple[float, ...]  # mean training loss of each epoch of the retraining
     seconds: float
     identity: str = ""  # of the training, to know whether it must be done again
+    variants: tuple[VariantRecord, ...] = ()
 
     @property
     def architecture_key(self) -> str:
         """Models with the same key have the same graph, hence the same latency."""
         return f"{self.architecture}@{self.image_size}x{len(self.test.per_class)}"
+
+    @property
+    def offered_variants(self) -> tuple[VariantRecord, ...]:
+        return tuple(variant for variant in self.variants if variant.offered)
+
+    def variant_key(self, variant: VariantRecord) -> str:
+        """The variant's `architecture_key`: layers left in float32 make another graph."""
+        left = f" without {','.join(variant.float_layers)}" if variant.float_layers else ""
+        return f"{self.architecture_key} {variant.precision}{left}"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every file of this model that is offered, the float32 file first."""
+        return (self.path, *(variant.path for variant in self.offered_variants))
 
 
 # What one call covers (see `bench.runtime.measure`).

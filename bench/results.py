@@ -11,7 +11,6 @@ from bench.database import Database, Owner
 from bench.errors import InputError
 from bench.records import (
     EpochScores,
-    ModelRecord,
     StudyPlan,
     StudyReport,
     TrialRecord,
@@ -52,7 +51,7 @@ def load_study_report(database: Database, study: str) -> StudyReport:
         device=plan.device,
         trials=_records_of(opened, plan, database, owner_of(study, database)),
         models=models,
-        latencies=database.load_latencies([model.path for model in models]),
+        latencies=database.load_latencies([path for model in models for path in model.paths]),
         environment=environment,
         notes=plan.notes,
         ended=opened.user_attrs.get(ENDED) if opened else None,
@@ -186,10 +185,10 @@ def _records_of(
     return tuple(records)
 
 
-def cpu_latency_ms(report: StudyReport, model: ModelRecord) -> float | None:
-    """The median of a model's graph on the CPU at batch 1, in ms, where it was measured last."""
+def p50_at_batch_one(report: StudyReport, architecture_key: str, device: str) -> float | None:
+    """The median time of a graph for one picture on a device, in ms, where it was measured last."""
     for row in reversed(report.latencies):
-        same = row.architecture_key == model.architecture_key
-        if same and (row.device, row.scope, row.batch_size) == ("cpu", "model", 1):
+        same = (row.architecture_key, row.device) == (architecture_key, device)
+        if same and (row.scope, row.batch_size) == ("model", 1):
             return row.p50_ms
     return None

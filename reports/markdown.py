@@ -90,6 +90,7 @@ class StudyPart:
     labels: tuple[str, ...]
     summary: tuple[str, ...]
     comparison: Table | None
+    variants: Table | None
     latency: tuple[Table, ...]
     parity: Table | None
     winner: WinnerPart | None
@@ -171,6 +172,7 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
         labels=labels_of(report),
         summary=_summary(report),
         comparison=tables.comparison(report) if models else None,
+        variants=tables.variants(report) if any(m.variants for m in models) else None,
         latency=study_tables(report) if report.latencies else (),
         parity=tables.parity(report) if any(model.parity for model in models) else None,
         winner=_winner_part(report, folder),

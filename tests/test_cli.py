@@ -64,7 +64,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--study", "--trials", "--space", "--backbone", "--folds", "--epochs", "--image-size",
         "--batch-size", "--workers", "--seed", "--device", "--pruner", "--storage", "--workspace",
         "--test-fraction", "--no-pretrained", "--no-promote", "--quiet", "--json", "--weights",
-        "--crop",
+        "--crop", "--variants", "--tolerance",
     ],
 )  # fmt: skip
 def test_search_has_the_option(bench: Bench, option: str) -> None:
@@ -118,6 +118,9 @@ def test_every_command_explains_itself(bench: Bench, command: str) -> None:
         ("search PICTURES --test-fraction 1.5", ["1.5"]),
         ("search PICTURES --test-fraction 0", ["--test-fraction"]),
         ("search PICTURES --folds 40", ["40 folds", "fewer --folds"]),
+        ("search PICTURES --variants fp32,int9", ["--variants", "'int9'", "did you mean `int8`?"]),
+        ("search PICTURES --tolerance -1", ["--tolerance", "-1"]),
+        ("promote nobody --variants bf16", ["--variants takes fp32, fp16, int8, not 'bf16'"]),
         ("search PICTURES --study ../up", ["'../up'"]),
         ("search PICTURES --study cache", ["'cache'"]),
         ("search PICTURES --storage nonsense", ["--storage"]),

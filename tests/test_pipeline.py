@@ -73,7 +73,7 @@ def search(pictures: Path, workspace: Path, *more: str) -> Outcome:
         "search", str(pictures), "--study", "tiny", "--space", "demo", "--backbone", BACKBONE,
         "--folds", "2", "--epochs", "1", "--image-size", "32", "--batch-size", "8",
         "--device", "cpu", "--crop", "none", "--pruner", "none", "--no-pretrained", "--json",
-        "--workspace", str(workspace), *more,
+        "--variants", "fp32", "--workspace", str(workspace), *more,
     )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def fake_measurement(
             machine=machine_name(),
             device_name=cpu_name(),
             provider="CPUExecutionProvider",
-            precision="fp32",
+            precision=job.precision,
             batch_size=job.batch_size,
             threads=1,
             timed="nothing",
@@ -369,3 +369,42 @@ def test_a_picture_more_is_another_data_set(
 
     assert refused.code == 2
     assert "data set: 3 pictures are new or altered" in refused.err
+
+
+# --- precisions -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_int8_is_made_measured_reported_and_not_made_again(
+    place: Place, no_training: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An untrained network's answers are close calls: this is about the way, not about the gate.
+    asked = ("--trials", "2", "--variants", "fp32,int8", "--tolerance", "100")
+
+    first = search(place.pictures, place.workspace, *asked)
+
+    assert first.code == 0, first.err
+    report = from_json(first.out, StudyReport)
+    for model in report.models:
+        (variant,) = model.variants
+        assert (variant.precision, variant.offered) == ("int8", True)
+        assert variant.test is not None
+        assert 0 < variant.size_bytes < model.size_bytes
+        assert (place.workspace / variant.path).stat().st_size == variant.size_bytes
+    rows = [(row.precision, row.device, row.batch_size) for row in report.latencies]
+    assert {("int8", "cpu", 1), ("int8", "cpu", 8), ("fp32", "cpu", 1)} <= set(rows)
+
+    picture = str(report.dataset.picture_path(0))
+    model_file = str(place.workspace / report.models[0].variants[0].path)
+    assert bench("predict", model_file, picture, "--device", "cpu").out.startswith(picture)
+    told = bench("report", "tiny", "--workspace", str(place.workspace), "--json")
+    assert "| int8 |" in Path(json.loads(told.out)["report"]).read_text()
+
+    def made_again(*_: Any, **__: Any) -> None:
+        raise AssertionError("a finished variant was made again")
+
+    monkeypatch.setattr("bench.promote.variants.search_int8", made_again)
+    again = search(place.pictures, place.workspace, *asked)
+
+    assert again.code == 0, again.err
+    assert from_json(again.out, StudyReport).models == report.models

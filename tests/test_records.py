@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, is_dataclass, replace
 from statistics import fmean, stdev
 
@@ -15,6 +16,7 @@ from bench.records import (
     BrokenPicture,
     EpochDone,
     EpochScores,
+    ModelRecord,
     Picture,
     ProcessSample,
     Recipe,
@@ -24,6 +26,8 @@ from bench.records import (
     TrialFailed,
     TrialJob,
     TrialRecord,
+    VariantCheck,
+    VariantRecord,
     WeightSource,
     from_json,
     percentile,
@@ -56,6 +60,25 @@ def trial_record(*epochs: EpochScores) -> TrialRecord:
         epochs=epochs,
         seconds=10.0,
         finished_s=None,
+    )
+
+
+def variant_record(*float_layers: str) -> VariantRecord:
+    return VariantRecord(
+        precision="int8",
+        path="pets/models/best/model.int8.onnx",
+        size_bytes=10,
+        tolerance_points=0.5,
+        check=VariantCheck(
+            provider="CPUExecutionProvider",
+            pictures=100,
+            top1_agreement=0.98,
+            fp32_balanced_accuracy=0.9,
+            balanced_accuracy=0.89,
+            lost=2,
+            gained=1,
+        ),
+        float_layers=float_layers,
     )
 
 
@@ -92,6 +115,8 @@ def one_of_each(plan, environment, model_record, latency_row) -> dict[str, objec
         TrialDone(trial=3),
         TrialFailed(trial=3, kind="out of memory", message="no room"),
         model_record,
+        variant_record(),
+        variant_record().check,
         *model_record.parity,
         model_record.test,
         *model_record.test.per_class[:1],
@@ -254,6 +279,34 @@ def test_models_of_one_architecture_size_and_number_of_classes_share_a_key(model
     assert key == "resnet50.a1_in1k@224x2"
     assert replace(model_record, name="default", trial=0, weights="hub").architecture_key == key
     assert replace(model_record, image_size=160).architecture_key != key
+
+
+def test_variants_have_graphs_of_their_own_by_precision_and_layers_left_in_float32(model_record):
+    keys = {
+        model_record.architecture_key,
+        model_record.variant_key(variant_record()),
+        model_record.variant_key(variant_record("conv1")),
+        model_record.variant_key(replace(variant_record(), precision="fp16")),
+    }
+    assert len(keys) == 4
+
+
+def test_a_models_files_are_its_own_and_those_of_variants_that_are_offered(model_record):
+    offered, refused = variant_record(), replace(variant_record(), path="x", refused="worse")
+    model = replace(model_record, variants=(offered, refused))
+
+    assert model.paths == (model_record.path, offered.path)
+
+
+def test_a_variant_is_so_many_points_from_its_float32_file():
+    assert variant_record().check.difference_points == pytest.approx(-1.0)
+
+
+def test_a_model_stored_before_there_were_variants_has_none(model_record):
+    stored = to_builtins(model_record)
+    del stored["variants"]
+
+    assert from_json(json.dumps(stored), ModelRecord) == model_record
 
 
 @pytest.mark.parametrize("seed", range(20))

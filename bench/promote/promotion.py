@@ -27,6 +27,7 @@ from bench.records import (
 )
 from bench.runtime.metadata import ModelMetadata, Normalisation, Provenance, Weights
 from bench.runtime.predictor import Predictor
+from bench.runtime.session import Device
 from bench.training.trainer import Trainer, training_identity
 from bench.workspace import Workspace, atomic_path, package_versions, write_atomic
 
@@ -90,7 +91,7 @@ def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspa
     return record
 
 
-def evaluate(file: Path, plan: StudyPlan) -> tuple[Predictions, Scores]:
+def evaluate(file: Path, plan: StudyPlan, *, device: Device = "cpu") -> tuple[Predictions, Scores]:
     """Predict the locked test set from its picture files, with the ONNX file alone.
 
     Raises:
@@ -99,7 +100,7 @@ def evaluate(file: Path, plan: StudyPlan) -> tuple[Predictions, Scores]:
     dataset, test = plan.dataset, plan.split.test
     for index in test:
         _check_unchanged(dataset.picture_path(index), dataset.pictures[index].sha256)
-    predictor = Predictor(file, device="cpu")
+    predictor = Predictor(file, device=device)
     predicted = predictor.predict([dataset.picture_path(index) for index in test])
     rows = tuple(tuple(p.probabilities[name] for name in dataset.classes) for p in predicted)
     labels = tuple(dataset.pictures[index].label for index in test)

@@ -106,6 +106,8 @@ class Provenance(TypedDict, total=False):
     test_balanced_accuracy: float
     test_pictures: int
     versions: dict[str, str]
+    precision: str
+    quantisation: dict[str, str | int | list[str] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,7 +65,7 @@ class Predictor:
         self,
         model_path: str | Path,
         *,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
+        device: Literal["auto"] | Device = "auto",
         threads: int | None = None,
     ) -> None:
         self._take(

@@ -146,14 +146,14 @@ def open_session(
     return replace(_prove(session, device, count), metadata=_read_metadata(session, path))
 
 
-def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> Device:
+def resolve_device(device: Literal["auto"] | Device) -> Device:
     """Turn "auto" into "cuda" where a convolution really runs on it, otherwise into "cpu".
 
     Raises:
         DeviceError: "cuda" was asked for and does not work.
     """
-    if device == "cpu":
-        return "cpu"
+    if device in ("cpu", "tensorrt"):
+        return device
     works, reason = cuda_works()
     if not works and device == "cuda":
         raise _device_error(device, reason)

@@ -8,7 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from bench.records import GTZAN_GENRES, BrokenPicture, StudyReport
+from bench.records import (
+    GTZAN_GENRES,
+    BrokenPicture,
+    StudyReport,
+    VariantCheck,
+    VariantRecord,
+)
 from reports import tables
 from reports.latency import study_tables
 from reports.tables import Table, escape
@@ -289,3 +295,64 @@ def test_studies_on_different_splits_are_said_not_to_compare(
     assert ("do not compare" in table.footnotes[0]) is not same_split
     assert column(table, "labels") == ["synthetic data"] * 2
     assert "synthetic data" in table.caption
+
+
+def test_each_precision_has_a_row_and_a_refusal_its_reason(make_report: MakeReport) -> None:
+    check = VariantCheck(
+        provider="CPUExecutionProvider",
+        pictures=320,
+        top1_agreement=0.995,
+        fp32_balanced_accuracy=0.98,
+        balanced_accuracy=0.978,
+        lost=2,
+        gained=1,
+    )
+    report = make_report()
+    default, best = report.models
+    offered = VariantRecord(
+        precision="int8",
+        path="demo/models/best/model.int8.onnx",
+        size_bytes=24_000_000,
+        tolerance_points=0.5,
+        check=check,
+        method="Entropy",
+        calibration_pictures=128,
+        layers=54,
+        float_layers=("conv1",),
+        test=best.test,
+    )
+    refused = VariantRecord(
+        precision="fp16",
+        path="demo/models/best/model.fp16.onnx",
+        size_bytes=0,
+        tolerance_points=0.5,
+        refused="it fell apart",
+    )
+    best = replace(best, variants=(refused, offered))
+    (fp32_row,) = [r for r in report.latencies if r.model == "best" and r.batch_size == 1]
+    faster = tuple(
+        replace(sample, latencies_ns=tuple(ns // 2 for ns in sample.latencies_ns))
+        for sample in fp32_row.samples
+    )
+    int8_row = replace(
+        fp32_row,
+        path=offered.path,
+        precision="int8",
+        architecture_key=best.variant_key(offered),
+        samples=faster,
+    )
+    report = replace(report, models=(default, best), latencies=(*report.latencies, int8_row))
+
+    table = tables.variants(report)
+
+    assert column(table, "model") == ["best"] * 3  # the default has no variant
+    assert column(table, "precision") == ["fp32", "fp16", "int8"]
+    assert column(table, "offered") == ["yes", "no", "yes"]
+    assert column(table, "layers left in float32")[2] == "1 of 54"
+    assert column(table, "calibration")[2] == "Entropy, 128 pictures"
+    assert column(table, "balanced accuracy against fp32, points")[2] == "-0.20"
+    assert column(table, "answers lost / gained")[2] == "2 / 1"
+    assert column(table, "times faster than fp32") == [tables.NOTHING, tables.NOTHING, "2.00"]
+    assert column(table, "test balanced accuracy, %")[1] == tables.NOTHING
+    assert "best fp16 is not offered: it fell apart." in table.footnotes
+    assert "not measured" not in tables.comparison(report).rows[0][11]

@@ -57,6 +57,12 @@ QuickLatencyOption = Annotated[
     bool,
     typer.Option("--quick-latency", help="Measure latency roughly: seconds instead of minutes."),
 ]
+SeedsOption = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Train the winner with so many seeds and report the spread; the first ships."
+    ),
+]
 RUNS = Path("runs")
 
 
@@ -129,6 +135,7 @@ def search(
     no_promote: Annotated[
         bool, typer.Option("--no-promote", help="Stop after the search.")
     ] = False,
+    seeds: SeedsOption = 1,
     quick_latency: QuickLatencyOption = False,
     workspace: WorkspaceOption = RUNS,
     storage: StorageOption = None,
@@ -204,6 +211,7 @@ def search(
                 database=database,
                 listener=listener,
                 protocol=_protocol(quick=quick_latency),
+                seeds=seeds,
             )
     _print_summary(report, place, as_json=as_json)
 
@@ -211,6 +219,7 @@ def search(
 @app.command()
 def promote(
     study: Annotated[str, typer.Argument(help="Name of the study.")],
+    seeds: SeedsOption = 1,
     quick_latency: QuickLatencyOption = False,
     workspace: WorkspaceOption = RUNS,
     storage: StorageOption = None,
@@ -228,6 +237,7 @@ def promote(
             database=database,
             listener=make_progress(quiet=quiet),
             protocol=_protocol(quick=quick_latency),
+            seeds=seeds,
         )
     _print_summary(report, place, as_json=as_json)
 
@@ -646,6 +656,11 @@ def _print_summary(report: StudyReport, place: Workspace, *, as_json: bool) -> N
                 _relative(place.root / model.path),
             )
         _print_rich(table)
+        for model in report.models:
+            if model.further_seeds:
+                scores = (model.test, *(run.test for run in model.further_seeds))
+                shown = ", ".join(f"{score.balanced_accuracy:.3f}" for score in scores)
+                print(f"{model.name} over {len(scores)} seeds, test: {shown} (the first ships)")
     else:
         best = max(
             (t.value for t in report.trials if t.state == "COMPLETE" and t.value), default=None

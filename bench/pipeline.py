@@ -13,6 +13,7 @@ from bench.data.sources import CropChoice, load_dataset
 from bench.data.splits import make_split
 from bench.database import Database
 from bench.errors import (
+    BenchError,
     ExportError,
     InputError,
     NonFiniteLossError,
@@ -25,7 +26,8 @@ from bench.models.backbones import describe_backbone
 from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
 from bench.promote.promotion import promote_candidate
-from bench.promote.select import select
+from bench.promote.seeds import further_seeds
+from bench.promote.select import Candidate, select
 from bench.promote.untrained import untrained_latencies_ms
 from bench.records import (
     Arithmetic,
@@ -37,6 +39,7 @@ from bench.records import (
     StudyPlan,
     StudyReport,
     WeightSource,
+    ranked,
 )
 from bench.results import load_plan, load_study_report, load_trials
 from bench.runtime.cuda import cuda_works
@@ -124,8 +127,11 @@ def promote(
     database: Database,
     listener: Listener,
     protocol: LatencyProtocol,
+    seeds: int = 1,
 ) -> StudyReport:
     """Retrain, export, verify, test and measure the best trials; what is finished is kept.
+
+    The winner is trained with `seeds` seeds in all; the first one's file is what ships.
 
     Raises:
         InputError: no such study, or nothing in it is complete.
@@ -135,8 +141,10 @@ def promote(
     plan = replace(load_plan(database, study), workspace=str(workspace.root))
     with own(study, database, listener.stage):
         trainer = Trainer(plan)
-        models, failures = [], []
-        for candidate in select(load_trials(database, plan)):
+        models: list[ModelRecord] = []
+        failures: list[BenchError] = []
+        candidates = select(load_trials(database, plan))
+        for candidate in candidates:
             listener.stage(f"promoting {candidate.name} (trial {candidate.trial})")
             try:
                 models.append(promote_candidate(trainer, candidate, workspace))
@@ -146,11 +154,41 @@ def promote(
                 failures.append(error)
             else:
                 database.save_model(models[-1])
+        failures += _train_further_seeds(
+            trainer, candidates, models, workspace, database, listener, seeds
+        )
         database.drop_models(study, keep=[model.name for model in models])
         measure(models, workspace, database, listener, protocol)
     if failures:
         raise failures[0]
     return load_study_report(database, study)
+
+
+def _train_further_seeds(
+    trainer: Trainer,
+    candidates: Sequence[Candidate],
+    models: Sequence[ModelRecord],
+    workspace: Workspace,
+    database: Database,
+    listener: Listener,
+    seeds: int,
+) -> list[BenchError]:
+    """Train the winner with further seeds and store their scores; return what failed."""
+    if not models:
+        return []
+    winner = ranked(models)[0]
+    (candidate,) = (candidate for candidate in candidates if candidate.name == winner.name)
+    failures: list[BenchError] = []
+    if seeds > 1:
+        listener.stage(f"training {winner.name} with {seeds} seeds in all")
+    try:
+        runs = further_seeds(trainer, candidate, workspace, seeds=seeds)
+    except (ExportError, NonFiniteLossError) as error:
+        listener.stage(f"a further seed of {winner.name} failed: {error}")
+        failures = [error]
+        runs = further_seeds(trainer, candidate, workspace, seeds=1)  # those that are finished
+    database.save_model(replace(winner, further_seeds=runs))
+    return failures
 
 
 def measure(

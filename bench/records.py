@@ -8,6 +8,8 @@ through `to_json` and `from_json`.
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -384,6 +386,21 @@ class ParityCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SeedRun:
+    """A promoted trial trained once more with another seed, and tested; its file is not kept.
+
+    `number` counts from 1; 0 is the training whose file ships.
+    """
+
+    number: int
+    trial: int
+    test: Scores
+    predictions: Predictions
+    seconds: float
+    identity: str  # of the training, to know whether it must be done again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
     """One promoted model: a file, where it came from, and what the file scored on the test set."""
 
@@ -407,11 +424,22 @@ class ModelRecord:
     train_curve: tuple[float, ...]  # mean training loss of each epoch of the retraining
     seconds: float
     identity: str = ""  # of the training, to know whether it must be done again
+    further_seeds: tuple[SeedRun, ...] = ()
 
     @property
     def architecture_key(self) -> str:
         """Models with the same key have the same graph, hence the same latency."""
         return f"{self.architecture}@{self.image_size}x{len(self.test.per_class)}"
+
+
+def ranked(models: Iterable[ModelRecord]) -> tuple[ModelRecord, ...]:
+    """Models by cross-validated score, best first; never by test score, which selects nothing."""
+
+    def order(model: ModelRecord) -> tuple[float, bool, str]:
+        score = -math.inf if model.cv_mean is None else model.cv_mean
+        return -score, model.role != "best", model.name
+
+    return tuple(sorted(models, key=order))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -581,10 +581,10 @@ def trials(report: StudyReport) -> Table:
         ),
         rows=tuple(_trial_cells(trial, report, tuned, best) for trial in shown),
         footnotes=(
+            *footnotes,
             "Brackets hold 95 % intervals of the corrected resampled t over the folds; a pruned "
             "trial's value is a running mean and has none. A tie: the scores on the same folds do "
             "not tell the trial from the best complete one.",
-            *footnotes,
         ),
     )
 

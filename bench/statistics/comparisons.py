@@ -72,7 +72,7 @@ def on_test_pictures(first: Answers, second: Answers) -> Comparison:
     if why_not is not None:
         difference = Estimate(value=spread.value, interval=None, why_not=why_not)
         return Comparison(difference=difference, probabilities=None)
-    if spread.variance == 0.0:
+    if spread.is_flat:
         return _never_different(spread.value, first.groups)
     return _compared(spread)
 
@@ -97,7 +97,7 @@ def on_folds(first: Sequence[float], second: Sequence[float]) -> Comparison:
         np.asarray(second), np.asarray(first)
     )
     spread = Spread(value=float(mean), variance=float(variance), freedom=float(freedom))
-    if spread.variance == 0.0:
+    if spread.is_flat:
         return Comparison(difference=spread.estimate, probabilities=None)
     return _compared(spread)
 

@@ -20,6 +20,7 @@ LEVEL = 0.95
 RESAMPLES = 4999
 # Fewer groups of a class say too little of how its recall varies (benchmarks/results/coverage.md).
 LEAST_GROUPS_A_CLASS = 3
+_ROUNDING = 1e-20  # variance of shares that differ by rounding alone
 _BATCH = 500  # resamples in memory at a time
 
 Metric = Callable[[Counts], Floats]
@@ -47,8 +48,13 @@ class Spread:
     freedom: float
 
     @property
+    def is_flat(self) -> bool:
+        """Whether nothing varies, but for rounding."""
+        return self.variance < _ROUNDING
+
+    @property
     def estimate(self) -> Estimate:
-        if self.variance == 0.0:
+        if self.is_flat:
             return Estimate(value=self.value, interval=None, why_not="nothing varies")
         low, high = stats.t.interval(LEVEL, self.freedom, loc=self.value, scale=self.variance**0.5)
         return Estimate(value=self.value, interval=(float(low), float(high)))
@@ -196,7 +202,7 @@ def optimism(mean: float, sd: float | None, folds: int, answers: Answers) -> Est
         return Estimate(value=value, interval=None, why_not=why_not)
     inner = fold_spread(mean, sd, folds)
     variance = inner.variance + outer.variance
-    if variance == 0.0:
+    if inner.is_flat and outer.is_flat:
         return Estimate(value=value, interval=None, why_not="nothing varies")
     parts = inner.variance**2 / inner.freedom + outer.variance**2 / outer.freedom
     return Spread(value=value, variance=variance, freedom=variance**2 / parts).estimate

@@ -239,44 +239,49 @@ PAIRS = (
 FOLDS = ((60, 3), (60, 5), (300, 3), (300, 5), (300, 10))
 
 
+def lines(count: int) -> Iterator[str]:
+    yield "# How often the intervals hold the truth"
+    yield ""
+    error = 100 * (0.95 * 0.05 / count) ** 0.5
+    yield (
+        f"Written by `benchmarks/coverage.py`: {count} draws a row, {RESAMPLES} resamples, so a "
+        f"share of 95 % has a standard error of {error:.1f} points. Shares are in per cent, "
+        "widths and differences in points; the stated rate is 95 %."
+    )
+    yield from ("", "## Balanced accuracy on a test set", "")
+    yield (
+        "| classes | groups a class | pictures a group | accuracy | correlation within groups | "
+        "draws with an interval | held the truth | mean width | held by a t interval of pictures |"
+    )
+    yield "| ---: " * 9 + "|"
+    for scenario in SCORES:
+        yield score_row(scenario, count)
+    yield from ("", "## Difference of two models on the same test set", "")
+    yield (
+        "| classes | groups a class | pictures a group | accuracy | correlation within groups | "
+        "true difference | held the truth | better | worse | equal in practice | undecided |"
+    )
+    yield "| ---: " * 11 + "|"
+    for scenario, gain in PAIRS:
+        yield paired_row(scenario, gain, count)
+    yield from ("", "## Mean over the folds of a cross-validation", "")
+    yield "| pictures | folds | corrected t held | mean width | uncorrected t held | mean width |"
+    yield "| ---: " * 6 + "|"
+    for pictures, folds in FOLDS:
+        yield fold_row(pictures, folds, count)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    count = options.draws
-    lines = [
-        "# How often the intervals hold the truth",
-        "",
-        f"Written by `benchmarks/coverage.py`: {count} draws a row, {RESAMPLES} resamples, so a "
-        f"share of 95 % has a standard error of {100 * (0.95 * 0.05 / count) ** 0.5:.1f} points. "
-        "All figures are in per cent, widths in points; the stated rate is 95 %.",
-        "",
-        "## Balanced accuracy on a test set",
-        "",
-        "| classes | groups a class | pictures a group | accuracy | correlation within groups | "
-        "draws with an interval | held the truth | mean width | held by a t interval of pictures |",
-        "| ---: " * 9 + "|",
-        *(score_row(scenario, count) for scenario in SCORES),
-        "",
-        "## Difference of two models on the same test set",
-        "",
-        "| classes | groups a class | pictures a group | accuracy | correlation within groups | "
-        "true difference | held the truth | better | worse | equal in practice | undecided |",
-        "| ---: " * 11 + "|",
-        *(paired_row(scenario, gain, count) for scenario, gain in PAIRS),
-        "",
-        "## Mean over the folds of a cross-validation",
-        "",
-        "| pictures | folds | corrected t held | mean width | uncorrected t held | mean width |",
-        "| ---: " * 6 + "|",
-        *(fold_row(pictures, folds, count) for pictures, folds in FOLDS),
-        "",
-    ]
-    text = "\n".join(lines)
-    print(text)
+    written = []
+    for line in lines(options.draws):
+        print(line, flush=True)
+        written.append(line)
     if options.out:
-        options.out.write_text(text)
+        options.out.write_text("\n".join(written) + "\n")
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def tuning_verdict(report: StudyReport) -> str | None:
     else:
         outcome = "The tuned winner is worse than the default recipe, beyond chance"
     pictures = tested_pictures(report, winner.predictions.indices)
-    text = f"{outcome}: {points(difference)} points, paired on the same {pictures}"
+    text = f"{outcome}: {points(difference)} points, paired on the {pictures} of the test set"
     if comparison.probabilities is None:
         return f"{text} ({difference.why_not or 'too few to tell'})."
     worse, equal, better = (f"{share:.2f}" for share in comparison.probabilities)

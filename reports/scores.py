@@ -116,11 +116,11 @@ def reasons(estimates: Iterable[Estimate | None]) -> tuple[str, ...]:
 
 
 def tested_pictures(report: StudyReport, indices: Sequence[int]) -> str:
-    """``'60 test pictures in 15 groups'``, or that there are no groups."""
+    """``'60 pictures in 15 groups'``, or that there are no groups."""
     groups, unit = groups_of(report.dataset, indices)
     if unit == "groups":
-        return f"{len(indices)} test pictures in {len(set(groups.tolist()))} groups"
-    return f"{len(indices)} test pictures without groups"
+        return f"{len(indices)} pictures in {len(set(groups.tolist()))} groups"
+    return f"{len(indices)} pictures without groups"
 
 
 def legend(report: StudyReport) -> str:

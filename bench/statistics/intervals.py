@@ -73,9 +73,8 @@ def bootstrap(answers: Answers, metric: Metric, *, resamples: int = RESAMPLES) -
     know about the bootstrap", arXiv:1411.5279), with one degree of freedom less for each class,
     since the mean of every class is estimated from its own groups.
 
-    The same answers give the same interval. With 4 to 8 groups a class it held the truth in 93 %
-    or more of the simulations; with the least that is allowed in less
-    (benchmarks/results/coverage.md).
+    The same answers give the same interval. How often it held the truth in simulations, and how
+    much less often with few groups a class, is in benchmarks/results/coverage.md.
     """
     everything = answers.by_group
     value = float(metric(answers.whole))

@@ -61,7 +61,7 @@ def test_the_verdict_rests_on_the_paired_test_and_says_on_what(
     verdict = tuning_verdict(report)
     assert verdict is not None
     assert verdict.startswith(beginning)
-    assert "paired on the same 60 test pictures in 30 groups" in verdict
+    assert "paired on the 60 pictures in 30 groups of the test set" in verdict
 
 
 def test_two_pictures_of_nine_are_within_chance(make_report: MakeReport) -> None:
@@ -69,7 +69,7 @@ def test_two_pictures_of_nine_are_within_chance(make_report: MakeReport) -> None
     assert verdict is not None
     assert verdict.startswith("Tuning did not beat the default recipe beyond chance: +22.2 [")
     assert verdict.endswith("undecided.")
-    assert "9 test pictures without groups" in verdict
+    assert "9 pictures without groups" in verdict
 
 
 def test_a_test_set_that_is_too_small_for_the_test_is_said_to_be(make_report: MakeReport) -> None:

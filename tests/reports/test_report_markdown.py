@@ -78,7 +78,9 @@ def test_the_first_lines_say_what_won_and_by_how_much(
     head = text.split("##")[0].replace("\\", "")
     winner, verdict, seeds, intervals, data = head.strip().split("\n\n")[1:]
     assert "81.0 [72.8, 89.2] % over 3 folds" in winner
-    assert re.search(r"90\.0 \[[\d., ]+\] % on the locked test set of 60 test pictures", winner)
+    assert re.search(
+        r"90\.0 \[[\d., ]+\] % on the locked test set of 60 pictures in 30 groups", winner
+    )
     assert re.search(r"Optimism .*: -9\.0 \[[-+\d., ]+\] points", winner)
     assert re.search(r"The default recipe scores 20\.0 \[[\d., ]+\] %", winner)
     assert "Tuning beat the default recipe beyond chance" in verdict

@@ -45,7 +45,9 @@ def test_the_word_follows_from_how_much_the_pictures_tell(
 
 
 def test_a_hundred_pictures_of_one_group_count_once() -> None:
-    one = drawn(0.8, groups=12, pictures=1, seed=3), drawn(0.5, groups=12, pictures=1, seed=4)
+    one = tuple(
+        np.asarray([[mark == "+" for mark in marks]]) for marks in ("++++++++-+++", "-+-+++++++++")
+    )
     single = on_test_pictures(*(answers_of(right) for right in one))
     repeated = on_test_pictures(*(answers_of(np.repeat(right, 100, axis=0)) for right in one))
     assert repeated.difference.value == pytest.approx(single.difference.value)

@@ -81,6 +81,12 @@ ToleranceOption = Annotated[
         "--tolerance", help="Points of balanced accuracy that a variant may lose against fp32."
     ),
 ]
+SeedsOption = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Train the winner with so many seeds and report the spread; the first ships."
+    ),
+]
 RUNS = Path("runs")
 
 
@@ -155,6 +161,7 @@ def search(
     ] = False,
     variants: VariantsOption = None,
     tolerance: ToleranceOption = 0.5,
+    seeds: SeedsOption = 1,
     quick_latency: QuickLatencyOption = False,
     workspace: WorkspaceOption = RUNS,
     storage: StorageOption = None,
@@ -233,6 +240,7 @@ def search(
                 listener=listener,
                 protocol=_protocol(quick=quick_latency),
                 variants=choice,
+                seeds=seeds,
             )
     _print_summary(report, place, as_json=as_json)
 
@@ -242,6 +250,7 @@ def promote(
     study: Annotated[str, typer.Argument(help="Name of the study.")],
     variants: VariantsOption = None,
     tolerance: ToleranceOption = 0.5,
+    seeds: SeedsOption = 1,
     quick_latency: QuickLatencyOption = False,
     workspace: WorkspaceOption = RUNS,
     storage: StorageOption = None,
@@ -264,6 +273,7 @@ def promote(
             listener=make_progress(quiet=quiet),
             protocol=_protocol(quick=quick_latency),
             variants=choice,
+            seeds=seeds,
         )
     _print_summary(report, place, as_json=as_json)
 
@@ -738,6 +748,11 @@ def _print_summary(report: StudyReport, place: Workspace, *, as_json: bool) -> N
             for variant in model.variants:
                 table.add_row(*_variant_cells(report, model, variant, place))
         _print_rich(table)
+        for model in report.models:
+            if model.further_seeds:
+                scores = (model.test, *(run.test for run in model.further_seeds))
+                shown = ", ".join(f"{score.balanced_accuracy:.3f}" for score in scores)
+                print(f"{model.name} over {len(scores)} seeds, test: {shown} (the first ships)")
     else:
         best = max(
             (t.value for t in report.trials if t.state == "COMPLETE" and t.value), default=None

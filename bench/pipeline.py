@@ -14,6 +14,7 @@ from bench.data.sources import CropChoice, load_dataset
 from bench.data.splits import make_split
 from bench.database import Database
 from bench.errors import (
+    BenchError,
     ExportError,
     InputError,
     NonFiniteLossError,
@@ -27,7 +28,8 @@ from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
 from bench.promote.precisions import VariantChoice
 from bench.promote.promotion import promote_candidate
-from bench.promote.select import select
+from bench.promote.seeds import further_seeds
+from bench.promote.select import Candidate, select
 from bench.promote.untrained import untrained_latencies_ms
 from bench.promote.variants import make_variants
 from bench.records import (
@@ -42,6 +44,7 @@ from bench.records import (
     StudyPlan,
     StudyReport,
     WeightSource,
+    ranked,
 )
 from bench.results import load_plan, load_study_report, load_trials
 from bench.runtime.cuda import cuda_device_name, cuda_works
@@ -133,10 +136,12 @@ def promote(
     listener: Listener,
     protocol: LatencyProtocol,
     variants: VariantChoice,
+    seeds: int = 1,
 ) -> StudyReport:
     """Retrain, export, verify, test and measure the best trials; what is finished is kept.
 
-    Each verified file is also made in the other precisions asked for, behind their gate.
+    Each verified file is also made in the other precisions asked for, behind their gate. The
+    winner is trained with `seeds` seeds in all; the first one's file is what ships.
 
     Raises:
         InputError: no such study, or nothing in it is complete.
@@ -146,8 +151,10 @@ def promote(
     plan = replace(load_plan(database, study), workspace=str(workspace.root))
     with own(study, database, listener.stage):
         trainer = Trainer(plan)
-        models, failures = [], []
-        for candidate in select(load_trials(database, plan)):
+        models: list[ModelRecord] = []
+        failures: list[BenchError] = []
+        candidates = select(load_trials(database, plan))
+        for candidate in candidates:
             listener.stage(f"promoting {candidate.name} (trial {candidate.trial})")
             try:
                 model = promote_candidate(trainer, candidate, workspace)
@@ -158,11 +165,41 @@ def promote(
                 failures.append(error)
             else:
                 database.save_model(models[-1])
+        failures += _train_further_seeds(
+            trainer, candidates, models, workspace, database, listener, seeds
+        )
         database.drop_models(study, keep=[model.name for model in models])
         measure(models, workspace, database, listener, protocol)
     if failures:
         raise failures[0]
     return load_study_report(database, study)
+
+
+def _train_further_seeds(
+    trainer: Trainer,
+    candidates: Sequence[Candidate],
+    models: Sequence[ModelRecord],
+    workspace: Workspace,
+    database: Database,
+    listener: Listener,
+    seeds: int,
+) -> list[BenchError]:
+    """Train the winner with further seeds and store their scores; return what failed."""
+    if not models:
+        return []
+    winner = ranked(models)[0]
+    (candidate,) = (candidate for candidate in candidates if candidate.name == winner.name)
+    failures: list[BenchError] = []
+    if seeds > 1:
+        listener.stage(f"training {winner.name} with {seeds} seeds in all")
+    try:
+        runs = further_seeds(trainer, candidate, workspace, seeds=seeds)
+    except (ExportError, NonFiniteLossError) as error:
+        listener.stage(f"a further seed of {winner.name} failed: {error}")
+        failures = [error]
+        runs = further_seeds(trainer, candidate, workspace, seeds=1)  # those that are finished
+    database.save_model(replace(winner, further_seeds=runs))
+    return failures
 
 
 def measure(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
@@ -437,6 +439,21 @@ class VariantRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SeedRun:
+    """A promoted trial trained once more with another seed, and tested; its file is not kept.
+
+    `number` counts from 1; 0 is the training whose file ships.
+    """
+
+    number: int
+    trial: int
+    test: Scores
+    predictions: Predictions
+    seconds: float
+    identity: str  # of the training, to know whether it must be done again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
     """One promoted model: a file, where it came from, and what the file scored on the test set."""
 
@@ -461,6 +478,7 @@ class ModelRecord:
     seconds: float
     identity: str = ""  # of the training, to know whether it must be done again
     variants: tuple[VariantRecord, ...] = ()
+    further_seeds: tuple[SeedRun, ...] = ()
 
     @property
     def architecture_key(self) -> str:
@@ -488,6 +506,16 @@ Engine = Literal["onnxruntime", "torch", "torch-compile", "openvino"]
 
 DRIFT_TOLERANCE = 0.05
 _LEAST_DRIFT_CALLS = 9
+
+
+def ranked(models: Iterable[ModelRecord]) -> tuple[ModelRecord, ...]:
+    """Models by cross-validated score, best first; never by test score, which selects nothing."""
+
+    def order(model: ModelRecord) -> tuple[float, bool, str]:
+        score = -math.inf if model.cv_mean is None else model.cv_mean
+        return -score, model.role != "best", model.name
+
+    return tuple(sorted(models, key=order))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bench.records import LatencyRow, LatencyScope, StudyReport
-from reports.findings import ranked
-from reports.tables import FLOAT32, NOTHING, Table, caption_of, ms
+from bench.records import LatencyRow, LatencyScope, StudyReport, ranked
+from reports.scores import NOTHING
+from reports.tables import FLOAT32, Table, caption_of, ms
 
 # Different things are timed, so their figures never share a column.
 TITLES: dict[LatencyScope, str] = {

@@ -18,17 +18,39 @@ from bench.records import (
     StudyReport,
     TrialRecord,
     VariantRecord,
+    ranked,
+)
+from bench.statistics.intervals import (
+    Estimate,
+    balanced_accuracy,
+    bootstrap,
+    cross_validated,
+    f1,
+    log_loss,
+    precision,
 )
 from reports.findings import (
     labels_of,
-    percent,
-    percent_with_sd,
-    ranked,
     tuned_parameters,
     winner_of,
 )
+from reports.scores import (
+    NOTHING,
+    TIE,
+    against,
+    against_best,
+    answers,
+    best_trial,
+    cv_score,
+    legend,
+    nats,
+    percent,
+    points,
+    reasons,
+    tested_score,
+    with_interval,
+)
 
-NOTHING = "\N{EN DASH}"
 LIST_LIMIT = 20
 MATRIX_LIMIT = 20
 TRIALS_LIMIT = 200
@@ -102,8 +124,16 @@ def comparison(report: StudyReport) -> Table:
     setups = {device: _setup(report.latencies, device) for device, _ in COMPARED_DEVICES}
     shared = False
     rows = []
+    estimates: list[Estimate | None] = []
     for model in models:
-        cells = _quality_cells(model)
+        quality = _Quality.of(report, model)
+        estimates += [quality.cross_validated, quality.balanced_accuracy]
+        cells = (
+            *quality.cells(model),
+            *_against_winner(report, model, models[0]),
+            f"{model.parameters / 1e6:.2f}",
+            f"{model.size_bytes / 1e6:.1f}",
+        )
         for device, _ in COMPARED_DEVICES:
             for batch in COMPARED_BATCHES:
                 row = _latency_of(model, report.latencies, setups[device], batch)
@@ -120,7 +150,9 @@ def comparison(report: StudyReport) -> Table:
         "precision, %",
         "recall, %",
         "F1, %",
-        "log-loss",
+        "log-loss, nats",
+        "against the first row, points",
+        "told apart",
         "parameters, M",
         "file, MB",
         *(
@@ -130,8 +162,13 @@ def comparison(report: StudyReport) -> Table:
         ),
     )
     footnotes = [
-        "CV: mean ± standard deviation over the folds; rows are sorted by it, since it alone "
-        "selects. Precision, recall and F1 are macro means on the test set."
+        legend(report),
+        *reasons(estimates),
+        "Rows are sorted by cross-validation (CV), since it alone selects. The difference from the "
+        "first row is that of balanced accuracies on the test set, paired on the same pictures. A "
+        "row that is a tie is not told apart from the first one: its place means nothing.",
+        "Precision, recall and F1 are macro means on the test set; macro recall is the balanced "
+        "accuracy.",
     ]
     # Synthetic pictures may bear GTZAN's class names; no published score applies to them.
     if report.dataset.is_gtzan and not report.dataset.synthetic:
@@ -151,21 +188,47 @@ def comparison(report: StudyReport) -> Table:
     )
 
 
-def _quality_cells(model: ModelRecord) -> tuple[str, ...]:
-    test = model.test
-    return (
-        model.name,
-        model.role,
-        model.recipe.backbone,
-        percent_with_sd(model.cv_mean, model.cv_sd),
-        percent(test.balanced_accuracy),
-        percent(test.precision),
-        percent(test.recall),
-        percent(test.f1),
-        f"{test.log_loss:.3f}",
-        f"{model.parameters / 1e6:.2f}",
-        f"{model.size_bytes / 1e6:.1f}",
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Quality:
+    """A model's scores with their intervals."""
+
+    cross_validated: Estimate | None
+    balanced_accuracy: Estimate
+    precision: Estimate
+    f1: Estimate
+    log_loss: Estimate
+
+    @classmethod
+    def of(cls, report: StudyReport, model: ModelRecord) -> _Quality:
+        return cls(
+            cross_validated=cv_score(report, model),
+            balanced_accuracy=tested_score(report, model),
+            precision=tested_score(report, model, precision),
+            f1=tested_score(report, model, f1),
+            log_loss=tested_score(report, model, log_loss),
+        )
+
+    def cells(self, model: ModelRecord) -> tuple[str, ...]:
+        return (
+            model.name,
+            model.role,
+            model.recipe.backbone,
+            with_interval(self.cross_validated),
+            with_interval(self.balanced_accuracy),
+            with_interval(self.precision),
+            with_interval(self.balanced_accuracy),
+            with_interval(self.f1),
+            nats(self.log_loss),
+        )
+
+
+def _against_winner(
+    report: StudyReport, model: ModelRecord, winner: ModelRecord
+) -> tuple[str, str]:
+    if model is winner:
+        return NOTHING, NOTHING
+    comparison = against(report, model, winner)
+    return points(comparison.difference), TIE[comparison.verdict]
 
 
 def _reference_row(name: str, score: str, width: int) -> tuple[str, ...]:
@@ -241,8 +304,8 @@ def cross_study(reports: Sequence[StudyReport]) -> Table:
                 f"{len(report.trials)}",
                 winner.name if winner else NOTHING,
                 winner.recipe.backbone if winner else NOTHING,
-                percent_with_sd(winner.cv_mean, winner.cv_sd) if winner else NOTHING,
-                percent(winner.test.balanced_accuracy) if winner else NOTHING,
+                with_interval(cv_score(report, winner) if winner else None),
+                with_interval(tested_score(report, winner) if winner else None),
                 f"{len(report.split.test)}",
                 "; ".join(labels_of(report)) or NOTHING,
             )
@@ -272,7 +335,7 @@ def cross_study(reports: Sequence[StudyReport]) -> Table:
             "labels",
         ),
         rows=tuple(rows),
-        footnotes=(note,),
+        footnotes=(note, *dict.fromkeys(legend(report) for report in reports)),
     )
 
 
@@ -280,6 +343,12 @@ def cross_study(reports: Sequence[StudyReport]) -> Table:
 
 
 def per_class(report: StudyReport, model: ModelRecord) -> Table:
+    """Scores by class; only recall has an interval, for only it depends on one class's pictures."""
+    given = answers(report, model.predictions)
+    recalls = [
+        bootstrap(given.of_class(index), balanced_accuracy) if row.support else None
+        for index, row in enumerate(model.test.per_class)
+    ]
     return Table(
         caption=caption_of(report, f"Test scores of {model.name} by class"),
         headers=("class", "precision, %", "recall, %", "F1, %", "pictures"),
@@ -287,11 +356,16 @@ def per_class(report: StudyReport, model: ModelRecord) -> Table:
             (
                 row.name,
                 percent(row.precision),
-                percent(row.recall),
+                with_interval(recall),
                 percent(row.f1),
                 str(row.support),
             )
-            for row in model.test.per_class
+            for row, recall in zip(model.test.per_class, recalls, strict=True)
+        ),
+        footnotes=(
+            *reasons(recalls),
+            "Precision and F1 of one class depend on how many pictures of the others the test set "
+            "happens to hold; they are given without an interval.",
         ),
     )
 
@@ -325,6 +399,25 @@ def _commonest_confusions(report: StudyReport, model: ModelRecord) -> Table:
         headers=("true", "predicted", "pictures"),
         rows=tuple((classes[t], classes[p], str(count)) for count, t, p in pairs[:LIST_LIMIT]),
         footnotes=_and_more(len(pairs)),
+    )
+
+
+def seeds(report: StudyReport, model: ModelRecord) -> Table:
+    """Test scores of one recipe over the seeds of its training."""
+    runs = [("0 (the file that ships)", model.predictions)]
+    runs += [(str(run.number), run.predictions) for run in model.further_seeds]
+    scores = [bootstrap(answers(report, predictions), balanced_accuracy) for _, predictions in runs]
+    return Table(
+        caption=caption_of(report, f"{model.name} over the seeds of its training"),
+        headers=("seed", "test balanced accuracy, %"),
+        rows=tuple(
+            (name, with_interval(score)) for (name, _), score in zip(runs, scores, strict=True)
+        ),
+        footnotes=(
+            "The intervals tell how the score varies with the test pictures, the rows how it "
+            "varies with the seed.",
+            *reasons(scores),
+        ),
     )
 
 
@@ -496,11 +589,26 @@ def trials(report: StudyReport) -> Table:
     """Every trial by number; of many, the best ones by value and then the latest."""
     shown, footnotes = _shown_trials(report.trials)
     tuned = [name for name in tuned_parameters(report.trials) if name != "backbone"]
+    best = best_trial(report.trials)
     return Table(
         caption=caption_of(report, "Trials"),
-        headers=("trial", "state", "value, %", "folds", "backbone", "parameters", "seconds"),
-        rows=tuple(_trial_cells(trial, report, tuned) for trial in shown),
-        footnotes=footnotes,
+        headers=(
+            "trial",
+            "state",
+            "value, %",
+            "told apart from the best",
+            "folds",
+            "backbone",
+            "parameters",
+            "seconds",
+        ),
+        rows=tuple(_trial_cells(trial, report, tuned, best) for trial in shown),
+        footnotes=(
+            *footnotes,
+            "Brackets hold 95 % intervals of the corrected resampled t over the folds; a pruned "
+            "trial's value is a running mean and has none. A tie: the scores on the same folds do "
+            "not tell the trial from the best complete one.",
+        ),
     )
 
 
@@ -525,17 +633,37 @@ def _shown_trials(
     return (*best, *last), (note,)
 
 
-def _trial_cells(trial: TrialRecord, report: StudyReport, tuned: Sequence[str]) -> tuple[str, ...]:
+def _trial_cells(
+    trial: TrialRecord, report: StudyReport, tuned: Sequence[str], best: TrialRecord | None
+) -> tuple[str, ...]:
     state = trial.state.lower() + (" (default)" if trial.is_default else "")
     return (
         str(trial.number),
         state,
-        NOTHING if trial.value is None else percent(trial.value),
+        _trial_value(trial),
+        _against_best(trial, best),
         f"{_finished_folds(trial, report)} of {len(report.split.folds)}",
         trial.recipe.backbone,
         ", ".join(f"{name} {_value(getattr(trial.recipe, name))}" for name in tuned) or NOTHING,
         f"{trial.seconds:.0f}",
     )
+
+
+def _trial_value(trial: TrialRecord) -> str:
+    if trial.value is None:
+        return NOTHING
+    if trial.state != "COMPLETE":
+        return percent(trial.value)
+    return with_interval(cross_validated(trial.value, trial.cv_sd, len(trial.fold_scores)))
+
+
+def _against_best(trial: TrialRecord, best: TrialRecord | None) -> str:
+    if best is None:
+        return NOTHING
+    if trial is best:
+        return "best"
+    comparison = against_best(trial, best)
+    return NOTHING if comparison is None else TIE[comparison.verdict]
 
 
 def _finished_folds(trial: TrialRecord, report: StudyReport) -> int:

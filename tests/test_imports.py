@@ -22,6 +22,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "bench.data",
         "bench.space",
         "bench.metrics",
+        "bench.statistics",
         "bench.models",
         "bench.database",
         "bench.latency",
@@ -36,7 +37,14 @@ ORDER: tuple[tuple[str, ...], ...] = (
 )
 
 RUNTIME_MAY = {"numpy", "PIL", "onnxruntime", "bench.errors", "bench.runtime"}
-REPORTS_MAY = ("bench.records", "bench.runtime", "bench.workspace", "bench.errors", "reports")
+REPORTS_MAY = (
+    "bench.records",
+    "bench.runtime",
+    "bench.statistics",
+    "bench.workspace",
+    "bench.errors",
+    "reports",
+)
 HEAVY = ("torch", "optuna", "sqlalchemy", "sklearn", "numpy")
 
 

@@ -19,11 +19,19 @@ from PIL import Image
 import cli
 from bench import pipeline
 from bench.database import Database
-from bench.errors import ParityError
+from bench.errors import NonFiniteLossError, ParityError
 from bench.latency import LatencyJob, LatencyProtocol
 from bench.progress import make_progress
-from bench.promote import promotion
-from bench.records import LatencyRow, ProcessSample, StudyReport, from_json
+from bench.promote import promotion, seeds
+from bench.promote.retrain import retrain
+from bench.records import (
+    LatencyRow,
+    ModelRecord,
+    ProcessSample,
+    StudyReport,
+    from_json,
+    ranked,
+)
 from bench.runtime.machine import cpu_name
 from bench.runtime.predictor import Predictor
 from bench.runtime.session import machine_name
@@ -314,6 +322,60 @@ def test_the_same_command_again_trains_nothing_and_says_the_same(
     assert report.trials == place.report.trials
     assert report.models == place.report.models
     assert report.latencies == place.report.latencies
+
+
+def test_further_seeds_of_the_winner_are_trained_once_tested_and_kept(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = shutil.copytree(place.workspace, tmp_path / "runs")
+
+    def promoted(*options: str) -> dict[str, ModelRecord]:
+        where = ("--workspace", str(workspace), "--variants", "fp32")
+        told = bench("promote", "tiny", *where, "--json", *options)
+        assert told.code == 0, told.err
+        return {model.name: model for model in from_json(told.out, StudyReport).models}
+
+    models = promoted("--seeds", "3")
+    winner, *others = ranked(models.values())
+    (shipped,) = (model for model in place.report.models if model.name == winner.name)
+    assert replace(winner, further_seeds=()) == shipped
+    assert [run.number for run in winner.further_seeds] == [1, 2]
+    assert all(not model.further_seeds for model in others)
+    answers = {
+        run.probabilities
+        for run in (winner.predictions, *(run.predictions for run in winner.further_seeds))
+    }
+    assert len(answers) == 3
+    for run in winner.further_seeds:
+        assert run.predictions.indices == place.report.split.test
+
+    def trained(*_: Any) -> Any:
+        raise AssertionError("something was trained")
+
+    monkeypatch.setattr("bench.promote.retrain.fit", trained)
+    assert promoted("--seeds", "3") == promoted("--seeds", "2") == promoted() == models
+
+
+def test_a_seed_that_fails_costs_neither_the_model_nor_the_seeds_before_it(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = shutil.copytree(place.workspace, tmp_path / "runs")
+    calls: list[int] = []
+
+    def second_diverges(*arguments: Any, run: int = 0) -> Any:
+        calls.append(run)
+        if run == 2:
+            raise NonFiniteLossError("the loss is nan")
+        return retrain(*arguments, run=run)
+
+    monkeypatch.setattr(seeds, "retrain", second_diverges)
+    told = bench("promote", "tiny", "--workspace", str(workspace), "--seeds", "4")
+
+    assert (told.code, calls) == (1, [1, 2])
+    assert "the loss is nan" in told.err
+    with Database.open(Workspace(workspace).default_storage) as database:
+        winner = ranked(database.load_models("tiny"))[0]
+    assert [run.number for run in winner.further_seeds] == [1]
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,10 @@ def test_models_are_sorted_by_cross_validation_and_not_by_test_score(
 ) -> None:
     table = tables.comparison(make_report(winner_accuracy=0.3, default_accuracy=1.0))
     assert column(table, "model") == ["best", "default"]
-    assert column(table, "CV balanced accuracy, %") == ["81.0 ± 2.1", "70.0 ± 2.1"]
+    assert column(table, "CV balanced accuracy, %") == [
+        "81.0 [72.8, 89.2]",
+        "70.0 [61.8, 78.2]",
+    ]
 
 
 def test_published_figures_stand_apart_and_only_beside_real_gtzan(
@@ -181,13 +184,111 @@ def test_the_comparison_takes_every_cell_of_a_device_from_one_set_up(
     assert any(note.endswith("Other set-ups are in the latency table.") for note in table.footnotes)
 
 
+# --- what the data do not tell apart ----------------------------------------------------------
+
+
+def test_a_row_that_the_test_pictures_do_not_tell_from_the_first_is_a_tie(
+    make_report: MakeReport,
+) -> None:
+    table = tables.comparison(make_report(winner_accuracy=0.7, default_accuracy=0.6))
+    assert column(table, "told apart") == [tables.NOTHING, "tie: undecided"]
+    assert any("its place means nothing" in note for note in table.footnotes)
+
+
+def test_a_row_that_is_told_apart_is_said_to_be_worse(make_report: MakeReport) -> None:
+    table = tables.comparison(make_report(per_class=80, winner_accuracy=0.9, default_accuracy=0.2))
+    difference, verdict = (
+        column(table, name)[1] for name in ("against the first row, points", "told apart")
+    )
+    assert verdict == "worse"
+    assert difference.startswith("-70.")
+
+
+def test_every_score_of_the_comparison_has_its_interval_or_the_reason_for_none(
+    make_report: MakeReport,
+) -> None:
+    names = (
+        "CV balanced accuracy, %",
+        "test balanced accuracy, %",
+        "precision, %",
+        "recall, %",
+        "F1, %",
+        "log-loss, nats",
+    )
+    table = tables.comparison(make_report(winner_accuracy=1.0, default_accuracy=0.5))
+    for name in names:
+        for cell in column(table, name):
+            assert re.fullmatch(r"[\d.]+ \[([\d.]+, [\d.]+|none)\]", cell), (name, cell)
+    assert column(table, "test balanced accuracy, %")[0] == "100.0 [none]"
+    assert "[none]: all answers are right, so no resample differs." in table.footnotes
+
+
+@pytest.mark.parametrize(
+    ("grouped", "said"),
+    [(True, "resamples whole groups"), (False, "single pictures, since no groups were given")],
+)
+def test_the_unit_that_was_resampled_is_said(
+    make_report: MakeReport, grouped: bool, said: str
+) -> None:
+    table = tables.comparison(make_report(grouped=grouped))
+    assert any(said in note for note in table.footnotes)
+
+
+def test_trials_that_the_folds_do_not_tell_from_the_best_are_ties(make_report: MakeReport) -> None:
+    report = make_report(trials=3)
+    best = replace(report.trials[2], value=0.9)
+    near = replace(
+        best,
+        number=3,
+        value=0.89,
+        epochs=tuple(
+            replace(row, balanced_accuracy=row.balanced_accuracy + 0.02 * (row.fold - 1.2))
+            for row in best.epochs
+        ),
+    )
+    far = replace(
+        best,
+        number=4,
+        value=0.4,
+        epochs=tuple(
+            replace(row, balanced_accuracy=row.balanced_accuracy - 0.5 + 0.001 * row.fold)
+            for row in best.epochs
+        ),
+    )
+    table = tables.trials(replace(report, trials=(report.trials[1], best, near, far)))
+    assert column(table, "told apart from the best") == [
+        tables.NOTHING,
+        "best",
+        "tie: undecided",
+        "worse",
+    ]
+    pruned, complete, *_ = column(table, "value, %")
+    assert "[" not in pruned
+    assert "[" in complete
+
+
+def test_recall_by_class_has_an_interval_of_its_own_pictures(make_report: MakeReport) -> None:
+    report = make_report(per_class=80, winner_accuracy=0.7)
+    table = tables.per_class(report, report.models[1])
+    assert all(
+        re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", cell) for cell in column(table, "recall, %")
+    )
+
+
+def test_each_seed_has_a_row_and_the_one_that_ships_is_named(make_report: MakeReport) -> None:
+    report = make_report(per_class=40, seed_accuracies=(0.5, 0.6))
+    table = tables.seeds(report, report.models[1])
+    assert column(table, "seed") == ["0 (the file that ships)", "1", "2"]
+    assert all("[" in cell for cell in column(table, "test balanced accuracy, %"))
+
+
 # --- trials ---------------------------------------------------------------------------------
 
 
 def test_up_to_200_trials_are_all_shown_by_number(make_report: MakeReport) -> None:
     table = tables.trials(make_report(trials=200))
     assert column(table, "trial") == [str(number) for number in range(200)]
-    assert table.footnotes == ()
+    assert not any("are shown" in note for note in table.footnotes)
 
 
 def test_of_more_trials_the_best_and_the_last_are_shown_and_that_is_said(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from bench.errors import ModelFileError
 from bench.runtime.cuda import one_line
@@ -100,7 +99,7 @@ def _load(file: Path) -> onnx.ModelProto:
         # named by an absolute path, through `..`, or by a link. None of them is read.
         onnx.checker.check_model(str(file))
         return onnx.load(file, load_external_data=False)
-    except (onnx.checker.ValidationError, DecodeError) as error:
+    except onnx.checker.ValidationError as error:
         reason = one_line(error)
         if "external" in reason.lower() or "TensorProto (" in reason:
             raise ModelFileError(

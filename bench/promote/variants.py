@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from bench.errors import BenchError, DataError
+from bench.errors import DataError
 from bench.metrics import balanced_accuracy
 from bench.promote.fp16 import to_float16
 from bench.promote.int8 import search_int8
@@ -228,11 +228,11 @@ def _make(source: _Source, draft: VariantRecord, target: Path) -> VariantRecord:
             record = _convert(source, draft, file)
             pictures = source.pictures(source.parts.comparison)
             check = compare(source.file, file, pictures, device)
-        except (BenchError, OSError):
+        except (DataError, OSError):
             raise
         except Exception as error:
-            # ONNX Runtime's tools fail on operators they do not know, with any class of error;
-            # a variant that cannot be made must not keep the float32 file from being shipped.
+            # ONNX Runtime's tools fail on operators they do not know, with any class of error; a
+            # variant that cannot be made or run must not keep the float32 file from being shipped.
             reason = f"it could not be made or run: {type(error).__name__}: {one_line(error)}"
             return replace(draft, refused=reason, seconds=time.perf_counter() - started)
         record = replace(

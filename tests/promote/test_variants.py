@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bench.errors import DataError
+from bench.errors import DataError, DeviceError, ModelFileError
 from bench.promote import int8, variants
 from bench.promote.precisions import VariantChoice
 from bench.promote.promotion import evaluate
@@ -185,11 +185,12 @@ def test_a_variant_that_answers_otherwise_is_refused_and_removed(place: MakePlac
     assert here.files == ["model.int8.json", "model.onnx"]
 
 
-def test_a_variant_that_cannot_be_made_costs_nothing_else(
-    place: MakePlace, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [NotImplementedError, ModelFileError, DeviceError])
+def test_a_variant_that_cannot_be_made_or_run_costs_nothing_else(
+    place: MakePlace, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
     def fails(*_: Any, **__: Any) -> None:
-        raise NotImplementedError("no such operator\nand more")
+        raise kind("no such operator\nand more")
 
     monkeypatch.setattr(variants, "search_int8", fails)
     here = place()
@@ -197,7 +198,7 @@ def test_a_variant_that_cannot_be_made_costs_nothing_else(
     (variant,) = here.make()
 
     assert variant.refused is not None
-    assert "NotImplementedError: no such operator" in variant.refused
+    assert f"{kind.__name__}: no such operator and more" in variant.refused
     assert (variant.check, variant.size_bytes) == (None, 0)
     assert here.files == ["model.int8.json", "model.onnx"]
 

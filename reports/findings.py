@@ -6,7 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
-from bench.records import ModelRecord, Recipe, Scores, StudyReport, TrialRecord
+from bench.records import (
+    ModelRecord,
+    ProtocolScores,
+    Recipe,
+    Scores,
+    StudyReport,
+    TrialRecord,
+)
 
 RANDOM_WEIGHTS = "random"
 
@@ -122,6 +129,50 @@ def tuning_verdict(report: StudyReport) -> str | None:
         return f"No measurable difference from the default recipe ({figures})."
     place = "above" if difference > 0 else "below"
     return f"The tuned winner scored {place} the default recipe ({figures})."
+
+
+def protocol_verdicts(report: StudyReport) -> tuple[str, ...]:
+    """A sentence a further protocol: what it would have promised of the winner's recipe.
+
+    The test sets hold different pictures, so the standard errors of both count.
+    """
+    winner = winner_of(report)
+    if winner is None:
+        return ()
+    return tuple(
+        _protocol_verdict(report, winner, scores)
+        for scores in report.protocol_scores
+        if scores.model == winner.name
+    )
+
+
+_UNSEEN = {
+    "grouped": "pictures of unseen groups get",
+    "gtzan-filtered": "the pictures of the fault-filtered test part get",
+    "file": "the pictures of the given test part get",
+}
+
+
+def _protocol_verdict(report: StudyReport, winner: ModelRecord, scores: ProtocolScores) -> str:
+    searched = report.split.protocol or "random"
+    promised, got = scores.test.balanced_accuracy, winner.test.balanced_accuracy
+    difference = promised - got
+    resolution = _TWO_SIDED_95 * math.hypot(
+        standard_error(scores.test), standard_error(winner.test)
+    )
+    comparison = (
+        f"{100 * abs(difference):.1f} points {'more' if difference > 0 else 'less'} than "
+        f"{_UNSEEN.get(searched, 'pictures of the random split get')} ({percent(got)} %)"
+    )
+    if abs(difference) <= resolution + 1e-9:
+        comparison += (
+            f", which is no measurable difference: the two test sets resolve about "
+            f"{100 * resolution:.1f} points"
+        )
+    return (
+        f"A {scores.protocol} split would have promised {percent(promised)} % of the winner's "
+        f"recipe: {comparison}."
+    )
 
 
 def percent(share: float) -> str:

@@ -22,6 +22,7 @@ from reports.findings import (
     mistakes,
     percent,
     percent_with_sd,
+    protocol_verdicts,
     ranked,
     right_answers,
     scored,
@@ -89,6 +90,7 @@ class StudyPart:
     labels: tuple[str, ...]
     summary: tuple[str, ...]
     comparison: Table | None
+    protocols: Table | None
     latency: Table | None
     parity: Table | None
     winner: WinnerPart | None
@@ -170,6 +172,7 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
         labels=labels_of(report),
         summary=_summary(report),
         comparison=tables.comparison(report) if models else None,
+        protocols=tables.protocols(report) if report.protocol_scores else None,
         latency=tables.latency(report) if report.latencies else None,
         parity=tables.parity(report) if any(model.parity for model in models) else None,
         winner=_winner_part(report, folder),
@@ -204,7 +207,7 @@ def _summary(report: StudyReport) -> tuple[str, ...]:
     winner, verdict = winner_of(report), tuning_verdict(report)
     if winner is None or verdict is None:
         return done, _unpromoted(report)
-    return done, f"{_winner_sentence(report, winner)} {verdict}"
+    return done, f"{_winner_sentence(report, winner)} {verdict}", *protocol_verdicts(report)
 
 
 def _winner_sentence(report: StudyReport, winner: ModelRecord) -> str:

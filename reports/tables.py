@@ -555,6 +555,44 @@ def _value(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def protocols(report: StudyReport) -> Table:
+    """Each recipe that was trained under several protocols: a row a model and protocol."""
+    rows = []
+    for model in ranked(report.models):
+        further = [scores for scores in report.protocol_scores if scores.model == model.name]
+        if not further:
+            continue
+        searched = report.split.protocol or NOTHING
+        cv = percent_with_sd(model.cv_mean, model.cv_sd)
+        test = model.test.balanced_accuracy
+        rows.append((model.name, f"{searched} (searched)", cv, percent(test), NOTHING))
+        rows += [
+            (
+                model.name,
+                scores.protocol,
+                percent_with_sd(scores.cv_mean, scores.cv_sd),
+                percent(scores.test.balanced_accuracy),
+                f"{100 * (scores.test.balanced_accuracy - test):+.1f}",
+            )
+            for scores in further
+        ]
+    return Table(
+        caption=_caption(report, "One recipe under several protocols"),
+        headers=(
+            "model",
+            "protocol",
+            "CV balanced accuracy, %",
+            "test balanced accuracy, %",
+            "test difference, points",
+        ),
+        rows=tuple(rows),
+        footnotes=(
+            "The recipe was chosen under the searched protocol, then trained anew on each other "
+            "split. The test sets hold different pictures, so the difference is not a paired one.",
+        ),
+    )
+
+
 # --- data and machine -----------------------------------------------------------------------
 
 
@@ -582,8 +620,11 @@ def classes(report: StudyReport) -> Table:
 def data_facts(report: StudyReport) -> Table:
     dataset, split = report.dataset, report.split
     groups = Counter(p.group for p in dataset.pictures if p.group is not None)
+    straddling = (
+        "ignored by the random split" if split.protocol == "random" else "none straddles a split"
+    )
     grouping = (
-        f"{len(groups)} groups over {groups.total()} pictures; none straddles a split"
+        f"{len(groups)} groups over {groups.total()} pictures; {straddling}"
         if groups
         else "none: every picture stands alone"
     )
@@ -594,6 +635,9 @@ def data_facts(report: StudyReport) -> Table:
         ("broken files, left out", str(len(dataset.broken))),
         ("crop", crop),
         ("groups", grouping),
+        *(("tied by a rule", str(tied)) for tied in dataset.tied),
+        ("protocol", split.protocol or "not recorded"),
+        *((("pictures in no part", str(len(split.left_out))),) if split.left_out else ()),
         ("locked test set", f"{len(split.test)} pictures"),
         (
             "cross-validation",

@@ -117,6 +117,15 @@ def one_of_each(plan, environment, model_record, latency_row) -> dict[str, objec
     return {type(record).__name__: record for record in made}
 
 
+def test_a_plan_that_was_stored_before_protocols_still_loads(plan):
+    old = to_builtins(plan)
+    del old["further_splits"], old["split"]["protocol"], old["split"]["left_out"]
+    del old["dataset"]["tied"]
+    again = from_json(msgspec.json.encode(old), type(plan))
+    assert again == plan
+    assert again.split.protocol is None
+
+
 RECORDS = sorted(name for name, kind in vars(records).items() if is_dataclass(kind))
 
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from bench.errors import BenchError, NonFiniteLossError
 from bench.metrics import score
@@ -22,6 +23,8 @@ from bench.records import (
     fingerprint_of,
 )
 from bench.training.trainer import Trainer, training_identity
+
+_BATCH = 32  # test pictures predicted at a time
 
 
 class FurtherProtocol:
@@ -79,6 +82,11 @@ class FurtherProtocol:
         dataset = self._plan.dataset
         test = np.asarray(self._plan.split.test, dtype=np.int64)
         model = retrain(self._trainer, candidate).model
-        images = self._trainer.images(candidate.recipe.backbone).read(test)
+        images = self._trainer.images(candidate.recipe.backbone)
         labels = np.asarray(dataset.labels, dtype=np.int64)[test]
-        return score(labels, model.probabilities(images), dataset.classes)
+        rows = []
+        with torch.inference_mode():
+            for at in range(0, len(test), _BATCH):
+                pictures_nhwc = torch.from_numpy(images.read(test[at : at + _BATCH]))
+                rows.append(model.probabilities(pictures_nhwc).numpy())
+        return score(labels, np.concatenate(rows), dataset.classes)

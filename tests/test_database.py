@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from bench.database import Database, safe_url
 from bench.errors import InputError
-from bench.records import EpochScores, LatencyRow
+from bench.records import EpochScores, LatencyRow, ProtocolScores
 
 
 @pytest.fixture
@@ -306,3 +306,21 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
 )
 def test_a_url_is_shown_without_its_password(url, shown):
     assert safe_url(url) == shown
+
+
+def test_protocol_scores_come_back_and_replace_themselves(database, reopened, model_record):
+    scores = ProtocolScores(
+        study="pets",
+        model="resnet50-best",
+        trial=3,
+        protocol="random",
+        fold_scores=(0.5, 0.7),
+        test=model_record.test,
+        seconds=1.5,
+        identity="ab",
+    )
+    newer = replace(scores, fold_scores=(0.6, 0.8))
+    for one in (scores, newer, replace(scores, protocol="file")):
+        database.save_protocol_scores(one)
+    database.save_protocol_scores(replace(scores, study="others"))
+    assert reopened.load_protocol_scores("pets") == (replace(scores, protocol="file"), newer)

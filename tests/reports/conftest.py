@@ -22,6 +22,8 @@ from bench.records import (
     Policy,
     Predictions,
     ProcessSample,
+    Protocol,
+    ProtocolScores,
     Recipe,
     Role,
     Scores,
@@ -186,6 +188,29 @@ def make_model(
         train_curve=(1.9, 1.2, 0.8, 0.6),
         seconds=60.0,
     )
+
+
+def with_protocols(
+    report: StudyReport, accuracy: float, protocol: Protocol = "random"
+) -> StudyReport:
+    """A grouped study whose models were also trained under another protocol."""
+    scores = tuple(
+        ProtocolScores(
+            study=report.study,
+            model=model.name,
+            trial=model.trial,
+            protocol=protocol,
+            fold_scores=(0.9, 0.92, 0.91),
+            test=make_scores(
+                report.dataset, make_predictions(report.dataset, report.split, accuracy)
+            ),
+            seconds=1.0,
+            identity="ab",
+        )
+        for model in report.models
+    )
+    split = replace(report.split, protocol="grouped")
+    return replace(report, split=split, protocol_scores=scores)
 
 
 def make_latency(model: ModelRecord, *, batch_size: int = 1, calls: int = 300) -> LatencyRow:

@@ -15,6 +15,7 @@ from reports.findings import (
     first_score,
     labels_of,
     mistakes,
+    protocol_verdicts,
     ranked,
     right_answers,
     scored,
@@ -23,6 +24,8 @@ from reports.findings import (
     tuning_verdict,
     winner_of,
 )
+
+from tests.reports.conftest import with_protocols
 
 MakeReport = Callable[..., StudyReport]
 
@@ -193,3 +196,21 @@ def test_right_answers_show_every_class_before_any_class_twice(make_report: Make
     labels = [answer.label for answer in right_answers(winner)]
     assert sorted(labels[:3]) == [0, 1, 2]
     assert len(labels) == len(examples(winner)) == 9
+
+
+@pytest.mark.parametrize(("accuracy", "resolved"), [(1.0, True), (0.2, False)])
+def test_a_further_protocol_says_what_it_would_have_promised(
+    make_report: MakeReport, accuracy: float, resolved: bool
+) -> None:
+    report = with_protocols(make_report(winner_accuracy=0.2), accuracy)
+    (promised,) = {scores.test.balanced_accuracy for scores in report.protocol_scores}
+    (verdict,) = protocol_verdicts(report)
+    assert verdict.startswith(
+        f"A random split would have promised {100 * promised:.1f} % of the winner's recipe: "
+    )
+    assert " than pictures of unseen groups get (" in verdict
+    assert ("no measurable difference" not in verdict) == resolved
+
+
+def test_without_further_protocols_nothing_is_said_of_them(make_report: MakeReport) -> None:
+    assert protocol_verdicts(make_report()) == ()

@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from bench.records import GTZAN_GENRES, BrokenPicture, LatencyRow, StudyReport
+from bench.records import GTZAN_GENRES, BrokenPicture, LatencyRow, StudyReport, TiedBy
 from reports import tables
 from reports.tables import Table, escape
+
+from tests.reports.conftest import with_protocols
 
 MakeReport = Callable[..., StudyReport]
 
@@ -314,3 +316,35 @@ def test_studies_on_different_splits_are_said_not_to_compare(
     assert ("do not compare" in table.footnotes[0]) is not same_split
     assert column(table, "labels") == ["synthetic data"] * 2
     assert "synthetic data" in table.caption
+
+
+def test_protocols_stand_side_by_side_for_each_model(make_report: MakeReport) -> None:
+    table = tables.protocols(with_protocols(make_report(winner_accuracy=0.2), 1.0))
+    assert column(table, "protocol") == ["grouped (searched)", "random"] * 2
+    assert column(table, "model") == ["best", "best", "default", "default"]
+    assert column(table, "CV balanced accuracy, %")[1] == "91.0 ± 1.0"
+    best = column(table, "test balanced accuracy, %")[:2]
+    gained = column(table, "test difference, points")[:2]
+    assert gained[0] == tables.NOTHING
+    assert float(gained[1]) == pytest.approx(float(best[1]) - float(best[0]), abs=0.11)
+
+
+def test_the_data_table_names_the_protocol_and_what_a_random_split_ignores(
+    make_report: MakeReport,
+) -> None:
+    report = make_report()
+    assert dict(tables.data_facts(report).rows)["protocol"] == "not recorded"
+    pictures = tuple(replace(p, group="g") for p in report.dataset.pictures)
+    random = replace(
+        report,
+        dataset=replace(
+            report.dataset,
+            pictures=pictures,
+            tied=(TiedBy(rule="--groups tracks.csv", pictures=36, groups=1),),
+        ),
+        split=replace(report.split, protocol="random"),
+    )
+    facts = dict(tables.data_facts(random).rows)
+    assert facts["protocol"] == "random"
+    assert "ignored by the random split" in facts["groups"]
+    assert facts["tied by a rule"] == "--groups tracks.csv: 36 pictures tied in 1 groups"

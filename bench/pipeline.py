@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from bench.data.demo import make_demo
-from bench.data.groups import load_groups, remarks
+from bench.data.groups import is_tied, load_groups, remarks
 from bench.data.protocols import make_splits
 from bench.data.sources import CropChoice, load_dataset
 from bench.database import Database
@@ -468,7 +468,7 @@ def _notes(dataset: Dataset, split: Split, weights: Mapping[str, WeightSource]) 
             "No groups were given: pictures cut from one recording or source may stand on both "
             "sides of a split, which inflates scores. A groups.csv (path,group) closes that leak."
         )
-    elif split.protocol == "random":
+    elif split.protocol == "random" and is_tied(dataset):
         notes.append(
             "The split is random: groups were given and are ignored on purpose, so pictures of one "
             "group stand on both sides, which inflates scores."

@@ -24,7 +24,6 @@ from reports.findings import (
     tuning_verdict,
     winner_of,
 )
-
 from tests.reports.conftest import with_protocols
 
 MakeReport = Callable[..., StudyReport]

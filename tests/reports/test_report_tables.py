@@ -11,7 +11,6 @@ import pytest
 from bench.records import GTZAN_GENRES, BrokenPicture, LatencyRow, StudyReport, TiedBy
 from reports import tables
 from reports.tables import Table, escape
-
 from tests.reports.conftest import with_protocols
 
 MakeReport = Callable[..., StudyReport]

@@ -87,6 +87,25 @@ SeedsOption = Annotated[
         min=1, help="Train the winner with so many seeds and report the spread; the first ships."
     ),
 ]
+GroupsOption = Annotated[
+    Path | None,
+    typer.Option("--groups", help="CSV path,group: pictures that never part in a split."),
+]
+GroupPatternOption = Annotated[
+    str | None,
+    typer.Option(
+        "--group-pattern",
+        help="Regular expression whose first (...) finds the group in each picture's path.",
+    ),
+]
+PartsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--parts",
+        help="For --protocol file or gtzan-filtered: a CSV name,part or path,part; or, repeated, "
+        "text files of names called train..., valid..., test...",
+    ),
+]
 RUNS = Path("runs")
 
 
@@ -140,6 +159,17 @@ def search(
     max_failures: Annotated[int, typer.Option(help="Give up after so many failed trials.")] = 10,
     pruner: Annotated[str, typer.Option(help="racing, median, hyperband or none.")] = "racing",
     crop: CropOption = "auto",
+    groups: GroupsOption = None,
+    group_pattern: GroupPatternOption = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="grouped, gtzan-filtered, file or random, or several with commas: the best recipe "
+            "is trained again under each further one. Default: file where a test part is given, "
+            "grouped where there are groups, otherwise random."
+        ),
+    ] = None,
+    parts: PartsOption = None,
     test_fraction: Annotated[float, typer.Option(help="Share of the locked test set.")] = 0.2,
     cache_gb: Annotated[
         float, typer.Option(min=0, help="Disk for stored activations; 0: compute them each time.")
@@ -199,6 +229,7 @@ def search(
         require_ray(ray)
 
     from bench import pipeline
+    from bench.data.protocols import parse_protocols
     from bench.data.sources import parse_crop
     from bench.progress import make_progress
     from bench.results import load_study_report
@@ -226,6 +257,10 @@ def search(
         cache_gb=cache_gb,
         linear_probe=not no_linear_probe,
         store=store,
+        groups=groups,
+        group_pattern=group_pattern,
+        protocols=parse_protocols(protocol) if protocol is not None else (),
+        parts=tuple(parts or ()),
     )
     listener = make_progress(quiet=quiet)
     with _opened(workspace, storage, create=True) as (place, database):
@@ -540,18 +575,23 @@ def doctor(workspace: WorkspaceOption = RUNS, as_json: JsonOption = False) -> No
 def data_check(
     data: Annotated[Path, typer.Argument(help="Picture folder, GTZAN folder or CSV manifest.")],
     crop: CropOption = "auto",
+    groups: GroupsOption = None,
+    group_pattern: GroupPatternOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print classes, counts, sizes, modes and broken files."""
+    """Print classes, counts, sizes, modes, groups and broken files."""
     from collections import Counter
 
+    from bench.data.groups import load_groups, remarks
     from bench.data.sources import load_dataset, parse_crop
     from bench.records import to_builtins
 
-    dataset = load_dataset(data, crop=parse_crop(crop))
+    dataset = load_groups(
+        load_dataset(data, crop=parse_crop(crop)), file=groups, pattern=group_pattern
+    )
     sizes = Counter(f"{p.width}x{p.height}" for p in dataset.pictures)
     modes = Counter(p.mode for p in dataset.pictures)
-    groups = {p.group for p in dataset.pictures if p.group is not None}
+    names = {p.group for p in dataset.pictures if p.group is not None}
     if as_json:
         _print_json(
             {
@@ -560,7 +600,8 @@ def data_check(
                 "synthetic": dataset.synthetic,
                 "pictures": len(dataset.pictures),
                 "classes": dict(zip(dataset.classes, dataset.counts, strict=True)),
-                "groups": len(groups),
+                "groups": len(names),
+                "tied": to_builtins(dataset.tied),
                 "sizes": dict(sizes.most_common()),
                 "modes": dict(modes.most_common()),
                 "crop": dataset.crop,
@@ -575,7 +616,9 @@ def data_check(
         print(f"  {name:<20} {count}")
     print(f"sizes   {_counted(sizes)}")
     print(f"modes   {_counted(modes)}")
-    print(f"groups  {len(groups) or 'none given'}")
+    print(f"groups  {len(names) or 'none given'}")
+    for remark in remarks(dataset):
+        print(f"  {remark}")
     print(f"crop    {','.join(map(str, dataset.crop)) if dataset.crop else 'none'}")
     print(f"broken  {len(dataset.broken)}")
     for picture in dataset.broken:
@@ -588,22 +631,41 @@ def data_split(
     folds: Annotated[int, typer.Option(min=2, help="Cross-validation folds.")] = 5,
     test_fraction: Annotated[float, typer.Option(help="Share of the locked test set.")] = 0.2,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    protocol: Annotated[
+        str | None, typer.Option(help="grouped, gtzan-filtered, file or random.")
+    ] = None,
+    groups: GroupsOption = None,
+    group_pattern: GroupPatternOption = None,
+    parts: PartsOption = None,
 ) -> None:
     """Print the split that a search would use, as CSV: path,label,group,part."""
     import csv
 
+    from bench.data.groups import load_groups, remarks
+    from bench.data.protocols import make_splits, parse_protocols
     from bench.data.sources import load_dataset
-    from bench.data.splits import make_split
 
-    dataset = load_dataset(data)
-    split = make_split(dataset, folds=folds, test_fraction=test_fraction, seed=seed)
-    parts = dict.fromkeys(split.test, "test")
-    parts |= {index: f"fold {k + 1}" for k, fold in enumerate(split.folds) for index in fold}
+    chosen = parse_protocols(protocol) if protocol is not None else ()
+    if len(chosen) > 1:
+        raise InputError("`bench data split` prints one split: give --protocol one name")
+    dataset = load_groups(load_dataset(data), file=groups, pattern=group_pattern)
+    (split,), said = make_splits(
+        dataset,
+        chosen,
+        folds=folds,
+        test_fraction=test_fraction,
+        seed=seed,
+        lists=tuple(parts or ()),
+    )
+    for remark in (*remarks(dataset), *said):
+        _say(remark)
+    part_of = dict.fromkeys(split.test, "test") | dict.fromkeys(split.left_out, "left out")
+    part_of |= {index: f"fold {k + 1}" for k, fold in enumerate(split.folds) for index in fold}
     writer = csv.writer(sys.stdout)
     writer.writerow(["path", "label", "group", "part"])
     for index, picture in enumerate(dataset.pictures):
         label = dataset.classes[picture.label]
-        writer.writerow([picture.path, label, picture.group or "", parts[index]])
+        writer.writerow([picture.path, label, picture.group or "", part_of[index]])
 
 
 @data_app.command("demo")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import get_args
 
 from bench.data.demo import make_demo
+from bench.data.groups import is_tied, load_groups, remarks
+from bench.data.protocols import make_splits
 from bench.data.sources import CropChoice, load_dataset
-from bench.data.splits import make_split
 from bench.database import Database
 from bench.errors import (
     BenchError,
@@ -26,10 +27,11 @@ from bench.latency import LatencyJob, LatencyProtocol, measure_many
 from bench.models.backbones import describe_backbone
 from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
+from bench.promote.further import FurtherProtocol
 from bench.promote.precisions import VariantChoice
 from bench.promote.promotion import promote_candidate
 from bench.promote.seeds import further_seeds
-from bench.promote.select import Candidate, select
+from bench.promote.select import Candidate, select, winner_and_default
 from bench.promote.untrained import untrained_latencies_ms
 from bench.promote.variants import make_variants
 from bench.records import (
@@ -39,7 +41,9 @@ from bench.records import (
     LatencyScope,
     ModelRecord,
     Precision,
+    Protocol,
     Settings,
+    Split,
     Store,
     StudyPlan,
     StudyReport,
@@ -95,6 +99,10 @@ class SearchOptions:
     cache_gb: float = 8.0
     linear_probe: bool = True
     store: str = "exact"
+    groups: Path | None = None
+    group_pattern: str | None = None
+    protocols: tuple[Protocol, ...] = ()
+    parts: tuple[Path, ...] = ()
 
 
 def search(
@@ -169,6 +177,9 @@ def promote(
             trainer, candidates, models, workspace, database, listener, seeds
         )
         database.drop_models(study, keep=[model.name for model in models])
+        promoted = {model.name for model in models}
+        shipped = [candidate for candidate in candidates if candidate.name in promoted]
+        failures += _score_under_further_protocols(plan, shipped, database, listener)
         measure(models, workspace, database, listener, protocol)
     if failures:
         raise failures[0]
@@ -199,6 +210,30 @@ def _train_further_seeds(
         failures = [error]
         runs = further_seeds(trainer, candidate, workspace, seeds=1)  # those that are finished
     database.save_model(replace(winner, further_seeds=runs))
+    return failures
+
+
+def _score_under_further_protocols(
+    plan: StudyPlan, candidates: Sequence[Candidate], database: Database, listener: Listener
+) -> list[BenchError]:
+    """Train winner and default again on the split of each further protocol; return failures.
+
+    What has been scored already is not trained again.
+    """
+    failures = []
+    known = {scores.identity for scores in database.load_protocol_scores(plan.study)}
+    for split in plan.further_splits:
+        further = FurtherProtocol(plan, split)
+        for candidate in winner_and_default(candidates):
+            if further.identity(candidate) in known:
+                continue
+            listener.stage(f"training {candidate.name} under the protocol {split.protocol}")
+            try:
+                database.save_protocol_scores(further.scores(candidate))
+            except BenchError as error:
+                # A further protocol is a comparison: what ships does not depend on it.
+                listener.stage(str(error))
+                failures.append(error)
     return failures
 
 
@@ -290,11 +325,20 @@ def make_plan(
     space = _adapted_space(options, device=device, is_demo=is_demo, listener=listener)
     make_pruner(options.pruner, folds=space.folds, epochs=space.epochs)
     make_sampler(options.sampler, space, seed=options.seed, trial=0)
-    dataset = load_dataset(data, crop=options.crop)
-    listener.stage(_describe(dataset))
-    split = make_split(
-        dataset, folds=space.folds, test_fraction=options.test_fraction, seed=options.seed
+    dataset = load_groups(
+        load_dataset(data, crop=options.crop), file=options.groups, pattern=options.group_pattern
     )
+    listener.stage(_describe(dataset))
+    (split, *further_splits), said = make_splits(
+        dataset,
+        options.protocols,
+        folds=space.folds,
+        test_fraction=options.test_fraction,
+        seed=options.seed,
+        lists=options.parts,
+    )
+    for remark in said:
+        listener.stage(remark)
     strangers = [name for name in options.weights if name not in space.backbones]
     if strangers:
         raise WeightsError(
@@ -347,10 +391,13 @@ def make_plan(
         arithmetic=arithmetic,
         workspace=str(workspace.root),
         cache_bytes=int(options.cache_gb * 1e9),
-        notes=(*_notes(dataset, weights), *limited),
+        notes=(*_notes(dataset, split, weights), *limited),
+        further_splits=tuple(further_splits),
     )
     if stored is not None:
         refuse_changes(stored, plan)
+        if not options.protocols:
+            plan = replace(plan, further_splits=stored.further_splits)
     return replace(plan, notes=(*plan.notes, *_rounding_notes(plan, listener)))
 
 
@@ -465,20 +512,19 @@ def _describe(dataset: Dataset) -> str:
     alone = sum(picture.group is None for picture in dataset.pictures)
     if groups and alone:
         parts.append(f"{alone} pictures without a group")
-    copies = len(dataset.pictures) - len({picture.sha256 for picture in dataset.pictures})
-    if copies:
-        parts.append(f"{copies} identical copies, kept with their originals")
     if dataset.crop:
         parts.append(f"cropped to {','.join(map(str, dataset.crop))}")
     if dataset.synthetic:
         parts.append("synthetic")
     text = ", ".join(parts)
+    for remark in remarks(dataset):
+        text += f"\n  {remark}"
     for picture in dataset.broken:
         text += f"\n  left out, broken: {picture.path} ({picture.reason})"
     return text
 
 
-def _notes(dataset: Dataset, weights: Mapping[str, WeightSource]) -> tuple[str, ...]:
+def _notes(dataset: Dataset, split: Split, weights: Mapping[str, WeightSource]) -> tuple[str, ...]:
     notes = []
     if dataset.synthetic:
         notes.append("The data are synthetic, made by the built-in generator to try the tool.")
@@ -494,6 +540,11 @@ def _notes(dataset: Dataset, weights: Mapping[str, WeightSource]) -> tuple[str, 
         notes.append(
             "No groups were given: pictures cut from one recording or source may stand on both "
             "sides of a split, which inflates scores. A groups.csv (path,group) closes that leak."
+        )
+    elif split.protocol == "random" and is_tied(dataset):
+        notes.append(
+            "The split is random: groups were given and are ignored on purpose, so pictures of one "
+            "group stand on both sides, which inflates scores."
         )
     return tuple(notes)
 

@@ -41,6 +41,8 @@ BatchNormMode = Literal["frozen", "updating"]
 Store = Literal["exact", "half"]
 Role = Literal["best", "default"]
 Precision = Literal["fp32", "fp16", "int8"]
+# How pictures are shared out between training and testing; the order is that of docs/protocols.md.
+Protocol = Literal["grouped", "gtzan-filtered", "file", "random"]
 Box = tuple[int, int, int, int]
 
 GTZAN_GENRES = (
@@ -109,6 +111,18 @@ class BrokenPicture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TiedBy:
+    """How many pictures one rule ties to another picture, and how many sets they make."""
+
+    rule: str
+    pictures: int
+    groups: int
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.pictures} pictures tied in {self.groups} groups"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
     """Pictures by class, as found on disk. `crop` is (left, top, right, bottom) in pixels."""
 
@@ -120,6 +134,7 @@ class Dataset:
     broken: tuple[BrokenPicture, ...] = ()
     crop: Box | None = None
     synthetic: bool = False
+    tied: tuple[TiedBy, ...] = ()  # by rule, before what they tie was joined into groups
 
     @property
     def fingerprint(self) -> str:
@@ -156,13 +171,15 @@ class Split:
     """A locked test set, and the validation part of each cross-validation fold.
 
     All numbers are indices into `Dataset.pictures`. The training part of fold `k` is every
-    picture that is neither in `test` nor in `folds[k]`.
+    picture that is neither in `test`, `left_out` nor in `folds[k]`.
     """
 
     dataset_fingerprint: str
     seed: int
     test: tuple[int, ...]
     folds: tuple[tuple[int, ...], ...]
+    protocol: Protocol | None = None  # None: stored before protocols had names
+    left_out: tuple[int, ...] = ()  # pictures that a published protocol does not use
 
     @property
     def fingerprint(self) -> str:
@@ -170,7 +187,7 @@ class Split:
 
     @property
     def development(self) -> tuple[int, ...]:
-        """Every picture that is not in the test set, in ascending order."""
+        """Every picture of the folds, in ascending order."""
         return tuple(sorted(index for fold in self.folds for index in fold))
 
     def training_part(self, fold: int) -> tuple[int, ...]:
@@ -259,6 +276,7 @@ class StudyPlan:
     workspace: str
     cache_bytes: int = 0  # disk for stored activations; 0 computes them each time
     notes: tuple[str, ...] = ()
+    further_splits: tuple[Split, ...] = ()  # under which the chosen recipes are trained again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -519,6 +537,30 @@ def ranked(models: Iterable[ModelRecord]) -> tuple[ModelRecord, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProtocolScores:
+    """What a promoted model's recipe scores when it is trained under another protocol's split."""
+
+    study: str
+    model: str  # the promoted model's name
+    trial: int
+    protocol: Protocol
+    fold_scores: tuple[float, ...]  # balanced accuracy of each fold's last epoch
+    test: Scores
+    predictions: Predictions
+    seconds: float
+    identity: str  # of the training, to know whether it must be done again
+
+    @property
+    def cv_mean(self) -> float:
+        return fmean(self.fold_scores)
+
+    @property
+    def cv_sd(self) -> float:
+        """Standard deviation over the folds (n - 1)."""
+        return stdev(self.fold_scores)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSample:
     """One fresh process's raw measurement of single calls.
 
@@ -711,3 +753,4 @@ class StudyReport:
     environment: Environment
     notes: tuple[str, ...] = ()
     ended: str | None = None  # the limit that ended the search before its number of trials
+    protocol_scores: tuple[ProtocolScores, ...] = ()  # of the models, under further protocols

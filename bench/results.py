@@ -11,6 +11,8 @@ from bench.database import Database, Owner
 from bench.errors import InputError
 from bench.records import (
     EpochScores,
+    ModelRecord,
+    ProtocolScores,
     StudyPlan,
     StudyReport,
     TrialRecord,
@@ -55,6 +57,20 @@ def load_study_report(database: Database, study: str) -> StudyReport:
         environment=environment,
         notes=plan.notes,
         ended=opened.user_attrs.get(ENDED) if opened else None,
+        protocol_scores=_protocol_scores(plan, models, database),
+    )
+
+
+def _protocol_scores(
+    plan: StudyPlan, models: tuple[ModelRecord, ...], database: Database
+) -> tuple[ProtocolScores, ...]:
+    """Scores under the plan's further protocols of the models that there are now."""
+    protocols = {split.protocol for split in plan.further_splits}
+    promoted = {(model.name, model.trial) for model in models}
+    return tuple(
+        scores
+        for scores in database.load_protocol_scores(plan.study)
+        if scores.protocol in protocols and (scores.model, scores.trial) in promoted
     )
 
 

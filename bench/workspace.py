@@ -50,6 +50,7 @@ class Workspace:
     cache/                        what can be computed again
     latency/                      what `bench latency` measured, call by call
     <study>/trials/<n>/           out-of-fold predictions of finished folds
+    <study>/protocols/<name>/<n>/ the same of a trial that another protocol's split was tried on
     <study>/models/<name>/        a promoted model
     <study>/report/               report.md, report.json, figures/
     """
@@ -103,8 +104,10 @@ class Workspace:
     def study(self, name: str) -> Path:
         return self.root / check_study_name(name)
 
-    def trial(self, study: str, number: int) -> Path:
-        return self.study(study) / "trials" / f"{number:05d}"
+    def trial(self, study: str, number: int, further_protocol: str | None = None) -> Path:
+        """Where the folds of a trial lie, or those of its recipe under a further protocol."""
+        place = Path("protocols") / further_protocol if further_protocol else Path("trials")
+        return self.study(study) / place / f"{number:05d}"
 
     def model(self, study: str, name: str) -> Path:
         return self.study(study) / "models" / name

@@ -7,8 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean, stdev
 
-from bench.records import ModelRecord, Recipe, StudyReport, TrialRecord, ranked
-from reports.scores import against, percent, points, tested_pictures
+from bench.records import (
+    ModelRecord,
+    ProtocolScores,
+    Recipe,
+    StudyReport,
+    TrialRecord,
+    ranked,
+)
+from reports.scores import against, against_searched, percent, points, tested_pictures
 
 RANDOM_WEIGHTS = "random"
 
@@ -96,6 +103,45 @@ def tuning_verdict(report: StudyReport) -> str | None:
         f"{text}. The probability that it is better by more than a point is {better}, worse by "
         f"more than a point {worse}, equal in practice {equal}: {comparison.verdict}."
     )
+
+
+def protocol_verdicts(report: StudyReport) -> tuple[str, ...]:
+    """A sentence a further protocol: what it would have promised of the winner's recipe.
+
+    The test sets hold different pictures, so the comparison is not paired.
+    """
+    winner = winner_of(report)
+    if winner is None:
+        return ()
+    return tuple(
+        _protocol_verdict(report, winner, scores)
+        for scores in report.protocol_scores
+        if scores.model == winner.name
+    )
+
+
+_UNSEEN = {
+    "grouped": "pictures of unseen groups get",
+    "gtzan-filtered": "the pictures of the fault-filtered test part get",
+    "file": "the pictures of the given test part get",
+}
+
+
+def _protocol_verdict(report: StudyReport, winner: ModelRecord, scores: ProtocolScores) -> str:
+    searched = report.split.protocol or "random"
+    promised, got = scores.test.balanced_accuracy, winner.test.balanced_accuracy
+    comparison = against_searched(report, scores, winner)
+    difference = comparison.difference
+    text = (
+        f"A {scores.protocol} split would have promised {percent(promised)} % of the winner's "
+        f"recipe, where {_UNSEEN.get(searched, 'pictures of the random split get')} "
+        f"{percent(got)} %: {points(difference)} points"
+    )
+    if difference.interval is None:
+        return f"{text} ({difference.why_not})."
+    if comparison.beyond_chance:
+        return f"{text}, a difference beyond chance."
+    return f"{text}, no measurable difference between the two test sets."
 
 
 def seed_scores(model: ModelRecord) -> tuple[float, ...]:

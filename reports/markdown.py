@@ -21,6 +21,7 @@ from reports.findings import (
     labels_of,
     leak_warning,
     mistakes,
+    protocol_verdicts,
     right_answers,
     scored,
     seed_sentence,
@@ -100,6 +101,7 @@ class StudyPart:
     labels: tuple[str, ...]
     summary: tuple[str, ...]
     comparison: Table | None
+    protocols: Table | None
     variants: Table | None
     latency: tuple[Table, ...]
     parity: Table | None
@@ -182,6 +184,7 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
         labels=labels_of(report),
         summary=_summary(report),
         comparison=tables.comparison(report) if models else None,
+        protocols=tables.protocols(report) if report.protocol_scores else None,
         variants=tables.variants(report) if any(m.variants for m in models) else None,
         latency=study_tables(report) if report.latencies else (),
         parity=tables.parity(report) if any(model.parity for model in models) else None,
@@ -218,7 +221,13 @@ def _summary(report: StudyReport) -> tuple[str, ...]:
     if winner is None or verdict is None:
         return done, _unpromoted(report)
     warning = leak_warning(report)
-    told = (warning, _winner_sentence(report, winner), verdict, seed_sentence(winner))
+    told = (
+        warning,
+        _winner_sentence(report, winner),
+        verdict,
+        *protocol_verdicts(report),
+        seed_sentence(winner),
+    )
     return *(text for text in told if text is not None), legend(report), done
 
 

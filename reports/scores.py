@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bench.records import ModelRecord, Predictions, StudyReport, TrialRecord
+from bench.records import ModelRecord, Predictions, ProtocolScores, StudyReport, TrialRecord
 from bench.statistics.answers import Answers, answers_of, groups_of
-from bench.statistics.comparisons import Comparison, Verdict, on_folds, on_test_pictures
+from bench.statistics.comparisons import (
+    Comparison,
+    Verdict,
+    on_folds,
+    on_other_pictures,
+    on_test_pictures,
+)
 from bench.statistics.intervals import (
     Estimate,
     Metric,
@@ -38,12 +44,12 @@ def answers(report: StudyReport, predictions: Predictions) -> Answers:
 
 
 def tested_score(
-    report: StudyReport, model: ModelRecord, metric: Metric = balanced_accuracy
+    report: StudyReport, model: ModelRecord | ProtocolScores, metric: Metric = balanced_accuracy
 ) -> Estimate:
     return bootstrap(answers(report, model.predictions), metric)
 
 
-def cv_score(report: StudyReport, model: ModelRecord) -> Estimate | None:
+def cv_score(report: StudyReport, model: ModelRecord | ProtocolScores) -> Estimate | None:
     if model.cv_mean is None:
         return None
     return cross_validated(model.cv_mean, model.cv_sd, len(report.split.folds))
@@ -64,6 +70,13 @@ def cv_optimism(report: StudyReport, model: ModelRecord) -> Estimate | None:
 def against(report: StudyReport, model: ModelRecord, other: ModelRecord) -> Comparison:
     """The paired comparison of two models on the test pictures."""
     return on_test_pictures(answers(report, model.predictions), answers(report, other.predictions))
+
+
+def against_searched(report: StudyReport, scores: ProtocolScores, model: ModelRecord) -> Comparison:
+    """A recipe's test score under a further protocol against that under the searched one."""
+    return on_other_pictures(
+        answers(report, scores.predictions), answers(report, model.predictions)
+    )
 
 
 def best_trial(trials: Iterable[TrialRecord]) -> TrialRecord | None:

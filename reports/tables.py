@@ -39,6 +39,7 @@ from reports.scores import (
     TIE,
     against,
     against_best,
+    against_searched,
     answers,
     best_trial,
     cv_score,
@@ -705,6 +706,50 @@ def _value(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def protocols(report: StudyReport) -> Table:
+    """Each recipe that was trained under several protocols: a row a model and protocol."""
+    rows = []
+    estimates: list[Estimate | None] = []
+    for model in ranked(report.models):
+        further = [scores for scores in report.protocol_scores if scores.model == model.name]
+        if not further:
+            continue
+        searched = f"{report.split.protocol or NOTHING} (searched)"
+        told: list[tuple[str, Estimate | None, Estimate, Estimate | None]] = [
+            (searched, cv_score(report, model), tested_score(report, model), None)
+        ]
+        told += [
+            (
+                scores.protocol,
+                cv_score(report, scores),
+                tested_score(report, scores),
+                against_searched(report, scores, model).difference,
+            )
+            for scores in further
+        ]
+        for protocol, cv, test, difference in told:
+            estimates += [cv, test, difference]
+            shown = NOTHING if difference is None else points(difference)
+            rows.append((model.name, protocol, with_interval(cv), with_interval(test), shown))
+    return Table(
+        caption=caption_of(report, "One recipe under several protocols"),
+        headers=(
+            "model",
+            "protocol",
+            "CV balanced accuracy, %",
+            "test balanced accuracy, %",
+            "test difference, points",
+        ),
+        rows=tuple(rows),
+        footnotes=(
+            "The recipe was chosen under the searched protocol, then trained anew on each other "
+            "split. The test sets hold different pictures, so the difference is not a paired one.",
+            legend(report),
+            *reasons(estimates),
+        ),
+    )
+
+
 # --- data and machine -----------------------------------------------------------------------
 
 
@@ -732,8 +777,11 @@ def classes(report: StudyReport) -> Table:
 def data_facts(report: StudyReport) -> Table:
     dataset, split = report.dataset, report.split
     groups = Counter(p.group for p in dataset.pictures if p.group is not None)
+    straddling = (
+        "ignored by the random split" if split.protocol == "random" else "none straddles a split"
+    )
     grouping = (
-        f"{len(groups)} groups over {groups.total()} pictures; none straddles a split"
+        f"{len(groups)} groups over {groups.total()} pictures; {straddling}"
         if groups
         else "none: every picture stands alone"
     )
@@ -744,6 +792,9 @@ def data_facts(report: StudyReport) -> Table:
         ("broken files, left out", str(len(dataset.broken))),
         ("crop", crop),
         ("groups", grouping),
+        *(("tied by a rule", str(tied)) for tied in dataset.tied),
+        ("protocol", split.protocol or "not recorded"),
+        *((("pictures in no part", str(len(split.left_out))),) if split.left_out else ()),
         ("locked test set", f"{len(split.test)} pictures"),
         (
             "cross-validation",

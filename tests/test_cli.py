@@ -139,6 +139,14 @@ def test_every_command_explains_itself(bench: Bench, command: str) -> None:
         ("spaces nothing", ["`nothing`"]),
         ("data check gone", ["gone"]),
         ("data split PICTURES --folds 40", ["40 folds"]),
+        ("data split PICTURES --protocol groupd", ["'groupd'", "did you mean `grouped`?"]),
+        ("data split PICTURES --protocol random,file", ["one split"]),
+        ("data split PICTURES --protocol grouped", ["nothing ties these pictures", "--groups"]),
+        ("data split PICTURES --parts gone.csv", ["--parts belongs to --protocol file"]),
+        ("data check PICTURES --groups gone.csv", ["gone.csv", "path,group"]),
+        ("data check PICTURES --group-pattern cat", ["no capture group"]),
+        ("search PICTURES --protocol radnom", ["'radnom'", "did you mean `random`?"]),
+        ("search PICTURES --group-pattern (dog)", ["must name a group for every picture"]),
     ],
 )
 def test_bad_usage_ends_with_code_2_and_says_what_would_do(

@@ -470,3 +470,41 @@ def test_int8_is_made_measured_reported_and_not_made_again(
 
     assert again.code == 0, again.err
     assert from_json(again.out, StudyReport).models == report.models
+
+
+# --- protocols side by side -----------------------------------------------------------------
+
+
+def test_the_winner_is_trained_again_under_a_further_protocol_once(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The numbers of the files are 000 to 038: four groups, each of all classes.
+    grouped = ("--group-pattern", r"/0(\d)\d\.png", "--protocol", "random,grouped")
+    told = search(place.pictures, tmp_path, "--trials", "1", *grouped)
+
+    assert told.code == 0, told.err
+    report = from_json(told.out, StudyReport)
+    assert report.split.protocol == "grouped"
+    assert [str(tied) for tied in report.dataset.tied] == [
+        "--group-pattern: 39 pictures tied in 4 groups"
+    ]
+    (model,), (scores,) = report.models, report.protocol_scores
+    assert (scores.model, scores.trial, scores.protocol) == (model.name, model.trial, "random")
+    assert len(scores.fold_scores) == 2
+    assert sum(map(sum, scores.test.confusion)) == pytest.approx(0.2 * 39, abs=3)
+    folds = tmp_path / "tiny" / "protocols" / "random" / "00000"
+    assert {file.name for file in folds.iterdir()} == {"fold-0.npz", "fold-1.npz"}
+
+    def trained(*_: Any) -> Any:
+        raise AssertionError("something was trained")
+
+    monkeypatch.setattr(trainer, "fit", trained)
+    monkeypatch.setattr("bench.promote.retrain.fit", trained)
+    again = search(place.pictures, tmp_path, "--trials", "1", *grouped[:2])
+    assert again.code == 0, again.err
+    assert from_json(again.out, StudyReport).protocol_scores == report.protocol_scores
+
+    written = bench("report", "tiny", "--workspace", str(tmp_path), "--json")
+    markdown = Path(json.loads(written.out)["report"]).read_text()
+    assert "A random split would have promised" in markdown
+    assert "One recipe under several protocols" in markdown

@@ -19,10 +19,12 @@ from bench.records import (
     ModelRecord,
     Picture,
     ProcessSample,
+    ProtocolScores,
     Recipe,
     SeedRun,
     Split,
     StudyReport,
+    TiedBy,
     TrialDone,
     TrialFailed,
     TrialJob,
@@ -107,6 +109,18 @@ def one_of_each(plan, environment, model_record, latency_row) -> dict[str, objec
         plan.dataset,
         *plan.dataset.pictures[:1],
         *plan.weights.values(),
+        TiedBy(rule="--group-pattern", pictures=6, groups=2),
+        ProtocolScores(
+            study="pets",
+            model="resnet50-best",
+            trial=3,
+            protocol="random",
+            fold_scores=(0.5, 0.7),
+            test=model_record.test,
+            predictions=model_record.predictions,
+            seconds=1.5,
+            identity="ab",
+        ),
         *whole.dataset.broken,
         TrialJob(number=0, recipe=trial.recipe),
         trial,
@@ -136,6 +150,15 @@ def one_of_each(plan, environment, model_record, latency_row) -> dict[str, objec
         whole,
     ]
     return {type(record).__name__: record for record in made}
+
+
+def test_a_plan_that_was_stored_before_protocols_still_loads(plan):
+    old = to_builtins(plan)
+    del old["further_splits"], old["split"]["protocol"], old["split"]["left_out"]
+    del old["dataset"]["tied"]
+    again = from_json(msgspec.json.encode(old), type(plan))
+    assert again == plan
+    assert again.split.protocol is None
 
 
 RECORDS = sorted(name for name, kind in vars(records).items() if is_dataclass(kind))

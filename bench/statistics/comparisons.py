@@ -15,7 +15,7 @@ import numpy as np
 from baycomp.single import CorrelatedTTest, Posterior
 
 from bench.statistics.answers import Answers
-from bench.statistics.intervals import Estimate, Spread, cluster_spread, lack_of_groups
+from bench.statistics.intervals import Estimate, Spread, cluster_spread, lack_of_groups, unpaired
 
 ROPE = 0.01  # a difference below one point of balanced accuracy is none in practice
 DECIDED = 0.95
@@ -74,6 +74,21 @@ def on_test_pictures(first: Answers, second: Answers) -> Comparison:
         return Comparison(difference=difference, probabilities=None)
     if spread.is_flat:
         return _never_different(spread.value, first.groups)
+    return _compared(spread)
+
+
+def on_other_pictures(first: Answers, second: Answers) -> Comparison:
+    """Compare two models by their answers to two test sets of different pictures, unpaired.
+
+    Pictures that are in both sets make the interval too wide rather than too narrow.
+    """
+    spread = unpaired(cluster_spread(first), cluster_spread(second))
+    why_not = lack_of_groups(first) or lack_of_groups(second)
+    if why_not is not None:
+        difference = Estimate(value=spread.value, interval=None, why_not=why_not)
+        return Comparison(difference=difference, probabilities=None)
+    if spread.is_flat:
+        return Comparison(difference=spread.estimate, probabilities=None)
     return _compared(spread)
 
 

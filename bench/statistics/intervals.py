@@ -160,6 +160,21 @@ def cluster_spread(answers: Answers, against: Answers | None = None) -> Spread:
     )
 
 
+def unpaired(first: Spread, second: Spread) -> Spread:
+    """The first minus the second, which come from different pictures, so their variances add.
+
+    The degrees of freedom are Welch's (1947, "The generalization of Student's problem ...",
+    Biometrika 34).
+    """
+    variance = first.variance + second.variance
+    parts = sum(spread.variance**2 / spread.freedom for spread in (first, second))
+    return Spread(
+        value=first.value - second.value,
+        variance=variance,
+        freedom=variance**2 / parts if parts else first.freedom + second.freedom,
+    )
+
+
 # --- a cross-validation ---------------------------------------------------------------------
 
 
@@ -189,19 +204,9 @@ def cross_validated(mean: float, sd: float | None, folds: int) -> Estimate:
 
 
 def optimism(mean: float, sd: float | None, folds: int, answers: Answers) -> Estimate:
-    """The cross-validated score minus the test score: what choosing by the former flattered.
-
-    The two come from different pictures, so their variances add; the degrees of freedom are
-    Welch's (1947, "The generalization of Student's problem ...", Biometrika 34).
-    """
+    """The cross-validated score minus the test score: what choosing by the former flattered."""
     outer = cluster_spread(answers)
-    value = mean - outer.value
     why_not = "one fold has no spread" if sd is None else lack_of_groups(answers)
     if sd is None or why_not is not None:
-        return Estimate(value=value, interval=None, why_not=why_not)
-    inner = fold_spread(mean, sd, folds)
-    variance = inner.variance + outer.variance
-    if inner.is_flat and outer.is_flat:
-        return Estimate(value=value, interval=None, why_not="nothing varies")
-    parts = inner.variance**2 / inner.freedom + outer.variance**2 / outer.freedom
-    return Spread(value=value, variance=variance, freedom=variance**2 / parts).estimate
+        return Estimate(value=mean - outer.value, interval=None, why_not=why_not)
+    return unpaired(fold_spread(mean, sd, folds), outer).estimate

@@ -22,6 +22,8 @@ from bench.records import (
     Policy,
     Predictions,
     ProcessSample,
+    Protocol,
+    ProtocolScores,
     Recipe,
     Role,
     Scores,
@@ -203,6 +205,29 @@ def make_seed_run(
         seconds=60.0,
         identity="",
     )
+
+
+def with_protocols(
+    report: StudyReport, accuracy: float, protocol: Protocol = "random"
+) -> StudyReport:
+    """A grouped study whose models were also trained under another protocol."""
+    predictions = make_predictions(report.dataset, report.split, accuracy)
+    scores = tuple(
+        ProtocolScores(
+            study=report.study,
+            model=model.name,
+            trial=model.trial,
+            protocol=protocol,
+            fold_scores=(0.9, 0.92, 0.91),
+            test=make_scores(report.dataset, predictions),
+            predictions=predictions,
+            seconds=1.0,
+            identity="ab",
+        )
+        for model in report.models
+    )
+    split = replace(report.split, protocol="grouped")
+    return replace(report, split=split, protocol_scores=scores)
 
 
 def make_latency(model: ModelRecord, *, batch_size: int = 1, calls: int = 300) -> LatencyRow:

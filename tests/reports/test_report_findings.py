@@ -15,6 +15,7 @@ from reports.findings import (
     labels_of,
     leak_warning,
     mistakes,
+    protocol_verdicts,
     right_answers,
     scored,
     seed_sentence,
@@ -22,6 +23,7 @@ from reports.findings import (
     tuning_verdict,
     winner_of,
 )
+from tests.reports.conftest import with_protocols
 
 MakeReport = Callable[..., StudyReport]
 
@@ -223,3 +225,32 @@ def test_right_answers_show_every_class_before_any_class_twice(make_report: Make
     labels = [answer.label for answer in right_answers(winner)]
     assert sorted(labels[:3]) == [0, 1, 2]
     assert len(labels) == len(examples(winner)) == 9
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "said"),
+    [
+        (0.9, "points, a difference beyond chance."),
+        (0.3, "points, no measurable difference between the two test sets."),
+    ],
+)
+def test_a_further_protocol_says_what_it_would_have_promised(
+    make_report: MakeReport, accuracy: float, said: str
+) -> None:
+    report = with_protocols(make_report(winner_accuracy=0.2, per_class=40), accuracy)
+    (promised,) = {scores.test.balanced_accuracy for scores in report.protocol_scores}
+    (verdict,) = protocol_verdicts(report)
+    assert verdict.startswith(
+        f"A random split would have promised {100 * promised:.1f} % of the winner's recipe, where "
+        "pictures of unseen groups get "
+    )
+    assert verdict.endswith(said)
+
+
+def test_a_further_protocol_with_too_few_groups_to_tell_says_so(make_report: MakeReport) -> None:
+    (verdict,) = protocol_verdicts(with_protocols(make_report(grouped=True), 0.9))
+    assert "points (a class has only 2 of the 6 groups" in verdict
+
+
+def test_without_further_protocols_nothing_is_said_of_them(make_report: MakeReport) -> None:
+    assert protocol_verdicts(make_report()) == ()

@@ -12,12 +12,14 @@ from bench.records import (
     GTZAN_GENRES,
     BrokenPicture,
     StudyReport,
+    TiedBy,
     VariantCheck,
     VariantRecord,
 )
 from reports import tables
 from reports.latency import study_tables
 from reports.tables import Table, escape
+from tests.reports.conftest import with_protocols
 
 MakeReport = Callable[..., StudyReport]
 
@@ -457,3 +459,40 @@ def test_each_precision_has_a_row_and_a_refusal_its_reason(make_report: MakeRepo
     assert column(table, "test balanced accuracy, %")[1] == tables.NOTHING
     assert "best fp16 is not offered: it fell apart." in table.footnotes
     assert "not measured" not in tables.comparison(report).rows[0][11]
+
+
+def test_protocols_stand_side_by_side_for_each_model(make_report: MakeReport) -> None:
+    report = with_protocols(make_report(winner_accuracy=0.2, per_class=40), 0.9)
+    table = tables.protocols(report)
+    assert column(table, "protocol") == ["grouped (searched)", "random"] * 2
+    assert column(table, "model") == ["best", "best", "default", "default"]
+    assert column(table, "CV balanced accuracy, %")[1] == "91.0 [87.1, 94.9]"
+    searched, further = (
+        float(cell.split()[0]) for cell in column(table, "test balanced accuracy, %")[:2]
+    )
+    none, gained = column(table, "test difference, points")[:2]
+    assert none == tables.NOTHING
+    value, low, high = (float(part.strip("[],")) for part in gained.split())
+    assert value == pytest.approx(further - searched, abs=0.11)
+    assert 0 < low < value < high
+
+
+def test_the_data_table_names_the_protocol_and_what_a_random_split_ignores(
+    make_report: MakeReport,
+) -> None:
+    report = make_report()
+    assert dict(tables.data_facts(report).rows)["protocol"] == "not recorded"
+    pictures = tuple(replace(p, group="g") for p in report.dataset.pictures)
+    random = replace(
+        report,
+        dataset=replace(
+            report.dataset,
+            pictures=pictures,
+            tied=(TiedBy(rule="--groups tracks.csv", pictures=36, groups=1),),
+        ),
+        split=replace(report.split, protocol="random"),
+    )
+    facts = dict(tables.data_facts(random).rows)
+    assert facts["protocol"] == "random"
+    assert "ignored by the random split" in facts["groups"]
+    assert facts["tied by a rule"] == "--groups tracks.csv: 36 pictures tied in 1 groups"

@@ -7,7 +7,14 @@ import pytest
 from scipy import stats
 
 from bench.statistics.answers import Answers
-from bench.statistics.comparisons import ROPE, Comparison, Verdict, on_folds, on_test_pictures
+from bench.statistics.comparisons import (
+    ROPE,
+    Comparison,
+    Verdict,
+    on_folds,
+    on_other_pictures,
+    on_test_pictures,
+)
 from bench.statistics.intervals import Estimate
 
 
@@ -100,6 +107,53 @@ def test_answers_to_other_pictures_are_not_compared() -> None:
     few, many = (answers_of(np.ones((1, groups), dtype=bool)) for groups in (10, 12))
     with pytest.raises(ValueError, match="different pictures"):
         on_test_pictures(few, many)
+
+
+# --- two test sets --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "verdict"),
+    [((0.9, 0.5), "better"), ((0.5, 0.9), "worse"), ((0.7, 0.7), "undecided")],
+)
+def test_test_sets_of_different_pictures_are_compared_unpaired(
+    accuracies: tuple[float, float], verdict: Verdict
+) -> None:
+    first, second = (
+        answers_of(drawn(accuracy, groups=groups, pictures=1, seed=seed))
+        for seed, (accuracy, groups) in enumerate(zip(accuracies, (100, 120), strict=True))
+    )
+    assert on_other_pictures(first, second).verdict == verdict
+
+
+def test_the_unpaired_interval_is_welchs() -> None:
+    """Of one class and a picture a group, the cluster-robust variance is the ordinary one."""
+    marks = [
+        drawn(share, groups=size, pictures=1, seed=3)[0] for share, size in ((0.8, 30), (0.5, 12))
+    ]
+    first, second = (
+        Answers.of(
+            np.zeros(len(right), dtype=int),
+            np.eye(2)[np.where(right, 0, 1)],
+            np.arange(len(right)),
+            "pictures",
+        )
+        for right in marks
+    )
+    difference = on_other_pictures(first, second).difference
+    welch = stats.ttest_ind(*(right.astype(float) for right in marks), equal_var=False)
+    assert difference.value == pytest.approx(marks[0].mean() - marks[1].mean())
+    assert difference.interval == pytest.approx(tuple(welch.confidence_interval(0.95)))
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"), [((4, 40), "only 2 of the 4 groups"), ((40, 40), "nothing varies")]
+)
+def test_test_sets_that_say_too_little_decide_nothing(groups: tuple[int, int], said: str) -> None:
+    first, second = (answers_of(np.full((1, size), True)) for size in groups)
+    for comparison in (on_other_pictures(first, second), on_other_pictures(second, first)):
+        assert (comparison.verdict, comparison.difference.interval) == ("undecided", None)
+        assert said in (comparison.difference.why_not or "")
 
 
 # --- folds ----------------------------------------------------------------------------------

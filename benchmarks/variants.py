@@ -7,7 +7,7 @@ Each network (BACKBONE:FREEZE_DEPTH) is trained on the development part of DATA,
 and scored as `bench promote` does it; then its INT8 variant is made and passes its gate or not.
 Both files are measured at batch 1, in fresh processes that take turns. A refused variant is
 measured too, to show what the gate costs: for that the gate's tolerance is lifted in a second
-making, whose file is not kept. Writes the Markdown table of `benchmarks/results/variants.md`.
+making, whose file is not kept. Prints a Markdown table, or writes it to `--out`.
 """
 
 from __future__ import annotations

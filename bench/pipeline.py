@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -200,15 +201,16 @@ def _train_further_seeds(
         return []
     winner = ranked(models)[0]
     (candidate,) = (candidate for candidate in candidates if candidate.name == winner.name)
+    further = partial(further_seeds, trainer, candidate, workspace, temperature=winner.temperature)
     failures: list[BenchError] = []
     if seeds > 1:
         listener.stage(f"training {winner.name} with {seeds} seeds in all")
     try:
-        runs = further_seeds(trainer, candidate, workspace, seeds=seeds)
+        runs = further(seeds=seeds)
     except (ExportError, NonFiniteLossError) as error:
         listener.stage(f"a further seed of {winner.name} failed: {error}")
         failures = [error]
-        runs = further_seeds(trainer, candidate, workspace, seeds=1)  # those that are finished
+        runs = further(seeds=1)  # those that are finished
     database.save_model(replace(winner, further_seeds=runs))
     return failures
 

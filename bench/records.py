@@ -365,6 +365,15 @@ class TrialRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A value and its 95 % interval, or the reason why there is none."""
+
+    value: float
+    interval: tuple[float, float] | None
+    why_not: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClassScores:
     name: str
     precision: float
@@ -394,6 +403,54 @@ class Predictions:
     indices: tuple[int, ...]
     labels: tuple[int, ...]
     probabilities: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationScores:
+    """How far probabilities can be believed; smaller is better. See docs/calibration.md.
+
+    log_loss: in nats.
+    brier: the sum over the classes of squared errors, 0..2.
+    ece: expected calibration error of the predicted class, 0..1.
+    ece_by_chance: what it would be on as many pictures if these very probabilities were right:
+        the mean, and the range that holds it in 95 of 100 cases.
+    """
+
+    log_loss: Estimate
+    brier: Estimate
+    ece: float
+    ece_by_chance: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationEffect:
+    """What a temperature does to the probabilities of some pictures; a change is after - before."""
+
+    pictures: int
+    before: CalibrationScores
+    after: CalibrationScores
+    log_loss_change: Estimate
+    brier_change: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The temperature in a model's graph, and the evidence for it.
+
+    temperature: logits are divided by it before the softmax; 1 leaves them as they are.
+    fitted: the temperature that fits all out-of-fold predictions best; None without them.
+    fold_temperatures: for each fold, the one that fits all other folds best.
+    why_none: why the graph has temperature 1, where it does.
+    out_of_fold: each fold's pictures before and after the temperature of the other folds.
+    test: the shipped file on the locked test set, without and with its temperature.
+    """
+
+    temperature: float
+    fitted: float | None = None
+    fold_temperatures: tuple[float, ...] = ()
+    why_none: str | None = None
+    out_of_fold: CalibrationEffect | None = None
+    test: CalibrationEffect | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -497,6 +554,12 @@ class ModelRecord:
     identity: str = ""  # of the training, to know whether it must be done again
     variants: tuple[VariantRecord, ...] = ()
     further_seeds: tuple[SeedRun, ...] = ()
+    calibration: Calibration | None = None  # of early versions, whose graphs divide by nothing
+
+    @property
+    def temperature(self) -> float:
+        """What the graph divides the logits by."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
 
     @property
     def architecture_key(self) -> str:

@@ -22,7 +22,7 @@ MakeReport = Callable[..., StudyReport]
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for the drawing, which takes nearly all the time, where only words matter."""
-    for name in ("confusion", "curves", "gallery", "history", "parameters"):
+    for name in ("confusion", "curves", "gallery", "history", "parameters", "reliability"):
         monkeypatch.setattr(figures, name, lambda *arguments: b"a picture")
 
 
@@ -41,6 +41,7 @@ def test_a_promoted_study_gets_every_section_and_links_every_figure(
         "Comparison",
         "The winner: best",
         "Confusions",
+        "Calibration",
         "Examples",
         "Latency",
         "Parity",
@@ -56,6 +57,8 @@ def test_a_promoted_study_gets_every_section_and_links_every_figure(
         "history.png",
         "mistakes.png",
         "parameters.png",
+        "reliability-1-best.png",
+        "reliability-2-default.png",
         "right.png",
     }
     assert linked_figures(paths) == set(paths.figures)

@@ -52,7 +52,7 @@ def fit_calibration(plan: StudyPlan, candidate: Candidate) -> Calibration:
     effect = effect_of(labels_n, before_nk, after_nk, groups_n, unit)
     fitted = fit_temperature(labels_n, before_nk)
     why_none = None
-    if not is_determined(fitted):
+    if not is_determined(labels_n, before_nk, fitted):
         why_none = "the out-of-fold answers determine no temperature: they are all right, or noise"
     elif effect.log_loss_change.value >= 0.0:
         why_none = (

@@ -45,13 +45,20 @@ def fit_temperature(labels_n: Integers, probabilities_nk: Floats) -> float:
     return float(np.exp(found.x))
 
 
-def is_determined(temperature: float) -> bool:
-    """Whether a fitted temperature lies within the limits, rather than at one of them."""
-    return LEAST_TEMPERATURE * _NEAR_AN_END < temperature < MOST_TEMPERATURE / _NEAR_AN_END
+def is_determined(labels_n: Integers, probabilities_nk: Floats, temperature: float) -> bool:
+    """Whether a fitted temperature is truly the best one.
+
+    Answers that are all right would be made ever surer; a fit at a limit would go beyond it.
+    """
+    any_wrong = bool((probabilities_nk.argmax(axis=1) != labels_n).any())
+    low, high = LEAST_TEMPERATURE * _NEAR_AN_END, MOST_TEMPERATURE / _NEAR_AN_END
+    return any_wrong and low < temperature < high
 
 
 def with_temperature(probabilities_nk: Floats, temperature: float) -> Floats:
     """Divide the logits behind some probabilities by a temperature; 1 / T takes it out again."""
+    if temperature == 1.0:
+        return probabilities_nk  # to the last bit
     scaled: Floats = softmax(_logits(probabilities_nk) / temperature, axis=1)
     return scaled
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         TrialState,
         VariantRecord,
     )
+    from bench.reproduce import Reproduction
     from bench.results import StudyProgress
     from bench.runtime.metadata import TensorSignature
     from bench.runtime.predictor import Prediction, Predictor
@@ -338,6 +339,45 @@ def report(
         _print_json({"report": str(paths.markdown), "json": str(paths.json)})
     else:
         print(paths.markdown)
+
+
+@app.command()
+def reproduce(
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    trial: Annotated[str, typer.Argument(help="Number of the trial, or `best`.")],
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Decode pictures and compute activations anew as well."),
+    ] = False,
+    workspace: WorkspaceOption = RUNS,
+    storage: StorageOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a recorded trial again and compare scores and predictions; the study stays as it is.
+
+    Ends with 1 where they differ by more than the spread over the folds.
+    """
+    from bench.progress import make_progress
+    from bench.reproduce import reproduce as train_again
+
+    with _opened(workspace, storage) as (place, database):
+        reproduction = train_again(
+            study,
+            trial,
+            workspace=place,
+            database=database,
+            say=make_progress(quiet=quiet).stage,
+            fresh=fresh,
+        )
+    if as_json:
+        from bench.records import to_builtins
+
+        derived = {name: getattr(reproduction, name) for name in ("recorded", "again", "verdict")}
+        _print_json({**to_builtins(reproduction), **derived})
+    else:
+        _print_reproduction(reproduction)
+    reproduction.refuse_difference()
 
 
 @app.command()
@@ -892,6 +932,39 @@ def _print_status(all_progress: Sequence[StudyProgress]) -> None:
                 )
         if running.row_count:
             _print_rich(running)
+
+
+def _print_reproduction(reproduction: Reproduction) -> None:
+    from rich.table import Table
+
+    table = Table(
+        "fold", "epochs", "recorded", "again", "scores equal", "pictures", "other class",
+        "largest difference of a probability", box=None,
+    )  # fmt: skip
+    for fold in reproduction.folds:
+        compared = (
+            (str(fold.pictures), str(fold.other_answers), f"{fold.max_abs_difference:.1e}")
+            if fold.pictures
+            else ("none stored", "–", "–")
+        )
+        table.add_row(
+            str(fold.fold + 1),
+            str(fold.epochs),
+            _cell(fold.recorded),
+            _cell(fold.again),
+            "yes" if fold.scores_equal else "no",
+            *compared,
+        )
+    _print_rich(table)
+    for remark in reproduction.remarks:
+        print(remark)
+    for change in reproduction.changes:
+        print(f"then and now: {change}")
+    print(
+        f"trial {reproduction.trial} of {reproduction.study} ({reproduction.state.lower()}): "
+        f"{reproduction.recorded:.3f} recorded, {reproduction.again:.3f} again, spread over the "
+        f"folds {_cell(reproduction.spread)}: {reproduction.verdict}"
+    )
 
 
 def _print_inspection(inspection: Inspection) -> None:

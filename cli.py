@@ -269,15 +269,16 @@ def search(
         if no_promote:
             report = load_study_report(database, plan.study)
         else:
-            report = pipeline.promote(
-                plan.study,
-                workspace=place,
-                database=database,
-                listener=listener,
-                protocol=_protocol(quick=quick_latency),
-                variants=choice,
-                seeds=seeds,
-            )
+            with _cards(plan.study, place, database):
+                report = pipeline.promote(
+                    plan.study,
+                    workspace=place,
+                    database=database,
+                    listener=listener,
+                    protocol=_protocol(quick=quick_latency),
+                    variants=choice,
+                    seeds=seeds,
+                )
     _print_summary(report, place, as_json=as_json)
 
 
@@ -301,7 +302,7 @@ def promote(
     from bench import pipeline
     from bench.progress import make_progress
 
-    with _opened(workspace, storage) as (place, database):
+    with _opened(workspace, storage) as (place, database), _cards(study, place, database):
         report = pipeline.promote(
             study,
             workspace=place,
@@ -326,6 +327,7 @@ def report(
 ) -> None:
     """Write a Markdown report with tables, figures and JSON."""
     from bench.results import load_study_report
+    from reports.cards import write_cards
     from reports.markdown import write_report
 
     with _opened(workspace, storage) as (place, database):
@@ -335,6 +337,8 @@ def report(
         records = [load_study_report(database, name) for name in names]
     folder = out or (place.report(names[0]) if len(names) == 1 else place.joint_report)
     paths = write_report(records, folder)
+    for record in records:
+        write_cards(record, place.root)
     if as_json:
         _print_json({"report": str(paths.markdown), "json": str(paths.json)})
     else:
@@ -778,6 +782,21 @@ def _opened(
         )
     with Database.open(storage or place.default_storage) as database:
         yield place, database
+
+
+@contextmanager
+def _cards(study: str, place: Workspace, database: Database) -> Iterator[None]:
+    """Write a card beside each model that the block promotes, also where others of them fail."""
+    from bench.results import load_study_report
+    from reports.cards import write_cards
+
+    try:
+        yield
+    except BenchError:
+        if database.load_models(study):
+            write_cards(load_study_report(database, study), place.root)
+        raise
+    write_cards(load_study_report(database, study), place.root)
 
 
 def _check_device(device: str) -> None:

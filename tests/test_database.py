@@ -220,7 +220,7 @@ def test_optunas_tables_lie_beside_ours(database):
     assert optuna.load_study(study_name="pets", storage=database.storage).best_value == 0.5
     tables = sa.inspect(database.storage.engine).get_table_names()
     ours = {"datasets", "splits", "studies", "epochs", "models", "protocol_scores", "latencies",
-            "owners"}  # fmt: skip
+            "owners", "conditions"}  # fmt: skip
     assert {f"bench_{name}" for name in ours} == {t for t in tables if t.startswith("bench_")}
     assert {"studies", "trials", "trial_values"} <= set(tables)
 

@@ -13,16 +13,29 @@ from typing import Any
 import yaml
 
 from bench.records import ModelRecord, StudyReport, ranked
+from bench.statistics.intervals import f1, log_loss, precision
 from bench.workspace import write_atomic
 from reports import tables
 from reports.findings import winner_of
 from reports.latency import study_tables
 from reports.limits import limits
 from reports.rendering import render
-from reports.scores import legend, percent
+from reports.scores import (
+    NOTHING,
+    cv_optimism,
+    cv_score,
+    legend,
+    nats,
+    percent,
+    points,
+    reasons,
+    tested_score,
+    with_interval,
+)
 from reports.tables import Table, caption_of
 
 CARD_FILE = "model.md"
+_METRICS = (("precision", precision), ("F1", f1))
 
 
 def write_cards(report: StudyReport, root: Path) -> tuple[Path, ...]:
@@ -48,8 +61,7 @@ def card(report: StudyReport, model: ModelRecord) -> str:
         model=model,
         head=yaml.safe_dump(_head(report, model), sort_keys=False, allow_unicode=True),
         winner=winner_of(report) is model,
-        scores=tables.comparison(alone),
-        legend=legend(report),
+        scores=_scores(report, model),
         per_class=tables.per_class(report, model),
         worst=_worst_classes(report, model),
         seeds=tables.seeds(report, model) if model.further_seeds else None,
@@ -57,7 +69,7 @@ def card(report: StudyReport, model: ModelRecord) -> str:
         variants=tables.variants(alone) if model.variants else None,
         latency=study_tables(alone) if alone.latencies else (),
         parity=tables.parity(alone) if model.parity else None,
-        recipe=tables.hyper_parameters(report, model, None),
+        recipe=tables.recipe(report, model),
         data=(tables.data_facts(report), tables.classes(report)),
         broken=tables.broken_files(report) if report.dataset.broken else None,
         machine=tables.machine(report),
@@ -73,6 +85,32 @@ def _of(report: StudyReport, model: ModelRecord) -> StudyReport:
         models=(model,),
         latencies=tuple(row for row in report.latencies if row.architecture_key in keys),
         protocol_scores=tuple(s for s in report.protocol_scores if s.model == model.name),
+    )
+
+
+def _scores(report: StudyReport, model: ModelRecord) -> Table:
+    """One row a score, with its interval."""
+    cross_validated, optimism = cv_score(report, model), cv_optimism(report, model)
+    tested = tested_score(report, model)
+    others = [(name, tested_score(report, model, metric)) for name, metric in _METRICS]
+    loss = tested_score(report, model, log_loss)
+    rows = [
+        ("balanced accuracy in cross-validation, %", with_interval(cross_validated)),
+        ("balanced accuracy on the test set, %", with_interval(tested)),
+        ("cross-validation minus test, points", points(optimism) if optimism else NOTHING),
+        *((f"{name} on the test set, %", with_interval(score)) for name, score in others),
+        ("log-loss on the test set, nats", nats(loss)),
+    ]
+    estimates = (cross_validated, tested, optimism, *(score for _, score in others), loss)
+    return Table(
+        caption=caption_of(report, f"Scores of {model.name}"),
+        headers=("score", "value"),
+        rows=tuple(rows),
+        footnotes=(
+            legend(report),
+            *reasons(estimates),
+            "Precision and F1 are macro means; macro recall is the balanced accuracy.",
+        ),
     )
 
 

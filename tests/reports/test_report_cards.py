@@ -67,6 +67,7 @@ def test_it_tells_of_this_model_and_of_no_other(make_report: MakeReport) -> None
     own, others = card(report, best(report)), card(report, other)
 
     assert "| default |" not in own
+    assert "| winner" not in others
     assert "best over the seeds of its training" in own
     assert "seeds of its training" not in others
     assert "bench reproduce demo 2" in own

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         TrialState,
         VariantRecord,
     )
+    from bench.reproduce import Reproduction
     from bench.results import StudyProgress
     from bench.runtime.metadata import TensorSignature
     from bench.runtime.predictor import Prediction, Predictor
@@ -268,15 +269,16 @@ def search(
         if no_promote:
             report = load_study_report(database, plan.study)
         else:
-            report = pipeline.promote(
-                plan.study,
-                workspace=place,
-                database=database,
-                listener=listener,
-                protocol=_protocol(quick=quick_latency),
-                variants=choice,
-                seeds=seeds,
-            )
+            with _cards(plan.study, place, database):
+                report = pipeline.promote(
+                    plan.study,
+                    workspace=place,
+                    database=database,
+                    listener=listener,
+                    protocol=_protocol(quick=quick_latency),
+                    variants=choice,
+                    seeds=seeds,
+                )
     _print_summary(report, place, as_json=as_json)
 
 
@@ -300,7 +302,7 @@ def promote(
     from bench import pipeline
     from bench.progress import make_progress
 
-    with _opened(workspace, storage) as (place, database):
+    with _opened(workspace, storage) as (place, database), _cards(study, place, database):
         report = pipeline.promote(
             study,
             workspace=place,
@@ -325,6 +327,7 @@ def report(
 ) -> None:
     """Write a Markdown report with tables, figures and JSON."""
     from bench.results import load_study_report
+    from reports.cards import write_cards
     from reports.markdown import write_report
 
     with _opened(workspace, storage) as (place, database):
@@ -334,10 +337,51 @@ def report(
         records = [load_study_report(database, name) for name in names]
     folder = out or (place.report(names[0]) if len(names) == 1 else place.joint_report)
     paths = write_report(records, folder)
+    for record in records:
+        write_cards(record, place.root)
     if as_json:
         _print_json({"report": str(paths.markdown), "json": str(paths.json)})
     else:
         print(paths.markdown)
+
+
+@app.command()
+def reproduce(
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    trial: Annotated[str, typer.Argument(help="Number of the trial, or `best`.")],
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Decode pictures and compute activations anew as well."),
+    ] = False,
+    workspace: WorkspaceOption = RUNS,
+    storage: StorageOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a recorded trial again and compare scores and predictions; the study stays as it is.
+
+    Ends with 1 where they differ by more than the spread over the folds.
+    """
+    from bench.progress import make_progress
+    from bench.reproduce import reproduce as train_again
+
+    with _opened(workspace, storage) as (place, database):
+        reproduction = train_again(
+            study,
+            trial,
+            workspace=place,
+            database=database,
+            say=make_progress(quiet=quiet).stage,
+            fresh=fresh,
+        )
+    if as_json:
+        from bench.records import to_builtins
+
+        derived = {name: getattr(reproduction, name) for name in ("recorded", "again", "verdict")}
+        _print_json({**to_builtins(reproduction), **derived})
+    else:
+        _print_reproduction(reproduction)
+    reproduction.refuse_difference()
 
 
 @app.command()
@@ -740,6 +784,21 @@ def _opened(
         yield place, database
 
 
+@contextmanager
+def _cards(study: str, place: Workspace, database: Database) -> Iterator[None]:
+    """Write a card beside each model that the block promotes, also where others of them fail."""
+    from bench.results import load_study_report
+    from reports.cards import write_cards
+
+    try:
+        yield
+    except BenchError:
+        if database.load_models(study):
+            write_cards(load_study_report(database, study), place.root)
+        raise
+    write_cards(load_study_report(database, study), place.root)
+
+
 def _check_device(device: str) -> None:
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device takes auto, cpu or cuda, not {device!r}")
@@ -892,6 +951,39 @@ def _print_status(all_progress: Sequence[StudyProgress]) -> None:
                 )
         if running.row_count:
             _print_rich(running)
+
+
+def _print_reproduction(reproduction: Reproduction) -> None:
+    from rich.table import Table
+
+    table = Table(
+        "fold", "epochs", "recorded", "again", "scores equal", "pictures", "other class",
+        "largest difference of a probability", box=None,
+    )  # fmt: skip
+    for fold in reproduction.folds:
+        compared = (
+            (str(fold.pictures), str(fold.other_answers), f"{fold.max_abs_difference:.1e}")
+            if fold.pictures
+            else ("none stored", "–", "–")
+        )
+        table.add_row(
+            str(fold.fold + 1),
+            str(fold.epochs),
+            _cell(fold.recorded),
+            _cell(fold.again),
+            "yes" if fold.scores_equal else "no",
+            *compared,
+        )
+    _print_rich(table)
+    for remark in reproduction.remarks:
+        print(remark)
+    for change in reproduction.changes:
+        print(f"then and now: {change}")
+    print(
+        f"trial {reproduction.trial} of {reproduction.study} ({reproduction.state.lower()}): "
+        f"{reproduction.recorded:.3f} recorded, {reproduction.again:.3f} again, spread over the "
+        f"folds {_cell(reproduction.spread)}: {reproduction.verdict}"
+    )
 
 
 def _print_inspection(inspection: Inspection) -> None:

@@ -303,11 +303,27 @@ class EpochScores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What the last bits of a trained fold depend on besides its study's plan."""
+
+    cpu: str
+    instructions: str  # the widest vector instructions that torch uses, such as AVX512
+    threads: int  # in one operation of torch
+    blas_threads: int  # in one matrix product of numpy and SciPy, which fit the linear probe
+    gpu: str | None
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone:
-    """An epoch of a trial was scored; the executor waits for the answer go on or stop."""
+    """An epoch of a trial was scored; the executor waits for the answer go on or stop.
+
+    `conditions` are those that it was trained under; None of a stored epoch that is told again.
+    """
 
     trial: int
     scores: EpochScores
+    conditions: Conditions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -554,6 +570,7 @@ class ModelRecord:
     identity: str = ""  # of the training, to know whether it must be done again
     variants: tuple[VariantRecord, ...] = ()
     further_seeds: tuple[SeedRun, ...] = ()
+    weights_license: str = ""  # of the starting weights; empty where timm or the record has none
     calibration: Calibration | None = None  # of early versions, whose graphs divide by nothing
 
     @property

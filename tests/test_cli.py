@@ -77,7 +77,8 @@ def test_search_has_the_option(bench: Bench, option: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "search", "promote", "report", "predict", "inspect", "latency", "status", "dashboard",
+        "search", "promote", "report", "reproduce", "predict", "inspect", "latency", "status",
+        "dashboard",
         "spaces", "doctor", "data check", "data split", "data demo", "data spectrograms",
     ],
 )  # fmt: skip
@@ -130,6 +131,7 @@ def test_every_command_explains_itself(bench: Bench, command: str) -> None:
         ("report", ["no study yet"]),
         ("status nobody", ["holds no study yet", "--workspace"]),
         ("status", ["no study yet"]),
+        ("reproduce nobody 0", ["holds no study yet", "--workspace"]),
         ("predict gone.onnx PICTURES", ["gone.onnx"]),
         ("predict gone.onnx PICTURES --device tpu", ["--device", "'tpu'"]),
         ("latency gone.onnx", ["gone.onnx"]),

@@ -24,6 +24,7 @@ from bench.latency import LatencyJob, LatencyProtocol
 from bench.progress import make_progress
 from bench.promote import promotion, seeds
 from bench.promote.retrain import retrain
+from bench.promote.select import select
 from bench.records import (
     LatencyRow,
     ModelRecord,
@@ -269,6 +270,50 @@ def test_the_report_is_written_with_its_figures(place: Place) -> None:
     assert "tiny" in markdown
     assert BACKBONE in markdown
     json.loads(Path(paths["json"]).read_text())
+
+
+def test_each_promoted_file_has_a_card_which_the_report_writes_anew(
+    place: Place, tmp_path: Path
+) -> None:
+    workspace = shutil.copytree(place.workspace, tmp_path / "runs")
+    cards = {
+        model.trial: (workspace / model.path).with_name("model.md") for model in place.report.models
+    }
+    first = {trial: card.read_text("utf-8") for trial, card in cards.items()}
+    for trial, card in cards.items():
+        assert f"bench reproduce tiny {trial}\n" in first[trial]
+        assert "They were random numbers, and carry no licence." in first[trial]
+        card.unlink()
+
+    told = bench("report", "tiny", "--workspace", str(workspace))
+
+    assert told.code == 0, told.err
+    assert {trial: card.read_text("utf-8") for trial, card in cards.items()} == first
+
+
+def test_a_model_that_fails_does_not_cost_the_others_their_cards(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = shutil.copytree(place.workspace, tmp_path / "runs")
+    for card in workspace.rglob("model.md"):
+        card.unlink()
+    kept = ranked(place.report.models)[0]
+
+    def fails_but_for_the_winner(trainer: Any, candidate: Any, place: Any) -> ModelRecord:
+        if candidate.name != kept.name:
+            raise ParityError("the exported file differs from the trained model")
+        return promotion.promote_candidate(trainer, candidate, place)
+
+    monkeypatch.setattr(pipeline, "promote_candidate", fails_but_for_the_winner)
+    monkeypatch.setattr(pipeline, "select", lambda trials: (*select(trials), other(trials)))
+
+    def other(trials: Any) -> Any:
+        return replace(select(trials)[0], name="another")
+
+    told = bench("promote", "tiny", "--workspace", str(workspace), "--variants", "fp32")
+
+    assert told.code == 1
+    assert [card.parent.name for card in workspace.rglob("model.md")] == [kept.name]
 
 
 def test_status_counts_trials_and_models(place: Place) -> None:

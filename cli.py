@@ -21,8 +21,9 @@ import typer
 from bench.errors import BenchError, DataError, InputError, InterruptedRun
 
 if TYPE_CHECKING:
+    from bench.data.audit.check import Features, Finding
     from bench.database import Database
-    from bench.records import LatencyRow, StudyReport, TrialState
+    from bench.records import Audit, Dataset, LatencyRow, StudyReport, TrialState
     from bench.results import StudyProgress
     from bench.runtime.predictor import Prediction, Predictor
     from bench.workspace import Workspace
@@ -58,6 +59,8 @@ QuickLatencyOption = Annotated[
     typer.Option("--quick-latency", help="Measure latency roughly: seconds instead of minutes."),
 ]
 RUNS = Path("runs")
+FEATURE_SIZE = 128  # px; `data check` judges labels by features of pictures of this side
+MOST_DRAWN_PAIRS = 30
 
 
 @app.command()
@@ -440,46 +443,57 @@ def doctor(workspace: WorkspaceOption = RUNS, as_json: JsonOption = False) -> No
 def data_check(
     data: Annotated[Path, typer.Argument(help="Picture folder, GTZAN folder or CSV manifest.")],
     crop: CropOption = "auto",
+    backbone: Annotated[
+        str,
+        typer.Option(
+            help="Its pretrained features judge the labels; none: small grey pictures do, without "
+            "loading torch."
+        ),
+    ] = "efficientnet_lite0",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to draw the worst pairs into, side by side.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print classes, counts, sizes, modes and broken files."""
-    from collections import Counter
+    """Print what is in a data set, and what in it would make scores mislead.
 
+    Looked for: duplicates and pieces of one recording, labels that contradict one another or the
+    pictures, groups in file names, shortcuts, imbalance. Findings are no errors: exit code 0.
+    """
+    from dataclasses import asdict
+
+    from bench.data.audit.check import audit, findings
     from bench.data.sources import load_dataset, parse_crop
     from bench.records import to_builtins
 
     dataset = load_dataset(data, crop=parse_crop(crop))
-    sizes = Counter(f"{p.width}x{p.height}" for p in dataset.pictures)
-    modes = Counter(p.mode for p in dataset.pictures)
-    groups = {p.group for p in dataset.pictures if p.group is not None}
+    facts = _dataset_facts(dataset)
+    if not as_json:
+        _print_dataset(facts)
+    found = audit(dataset, _features(backbone))
+    told = findings(dataset, found)
+    pages = _draw_pairs(dataset, found, out) if out else ()
     if as_json:
+        labels = {
+            "features": found.labels.features,
+            "balanced_accuracy": found.labels.balanced_accuracy,
+            "note": found.labels.note,
+        }
         _print_json(
             {
-                "name": dataset.name,
-                "kind": dataset.kind,
-                "synthetic": dataset.synthetic,
-                "pictures": len(dataset.pictures),
-                "classes": dict(zip(dataset.classes, dataset.counts, strict=True)),
-                "groups": len(groups),
-                "sizes": dict(sizes.most_common()),
-                "modes": dict(modes.most_common()),
-                "crop": dataset.crop,
-                "fingerprint": dataset.fingerprint,
-                "broken": to_builtins(dataset.broken),
+                **facts,
+                "labels": labels,
+                "pair_thresholds": dict(zip(dataset.classes, found.thresholds, strict=True)),
+                "findings": [to_builtins(asdict(finding)) for finding in told],
+                "figures": [str(page) for page in pages],
             }
         )
         return
-    synthetic = ", synthetic" if dataset.synthetic else ""
-    print(f"{dataset.name}: {len(dataset.pictures)} pictures ({dataset.kind}{synthetic})")
-    for name, count in zip(dataset.classes, dataset.counts, strict=True):
-        print(f"  {name:<20} {count}")
-    print(f"sizes   {_counted(sizes)}")
-    print(f"modes   {_counted(modes)}")
-    print(f"groups  {len(groups) or 'none given'}")
-    print(f"crop    {','.join(map(str, dataset.crop)) if dataset.crop else 'none'}")
-    print(f"broken  {len(dataset.broken)}")
-    for picture in dataset.broken:
-        print(f"  {picture.path}: {picture.reason}")
+    _print_findings(told)
+    if found.labels.note:
+        print(f"note: {found.labels.note}")
+    for page in pages:
+        print(page)
 
 
 @data_app.command("split")
@@ -600,6 +614,97 @@ def _fail_for(broken: Sequence[DataError]) -> None:
     """End with the error of pictures that could not be predicted, if there are any."""
     if broken:
         raise DataError("; ".join(str(error) for error in broken))
+
+
+def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    from collections import Counter
+
+    from bench.records import to_builtins
+
+    return {
+        "name": dataset.name,
+        "kind": dataset.kind,
+        "synthetic": dataset.synthetic,
+        "pictures": len(dataset.pictures),
+        "classes": dict(zip(dataset.classes, dataset.counts, strict=True)),
+        "groups": len({p.group for p in dataset.pictures if p.group is not None}),
+        "sizes": dict(Counter(f"{p.width}x{p.height}" for p in dataset.pictures).most_common()),
+        "modes": dict(Counter(p.mode for p in dataset.pictures).most_common()),
+        "crop": dataset.crop,
+        "fingerprint": dataset.fingerprint,
+        "broken": to_builtins(dataset.broken),
+    }
+
+
+def _print_dataset(facts: dict[str, Any]) -> None:
+    synthetic = ", synthetic" if facts["synthetic"] else ""
+    print(f"{facts['name']}: {facts['pictures']} pictures ({facts['kind']}{synthetic})")
+    for name, count in facts["classes"].items():
+        print(f"  {name:<20} {count}")
+    print(f"sizes   {_counted(facts['sizes'])}")
+    print(f"modes   {_counted(facts['modes'])}")
+    print(f"groups  {facts['groups'] or 'none given'}")
+    print(f"crop    {','.join(map(str, facts['crop'])) if facts['crop'] else 'none'}")
+    print(f"broken  {len(facts['broken'])}")
+    for picture in facts["broken"]:
+        print(f"  {picture['path']}: {picture['reason']}")
+
+
+def _features(backbone: str) -> Features | None:
+    """What judges labels; None stands for small pictures."""
+    if backbone == "none":
+        return None
+    from bench.data.audit.check import Features
+    from bench.models.features import pooled_features
+
+    return Features(
+        name=f"features of {backbone}",
+        compute=lambda dataset: pooled_features(dataset, backbone, image_size=FEATURE_SIZE),
+    )
+
+
+def _draw_pairs(dataset: Dataset, found: Audit, folder: Path) -> tuple[Path, ...]:
+    from bench.data.audit.check import worst_pairs
+    from reports.pairs import PictureRow, write_pages
+
+    rows = []
+    for pair in worst_pairs(dataset, found)[:MOST_DRAWN_PAIRS]:
+        first, second = dataset.pictures[pair.first], dataset.pictures[pair.second]
+        shift = f", {pair.shift:+.0%} of the width" if pair.shift else ""
+        rows.append(
+            PictureRow(
+                left=dataset.picture_path(pair.first),
+                right=dataset.picture_path(pair.second),
+                left_caption=first.path,
+                right_caption=f"{second.path}: {pair.kind} {pair.correlation:.2f}{shift}",
+                is_alarming=first.label != second.label,
+            )
+        )
+    return write_pages(rows, folder)
+
+
+def _print_findings(told: Sequence[Finding]) -> None:
+    if not told:
+        print("findings  none")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("finding", "count", "what", "such as", "remedy", box=None)
+    for finding in told:
+        # Text, because a path may hold what rich takes for markup.
+        cells = (finding.kind, str(finding.count), finding.what, _example(finding), finding.remedy)
+        table.add_row(*(Text(cell) for cell in cells))
+    _print_rich(table)
+
+
+def _example(finding: Finding) -> str:
+    worst = finding.details[0]
+    if "first" in worst:
+        return f"{worst['first']} and {worst['second']} ({worst['correlation']:.2f})"
+    if "predicted" in worst:
+        return f"{worst['picture']}: {worst['label']} or {worst['predicted']}?"
+    return str(worst.get("picture") or worst.get("class") or worst["example"])
 
 
 def _weight_files(pairs: Sequence[str]) -> dict[str, Path]:
@@ -739,8 +844,9 @@ def _relative(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _counted(counter: Any) -> str:
-    return ", ".join(f"{name} ({count})" for name, count in counter.most_common(8))
+def _counted(counts: dict[str, int]) -> str:
+    """The most frequent ones; `counts` stand in order."""
+    return ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:8])
 
 
 def _cell(value: object) -> str:

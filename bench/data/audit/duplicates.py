@@ -1,0 +1,177 @@
+"""Pictures that show the same thing twice: copies, parts, and the same recording later on.
+
+Candidates come from cheap comparisons of all pairs (`shifts`, `crops`), and each is confirmed by
+the correlation of its detail once it is aligned (`detail`). How much correlation is enough depends
+on the set: pairs of one class, drawn at random, say how much unrelated pictures agree in it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm
+
+from bench.data.audit.crops import Match, find_crops
+from bench.data.audit.detail import Alignment, Detail, Indices, align, weigh
+from bench.data.audit.shifts import ShiftScreen
+from bench.data.audit.thumbnails import COLUMNS, Thumbnails, make_thumbnails
+from bench.records import Dataset, Pair
+
+# Weighed scores (Fisher's z times the root of the overlap) from which a pair is one, at the
+# least: a correlation of 0.64 in full overlap, of 0.73 in two thirds. Among 1,000 real clips of
+# 285 recordings, 347 of the 351 pairs above it were of one recording, and the other four were
+# versions of one piece; at 0.6 there were pairs that had only the style in common.
+_LEAST_SCORE = 0.75
+# A screened pair may score so much less than it does in detail.
+_SCREENED = 0.6
+_SAMPLES = 4000
+_SAMPLES_A_CLASS = (100, 1000)
+# Unrelated pairs expected to pass in the whole set, were their scores normally distributed.
+_EXPECTED_FALSE = 0.01
+# Lags up to so many columns are a copy's: rounding, or a line more or less of the frame.
+_COPY_LAG = 1
+# A window that keeps this share of both sides is the whole picture.
+_WHOLE_SIDE = 0.985
+
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The pairs that were found; `thresholds` are the scores asked of pairs, by class."""
+
+    pairs: tuple[Pair, ...]
+    blank: tuple[int, ...]
+    thresholds: tuple[float, ...]
+
+
+def find_duplicates(dataset: Dataset) -> tuple[Pair, ...]:
+    """Find pairs of pictures that must not stand on both sides of a split.
+
+    Each pair is two indices into `dataset.pictures`, `first < second`. Of several identical files
+    only the first is compared with other pictures, so the pairs tie them all when they are joined.
+
+    Raises:
+        DataError: a picture that could be read before can no longer be.
+    """
+    return search_duplicates(dataset, make_thumbnails(dataset)).pairs
+
+
+def search_duplicates(dataset: Dataset, thumbnails: Thumbnails) -> Search:
+    """Find duplicates among thumbnails that are there already; see `find_duplicates`."""
+    rng = np.random.default_rng(0)
+    identical, unique = _identical(dataset)
+    detail = Detail(thumbnails.grey_nhw)
+    comparable = unique[~detail.blank_n[unique]]
+    blank = tuple(np.flatnonzero(detail.blank_n).tolist())
+    if len(comparable) < 2:
+        return Search(identical, blank, (_LEAST_SCORE,) * len(dataset.classes))
+    thresholds = _thresholds(dataset, detail, comparable, rng)
+    labels = np.asarray(dataset.labels)
+    first, second = ShiftScreen(detail, comparable).candidates(_SCREENED * thresholds.min())
+    asked_p = np.maximum(thresholds[labels[first]], thresholds[labels[second]])
+    found = {
+        (pair.first, pair.second): pair
+        for pair in _confirmed(first, second, align(detail, first, second), asked_p)
+    }
+    for match in find_crops(thumbnails.grey_nhw, comparable, rng):
+        pair = _as_pair(match)
+        asked = thresholds[labels[[pair.first, pair.second]]].max()
+        known = found.get((pair.first, pair.second))
+        if weigh(np.float32(pair.correlation), 1.0) >= asked and (
+            known is None or known.correlation < pair.correlation
+        ):
+            found[pair.first, pair.second] = pair
+    ordered = sorted((*identical, *found.values()), key=lambda pair: (pair.first, pair.second))
+    return Search(tuple(ordered), blank, tuple(thresholds.tolist()))
+
+
+def _identical(dataset: Dataset) -> tuple[tuple[Pair, ...], Indices]:
+    """Return pairs of equal files, each copy with the first, and the indices of the firsts."""
+    copies: dict[str, list[int]] = defaultdict(list)
+    for index, picture in enumerate(dataset.pictures):
+        copies[picture.sha256].append(index)
+    pairs = [
+        Pair(first=first, second=copy, kind="identical", correlation=1.0)
+        for first, *rest in copies.values()
+        for copy in rest
+    ]
+    return tuple(pairs), np.asarray([first for first, *_ in copies.values()], dtype=np.int64)
+
+
+def _thresholds(
+    dataset: Dataset, detail: Detail, pictures: Indices, rng: np.random.Generator
+) -> Scores:
+    """Return the scores that unrelated pictures of each class are not expected to reach: (K,).
+
+    The middle and the upper tenth of random pairs give the normal distribution: duplicates among
+    them, if they are fewer than that, hardly move it. Pictures of one group are not unrelated.
+    """
+    labels = np.asarray(dataset.labels)[pictures]
+    groups = np.asarray([dataset.pictures[index].group or f"/{index}" for index in pictures])
+    samples = int(np.clip(_SAMPLES // len(dataset.classes), *_SAMPLES_A_CLASS))
+    thresholds = np.full(len(dataset.classes), _LEAST_SCORE)
+    for label in range(len(dataset.classes)):
+        of_class = np.flatnonzero(labels == label)
+        if len(of_class) < 2:
+            continue
+        first, second = of_class[rng.integers(0, len(of_class), (2, samples))]
+        apart = groups[first] != groups[second]
+        if not apart.any():
+            continue
+        scores = align(detail, pictures[first[apart]], pictures[second[apart]]).scores_p
+        middle, high = np.quantile(scores, (0.5, 0.9))
+        pairs = len(of_class) * (len(of_class) - 1) / 2
+        reach = norm.isf(min(_EXPECTED_FALSE / pairs, 0.01)) / norm.isf(0.1)
+        thresholds[label] = max(_LEAST_SCORE, middle + reach * (high - middle))
+    return thresholds
+
+
+def _confirmed(
+    first_p: Indices, second_p: Indices, alignment: Alignment, thresholds_p: Scores
+) -> list[Pair]:
+    pairs = []
+    for p in np.flatnonzero(alignment.scores_p >= thresholds_p):
+        lag = float(alignment.lags_p[p])
+        is_copy = abs(lag) <= _COPY_LAG
+        pairs.append(
+            Pair(
+                first=int(first_p[p]),
+                second=int(second_p[p]),
+                kind="copy" if is_copy else "shifted",
+                correlation=float(alignment.correlations_p[p]),
+                shift=0.0 if is_copy else lag / COLUMNS,
+            )
+        )
+    return pairs
+
+
+def _as_pair(match: Match) -> Pair:
+    left, top, right, bottom = match.window
+    is_whole = min(right - left, bottom - top) >= _WHOLE_SIDE
+    return Pair(
+        first=min(match.whole, match.part),
+        second=max(match.whole, match.part),
+        kind="copy" if is_whole else "cropped",
+        correlation=match.correlation,
+    )
+
+
+def tie_numbers(dataset: Dataset, pairs: tuple[Pair, ...]) -> npt.NDArray[np.int64]:
+    """Number the sets of pictures that belong together by group or by pair: (N,)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    first_of: dict[str, int] = {}
+    ties = [(index, index) for index in range(len(dataset.pictures))]
+    ties += [(pair.first, pair.second) for pair in pairs]
+    for index, picture in enumerate(dataset.pictures):
+        if picture.group is not None:
+            ties.append((index, first_of.setdefault(picture.group, index)))
+    rows, columns = np.asarray(ties).T
+    graph = coo_array((np.ones(len(ties)), (rows, columns)), shape=(len(dataset.pictures),) * 2)
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)

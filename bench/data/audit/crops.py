@@ -29,12 +29,12 @@ _FREQUENCIES = 8
 # Sides of the parts that are looked for, as shares of the whole's.
 _SIDES = (0.95, 0.9, 0.85, 0.8)
 _PLACES = (0.0, 0.5, 1.0)
-_MOST_BITS = 14  # of 63 in which a candidate may differ
+_MOST_BITS = 10  # of 63 in which a candidate may differ
 _MOST_PER_PICTURE = 10
 _SAMPLES = 500_000
 _BLOCK = 1024
 # Correlation of the low frequencies, all 255 of them, from which a candidate is worth a fit.
-_WORTH_A_FIT = 0.7
+_WORTH_A_FIT = 0.6
 _MOST_FITS_PER_PICTURE = 2
 
 

@@ -27,8 +27,8 @@ Indices = npt.NDArray[np.int64]
 _SLOW = 1 / 32
 # Fewer pictures than this share too much by chance for it to be taken away.
 _LEAST_IN_COMMON = 20
-# Share of the width in which a shifted pair must overlap.
-_LEAST_OVERLAP = 1 / 3
+# The largest shift looked for, as a share of the width; in the rest, pictures overlap.
+MOST_SHIFT = 2 / 3
 # An overlap holds at least this share of its part of the detail: silence matches anything.
 _LEAST_ENERGY = 0.2
 # Standard deviation of detail, in grey levels, below which a picture shows nothing.
@@ -80,7 +80,7 @@ class Lags:
 
     @property
     def all(self) -> Indices:
-        most = int(self.columns * (1 - _LEAST_OVERLAP))
+        most = int(self.columns * MOST_SHIFT)
         return np.arange(-most, most + 1)
 
     @property
@@ -161,7 +161,7 @@ def _align(first_prt: Floats, second_prt: Floats) -> Alignment:
     scale = (lags.scales(first_prt)[0] * lags.scales(second_prt)[1]).T
     nearby = np.asarray([-0.5, 0.0, 0.5])
     around = (2 * (lags.all[:, None] + nearby)).astype(np.int64) % (2 * length)
-    correlations = products[:, around].max(axis=2) * scale
+    correlations = np.clip(products[:, around].max(axis=2) * scale, -1.0, 1.0)
     scores = weigh(correlations, lags.overlaps)
     best = scores.argmax(axis=1)
     rows = np.arange(len(best))

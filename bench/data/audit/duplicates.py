@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 from bench.data.audit.crops import Match, find_crops
-from bench.data.audit.detail import Alignment, Detail, Indices, align, weigh
+from bench.data.audit.detail import MOST_SHIFT, Alignment, Detail, Indices, align, weigh
 from bench.data.audit.shifts import ShiftScreen
 from bench.data.audit.thumbnails import COLUMNS, Thumbnails, make_thumbnails
 from bench.records import Dataset, Pair
@@ -29,6 +29,8 @@ _LEAST_SCORE = 0.75
 _SCREENED = 0.6
 _SAMPLES = 4000
 _SAMPLES_A_CLASS = (100, 1000)
+# In a class of fewer pictures one duplicate pair would be a large part of all pairs.
+_LEAST_PICTURES = 10
 # Unrelated pairs expected to pass in the whole set, were their scores normally distributed.
 _EXPECTED_FALSE = 0.01
 # Lags up to so many columns are a copy's: rounding, or a line more or less of the frame.
@@ -42,7 +44,7 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The pairs that were found; `thresholds` are the scores asked of pairs, by class."""
+    """The pairs that were found; `thresholds` are the scores asked of whole pictures, by class."""
 
     pairs: tuple[Pair, ...]
     blank: tuple[int, ...]
@@ -70,24 +72,25 @@ def search_duplicates(dataset: Dataset, thumbnails: Thumbnails) -> Search:
     blank = tuple(np.flatnonzero(detail.blank_n).tolist())
     if len(comparable) < 2:
         return Search(identical, blank, (_LEAST_SCORE,) * len(dataset.classes))
-    thresholds = _thresholds(dataset, detail, comparable, rng)
+    chance = _Chance.of(dataset, detail, comparable, rng)
     labels = np.asarray(dataset.labels)
-    first, second = ShiftScreen(detail, comparable).candidates(_SCREENED * thresholds.min())
-    asked_p = np.maximum(thresholds[labels[first]], thresholds[labels[second]])
+    least = chance.thresholds(1 - MOST_SHIFT).min()
+    first, second = ShiftScreen(detail, comparable).candidates(_SCREENED * float(least))
     found = {
         (pair.first, pair.second): pair
-        for pair in _confirmed(first, second, align(detail, first, second), asked_p)
+        for pair in _confirmed(first, second, align(detail, first, second), chance, labels)
     }
+    whole_k = chance.thresholds(1.0)
     for match in find_crops(thumbnails.grey_nhw, comparable, rng):
         pair = _as_pair(match)
-        asked = thresholds[labels[[pair.first, pair.second]]].max()
+        asked = whole_k[labels[[pair.first, pair.second]]].max()
         known = found.get((pair.first, pair.second))
         if weigh(np.float32(pair.correlation), 1.0) >= asked and (
             known is None or known.correlation < pair.correlation
         ):
             found[pair.first, pair.second] = pair
     ordered = sorted((*identical, *found.values()), key=lambda pair: (pair.first, pair.second))
-    return Search(tuple(ordered), blank, tuple(thresholds.tolist()))
+    return Search(tuple(ordered), blank, tuple(whole_k.tolist()))
 
 
 def _identical(dataset: Dataset) -> tuple[tuple[Pair, ...], Indices]:
@@ -103,40 +106,65 @@ def _identical(dataset: Dataset) -> tuple[tuple[Pair, ...], Indices]:
     return tuple(pairs), np.asarray([first for first, *_ in copies.values()], dtype=np.int64)
 
 
-def _thresholds(
-    dataset: Dataset, detail: Detail, pictures: Indices, rng: np.random.Generator
-) -> Scores:
-    """Return the scores that unrelated pictures of each class are not expected to reach: (K,).
+@dataclass(frozen=True, slots=True)
+class _Chance:
+    """How much unrelated pictures of each of K classes agree: middle of their scores, and reach.
 
-    The middle and the upper tenth of random pairs give the normal distribution: duplicates among
-    them, if they are fewer than that, hardly move it. Pictures of one group are not unrelated.
+    `reach_k` is how far above the middle none of them is expected.
     """
-    labels = np.asarray(dataset.labels)[pictures]
-    groups = np.asarray([dataset.pictures[index].group or f"/{index}" for index in pictures])
-    samples = int(np.clip(_SAMPLES // len(dataset.classes), *_SAMPLES_A_CLASS))
-    thresholds = np.full(len(dataset.classes), _LEAST_SCORE)
-    for label in range(len(dataset.classes)):
-        of_class = np.flatnonzero(labels == label)
-        if len(of_class) < 2:
-            continue
-        first, second = of_class[rng.integers(0, len(of_class), (2, samples))]
-        apart = groups[first] != groups[second]
-        if not apart.any():
-            continue
-        scores = align(detail, pictures[first[apart]], pictures[second[apart]]).scores_p
-        middle, high = np.quantile(scores, (0.5, 0.9))
-        pairs = len(of_class) * (len(of_class) - 1) / 2
-        reach = norm.isf(min(_EXPECTED_FALSE / pairs, 0.01)) / norm.isf(0.1)
-        thresholds[label] = max(_LEAST_SCORE, middle + reach * (high - middle))
-    return thresholds
+
+    middle_k: Scores
+    reach_k: Scores
+
+    @classmethod
+    def of(
+        cls, dataset: Dataset, detail: Detail, pictures: Indices, rng: np.random.Generator
+    ) -> _Chance:
+        """Measure it on random pairs of a class, but not of a group: those are not unrelated.
+
+        The middle and the upper tenth of the scores give a normal distribution: duplicates among
+        the pairs, if they are fewer than that, hardly move it.
+        """
+        labels = np.asarray(dataset.labels)[pictures]
+        groups = np.asarray([dataset.pictures[index].group or f"/{index}" for index in pictures])
+        samples = int(np.clip(_SAMPLES // len(dataset.classes), *_SAMPLES_A_CLASS))
+        middle_k, reach_k = np.zeros((2, len(dataset.classes)))
+        for label in range(len(dataset.classes)):
+            of_class = np.flatnonzero(labels == label)
+            if len(of_class) < _LEAST_PICTURES:
+                continue
+            first, second = of_class[rng.integers(0, len(of_class), (2, samples))]
+            apart = groups[first] != groups[second]
+            if not apart.any():
+                continue
+            scores = align(detail, pictures[first[apart]], pictures[second[apart]]).scores_p
+            middle_k[label], high = np.quantile(scores, (0.5, 0.9))
+            pairs = len(of_class) * (len(of_class) - 1) / 2
+            deviations = norm.isf(min(_EXPECTED_FALSE / pairs, 0.01))
+            reach_k[label] = deviations * (high - middle_k[label]) / norm.isf(0.1)
+        return cls(middle_k, reach_k)
+
+    def thresholds(self, overlap: float) -> Scores:
+        """Return the score that a pair of each class has to reach in this overlap: (K,).
+
+        Pictures of a style agree no better in a part than in the whole, only less surely.
+        """
+        return np.maximum(_LEAST_SCORE, self.middle_k * np.sqrt(overlap) + self.reach_k)
 
 
 def _confirmed(
-    first_p: Indices, second_p: Indices, alignment: Alignment, thresholds_p: Scores
+    first_p: Indices,
+    second_p: Indices,
+    alignment: Alignment,
+    chance: _Chance,
+    labels: Indices,
 ) -> list[Pair]:
     pairs = []
-    for p in np.flatnonzero(alignment.scores_p >= thresholds_p):
+    for p in range(len(first_p)):
         lag = float(alignment.lags_p[p])
+        asked_k = chance.thresholds(1 - abs(lag) / COLUMNS)
+        if alignment.scores_p[p] < asked_k[labels[[first_p[p], second_p[p]]]].max():
+            continue
         is_copy = abs(lag) <= _COPY_LAG
         pairs.append(
             Pair(

@@ -22,11 +22,11 @@ Probabilities = npt.NDArray[np.float64]
 _FOLDS = 5
 _COMPONENTS = 64
 # Inverse strength of the probe's penalty on whitened components.
-_C = 0.1
+_C = 1.0
 # A probe below this balanced accuracy is wrong too often itself to accuse a label.
 _LEAST_ACCURACY = 0.7
 # Probabilities from which a label is suspicious: that of the other class, that of its own.
-_LEAST_OTHER, _MOST_OWN = 0.8, 0.05
+_LEAST_OTHER, _MOST_OWN = 0.75, 0.1
 
 
 def check_labels(

@@ -50,7 +50,8 @@ def make_thumbnails(dataset: Dataset, threads: int | None = None) -> Thumbnails:
             raise DataError(f"{error}: put the picture back and check again") from error
         frames_nf[index] = _plain_frame(np.asarray(image))
         inside = image.crop(dataset.crop) if dataset.crop else image
-        grey_nhw[index] = inside.convert("L").resize((COLUMNS, ROWS), Image.Resampling.BOX)
+        grey = inside.convert("L").resize((COLUMNS, ROWS), Image.Resampling.BOX)
+        grey_nhw[index] = np.asarray(grey)
 
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(reduce, range(count)):

@@ -30,18 +30,17 @@ def recording(style: int, seed: int, frames: int = 2 * FRAMES) -> Spectrogram:
     common, own = np.random.default_rng(style), np.random.default_rng([style, seed])
     beat = _BEATS[style % len(_BEATS)]
     power = 10 ** ((own.normal(-68, 3, (BANDS, frames)) - np.arange(BANDS)[:, None] * 0.05) / 10)
-    drums = common.random((4, 6))
-    decay = np.exp(-np.arange(beat) / 4)
+    drums = common.random((4, 3)) < 0.6
     scale = np.sort(common.choice(np.arange(8, 50), 9, replace=False))
-    for start in range(0, frames, beat):
+    for start in range(int(own.integers(0, beat)), frames, beat):
         length = min(beat, frames - start)
-        here = slice(start, start + length)
-        hit = drums[start // beat % 4]
-        for drum, loudness in enumerate(hit):
-            bands = slice(20 * drum, 20 * drum + 16)
-            power[bands, here] += 10 ** (-3.2 + 1.2 * loudness) * decay[:length]
+        here, at = slice(start, start + length), np.arange(length)
+        for drum in np.flatnonzero(drums[start // beat % 4]):
+            bands = slice(45 * drum, 45 * drum + 8)
+            power[bands, here] += 10 ** own.uniform(-4.0, -3.0) * np.exp(-at / 3)
         for note in own.choice(scale, 2):
-            held = np.exp(-np.arange(length) / own.uniform(6, 40))
+            late = int(own.integers(0, 6))
+            held = np.where(at < late, 0, np.exp(-(at - late) / own.uniform(6, 40)))
             loudness = 10 ** own.uniform(-2.2, -0.6)
             for harmonic in (1, 2, 3, 4):
                 band = int(note * (1 + 0.55 * np.log2(harmonic)))

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from bench.data.audit.check import Features, Finding, audit, findings, worst_pairs
+from bench.data.sources import load_dataset
+from bench.records import Dataset
+from tests.data.audit.planted import draw, plant, png, recording
+
+EACH = 12
+CLASSES = ("march", "reel")
+Save = Callable[[Image.Image, Path], None]
+
+
+def told(dataset: Dataset) -> dict[str, Finding]:
+    return {finding.kind: finding for finding in findings(dataset, audit(dataset))}
+
+
+def write_clean(folder: Path) -> Path:
+    return plant(folder, recordings=EACH, each=0, styles=len(CLASSES)).folder
+
+
+def rewrite(folder: Path, name: str, save: Save) -> None:
+    """Save the pictures of a class in another way."""
+    for file in sorted((folder / name).iterdir()):
+        with Image.open(file) as picture:
+            picture.load()
+        file.unlink()
+        save(picture, file)
+
+
+def test_a_clean_set_gives_no_finding(tmp_path: Path):
+    assert told(load_dataset(write_clean(tmp_path), crop="none")) == {}
+
+
+def test_copies_with_different_labels_contradict_one_another(tmp_path: Path):
+    folder = write_clean(tmp_path)
+    (folder / "reel" / "copy.png").write_bytes((folder / "march" / "00003.png").read_bytes())
+    dataset = load_dataset(folder, crop="none")
+
+    found = audit(dataset)
+    by_kind = {finding.kind: finding for finding in findings(dataset, found)}
+
+    (detail,) = by_kind["conflicting labels"].details
+    assert (detail["first"], detail["second"]) == ("march/00003.png", "reel/copy.png")
+    assert (detail["first_label"], detail["second_label"]) == ("march", "reel")
+    assert by_kind["duplicates: identical"].count == len(worst_pairs(dataset, found)) == 1
+
+
+def manifest(folder: Path, column: str, values: tuple[str, str]) -> Dataset:
+    """Two clips of one recording among others, with a column of the manifest that differs."""
+    sound = recording(0, 99)
+    write_clean(folder)
+    (folder / "march" / "early.png").write_bytes(png(draw(sound)))
+    (folder / "march" / "late.png").write_bytes(png(draw(sound, 150)))
+    values_of = {"march/early.png": values[0], "march/late.png": values[1]}
+    rows = [
+        f"{file.relative_to(folder).as_posix()},{file.parent.name}"
+        for file in sorted(folder.glob("*/*.png"))
+    ]
+    rest = {"group": "", "split": "train"}[column]
+    lines = [f"{row},{values_of.get(row.partition(',')[0], rest)}" for row in rows]
+    (folder / "set.csv").write_text(f"path,label,{column}\n" + "\n".join(lines) + "\n")
+    return load_dataset(folder / "set.csv", crop="none")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kinds"),
+    [
+        ("group", ("one", "one"), set()),
+        ("group", ("one", "two"), {"duplicates: shifted"}),
+        ("split", ("train", "test"), {"duplicates: shifted", "leaks of the given split"}),
+        ("split", ("train", "train"), {"duplicates: shifted"}),
+    ],
+)
+def test_pairs_are_findings_unless_a_group_keeps_them_together(column, values, kinds, tmp_path):
+    assert set(told(manifest(tmp_path, column, values))) == kinds
+
+
+def as_larger(picture: Image.Image, file: Path) -> None:
+    picture.resize((picture.width + 8, picture.height)).save(file)
+
+
+def as_grey(picture: Image.Image, file: Path) -> None:
+    picture.convert("L").save(file)
+
+
+def as_bmp(picture: Image.Image, file: Path) -> None:
+    picture.save(file.with_suffix(".bmp"))
+
+
+def as_framed(picture: Image.Image, file: Path) -> None:
+    width, height = picture.size
+    inner = picture.resize((width - 12, height - 12))
+    ImageOps.expand(inner, border=6, fill="white").save(file)
+
+
+@pytest.mark.parametrize(
+    ("save", "facet"),
+    [(as_larger, "size"), (as_grey, "mode"), (as_bmp, "format"), (as_framed, "frame")],
+)
+def test_a_class_that_was_saved_in_another_way_is_a_shortcut(save: Save, facet, tmp_path: Path):
+    folder = write_clean(tmp_path)
+    rewrite(folder, "reel", save)
+
+    found = told(load_dataset(folder, crop="none"))
+
+    assert set(found) == {f"shortcut: {facet}"}
+    assert {detail["class"] for detail in found[f"shortcut: {facet}"].details} == set(CLASSES)
+
+
+def test_an_odd_picture_in_each_class_is_no_shortcut(tmp_path: Path):
+    folder = write_clean(tmp_path)
+    for name in CLASSES:
+        file = folder / name / "00000.png"
+        with Image.open(file) as picture:
+            picture.load()
+        as_larger(picture, file)
+
+    assert told(load_dataset(folder, crop="none")) == {}
+
+
+def test_a_rare_class_and_blank_pictures_are_told(tmp_path: Path):
+    folder = write_clean(tmp_path)
+    for file in sorted((folder / "reel").iterdir())[3:]:
+        file.unlink()
+    (folder / "march" / "00000.png").write_bytes(png(Image.new("RGB", (336, 218))))
+
+    found = told(load_dataset(folder, crop="none"))
+
+    assert found["imbalance"].details[0] == {"class": "reel", "pictures": 3}
+    assert found["blank pictures"].details == ({"picture": "march/00000.png"},)
+
+
+def test_labels_are_judged_by_the_features_that_are_given(tmp_path: Path):
+    """Features that know the truth stand in for a backbone; the pictures are noise."""
+    rng = np.random.default_rng(0)
+    for number in range(80):
+        file = tmp_path / CLASSES[number % 2] / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(file)
+    (tmp_path / "march" / "4.png").rename(tmp_path / "reel" / "moved.png")
+    dataset = load_dataset(tmp_path, crop="none")
+
+    def truth(dataset: Dataset) -> np.ndarray:
+        is_reel = [p.label == 1 and "moved" not in p.path for p in dataset.pictures]
+        noise = np.random.default_rng(0).normal(0, 0.1, (len(is_reel), 4))
+        return (np.asarray(is_reel)[:, None] + noise).astype(np.float32)
+
+    found = audit(dataset, Features(name="the truth", compute=truth))
+    by_kind = {finding.kind: finding for finding in findings(dataset, found)}
+
+    (detail,) = by_kind["suspicious labels"].details
+    assert (detail["picture"], detail["predicted"]) == ("reel/moved.png", "march")
+    assert "the truth" in by_kind["suspicious labels"].what

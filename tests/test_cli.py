@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -86,6 +87,52 @@ def test_every_command_explains_itself(bench: Bench, command: str) -> None:
 
     assert told.code == 0
     assert command in told.out
+
+
+# --- the audit ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def doubled(tmp_path: Path) -> Path:
+    """A set in which one picture stands in two classes."""
+    folder = write_pictures(tmp_path / "doubled")
+    (folder / "red" / "twin.png").write_bytes((folder / "blue" / "000.png").read_bytes())
+    return folder
+
+
+def test_data_check_of_clean_pictures_finds_nothing(bench: Bench, pictures: Path) -> None:
+    told = bench("data", "check", str(pictures), "--backbone", "none")
+
+    assert told.code == 0
+    assert "39 pictures" in told.out
+    assert "findings  none" in told.out
+
+
+def test_findings_are_printed_and_are_no_errors(bench: Bench, doubled: Path) -> None:
+    told = bench("data", "check", str(doubled), "--backbone", "none")
+
+    assert told.code == 0
+    assert "40x40 (40)" in told.out
+    assert re.search(r"conflicting labels +1 ", told.out)
+    assert "blue/000.png and red/twin.png" in told.out
+
+
+def test_the_audit_is_one_json_document_beside_the_facts(
+    bench: Bench, doubled: Path, tmp_path: Path
+) -> None:
+    figures = tmp_path / "figures"
+    told = bench(
+        "data", "check", str(doubled), "--backbone", "none", "--json", "--out", str(figures)
+    )
+    document = json.loads(told.out)
+
+    assert document["classes"] == {"blue": 13, "green": 13, "red": 14}
+    kinds = {finding["kind"]: finding for finding in document["findings"]}
+    assert set(kinds) == {"conflicting labels", "duplicates: identical"}
+    assert kinds["conflicting labels"]["details"][0]["second"] == "red/twin.png"
+    assert document["labels"]["features"] == "small grey pictures"
+    assert [Path(page).name for page in document["figures"]] == ["pairs-01.png"]
+    assert (figures / "pairs-01.png").is_file()
 
 
 # --- bad usage ------------------------------------------------------------------------------

@@ -133,7 +133,8 @@ class _Chance:
             of_class = np.flatnonzero(labels == label)
             if len(of_class) < _LEAST_PICTURES:
                 continue
-            first, second = of_class[rng.integers(0, len(of_class), (2, samples))]
+            drawn = np.sort(rng.integers(0, len(of_class), (2, samples)), axis=0)
+            first, second = of_class[np.unique(drawn, axis=1)]
             apart = groups[first] != groups[second]
             if not apart.any():
                 continue

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from bench.data.sources import load_dataset
 from bench.records import Dataset
 from tests.data.audit.planted import draw, plant, png, recording
 
-EACH = 12
+EACH = 10
 CLASSES = ("march", "reel")
 Save = Callable[[Image.Image, Path], None]
 
@@ -21,8 +22,16 @@ def told(dataset: Dataset) -> dict[str, Finding]:
     return {finding.kind: finding for finding in findings(dataset, audit(dataset))}
 
 
-def write_clean(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clean")
     return plant(folder, recordings=EACH, each=0, styles=len(CLASSES)).folder
+
+
+@pytest.fixture
+def clean(drawn: Path, tmp_path: Path) -> Path:
+    """A clean set that a test may spoil."""
+    return shutil.copytree(drawn, tmp_path / "set")
 
 
 def rewrite(folder: Path, name: str, save: Save) -> None:
@@ -34,14 +43,13 @@ def rewrite(folder: Path, name: str, save: Save) -> None:
         save(picture, file)
 
 
-def test_a_clean_set_gives_no_finding(tmp_path: Path):
-    assert told(load_dataset(write_clean(tmp_path), crop="none")) == {}
+def test_a_clean_set_gives_no_finding(clean: Path):
+    assert told(load_dataset(clean, crop="none")) == {}
 
 
-def test_copies_with_different_labels_contradict_one_another(tmp_path: Path):
-    folder = write_clean(tmp_path)
-    (folder / "reel" / "copy.png").write_bytes((folder / "march" / "00003.png").read_bytes())
-    dataset = load_dataset(folder, crop="none")
+def test_copies_with_different_labels_contradict_one_another(clean: Path):
+    (clean / "reel" / "copy.png").write_bytes((clean / "march" / "00003.png").read_bytes())
+    dataset = load_dataset(clean, crop="none")
 
     found = audit(dataset)
     by_kind = {finding.kind: finding for finding in findings(dataset, found)}
@@ -55,7 +63,6 @@ def test_copies_with_different_labels_contradict_one_another(tmp_path: Path):
 def manifest(folder: Path, column: str, values: tuple[str, str]) -> Dataset:
     """Two clips of one recording among others, with a column of the manifest that differs."""
     sound = recording(0, 99)
-    write_clean(folder)
     (folder / "march" / "early.png").write_bytes(png(draw(sound)))
     (folder / "march" / "late.png").write_bytes(png(draw(sound, 150)))
     values_of = {"march/early.png": values[0], "march/late.png": values[1]}
@@ -78,8 +85,8 @@ def manifest(folder: Path, column: str, values: tuple[str, str]) -> Dataset:
         ("split", ("train", "train"), {"duplicates: shifted"}),
     ],
 )
-def test_pairs_are_findings_unless_a_group_keeps_them_together(column, values, kinds, tmp_path):
-    assert set(told(manifest(tmp_path, column, values))) == kinds
+def test_pairs_are_findings_unless_a_group_keeps_them_together(column, values, kinds, clean: Path):
+    assert set(told(manifest(clean, column, values))) == kinds
 
 
 def as_larger(picture: Image.Image, file: Path) -> None:
@@ -104,34 +111,31 @@ def as_framed(picture: Image.Image, file: Path) -> None:
     ("save", "facet"),
     [(as_larger, "size"), (as_grey, "mode"), (as_bmp, "format"), (as_framed, "frame")],
 )
-def test_a_class_that_was_saved_in_another_way_is_a_shortcut(save: Save, facet, tmp_path: Path):
-    folder = write_clean(tmp_path)
-    rewrite(folder, "reel", save)
+def test_a_class_that_was_saved_in_another_way_is_a_shortcut(save: Save, facet, clean: Path):
+    rewrite(clean, "reel", save)
 
-    found = told(load_dataset(folder, crop="none"))
+    found = told(load_dataset(clean, crop="none"))
 
     assert set(found) == {f"shortcut: {facet}"}
     assert {detail["class"] for detail in found[f"shortcut: {facet}"].details} == set(CLASSES)
 
 
-def test_an_odd_picture_in_each_class_is_no_shortcut(tmp_path: Path):
-    folder = write_clean(tmp_path)
+def test_an_odd_picture_in_each_class_is_no_shortcut(clean: Path):
     for name in CLASSES:
-        file = folder / name / "00000.png"
+        file = clean / name / "00000.png"
         with Image.open(file) as picture:
             picture.load()
         as_larger(picture, file)
 
-    assert told(load_dataset(folder, crop="none")) == {}
+    assert told(load_dataset(clean, crop="none")) == {}
 
 
-def test_a_rare_class_and_blank_pictures_are_told(tmp_path: Path):
-    folder = write_clean(tmp_path)
-    for file in sorted((folder / "reel").iterdir())[3:]:
+def test_a_rare_class_and_blank_pictures_are_told(clean: Path):
+    for file in sorted((clean / "reel").iterdir())[3:]:
         file.unlink()
-    (folder / "march" / "00000.png").write_bytes(png(Image.new("RGB", (336, 218))))
+    (clean / "march" / "00000.png").write_bytes(png(Image.new("RGB", (336, 218))))
 
-    found = told(load_dataset(folder, crop="none"))
+    found = told(load_dataset(clean, crop="none"))
 
     assert found["imbalance"].details[0] == {"class": "reel", "pictures": 3}
     assert found["blank pictures"].details == ({"picture": "march/00000.png"},)

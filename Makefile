@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs; `make check` is what CI holds.
 .DELETE_ON_ERROR:
-.PHONY: install demo test test-all check lock clean
+.PHONY: install demo test test-all check lock schema clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -38,6 +38,9 @@ lock:  ## pin every dependency again (needs uv); names, versions and hashes, no 
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --all-extras \
 	  --output-file requirements.lock pyproject.toml requirements.build
+
+schema: $(INSTALLED)  ## write the JSON Schema of the ONNX metadata again, after a change of its types
+	$(BIN)/python -m bench.metadata_schema > docs/onnx-metadata.schema.json
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

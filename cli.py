@@ -11,7 +11,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -23,10 +23,22 @@ from bench.errors import BenchError, DataError, InputError, InterruptedRun
 if TYPE_CHECKING:
     from bench.data.audit.check import Features, Finding
     from bench.database import Database
-    from bench.records import Audit, Dataset, LatencyRow, StudyReport, TrialState
+    from bench.inspection import Inspection
+    from bench.latency import Comparison, LatencyJob
+    from bench.records import (
+        Audit,
+        Dataset,
+        LatencyRow,
+        ModelRecord,
+        StudyReport,
+        TrialState,
+        VariantRecord,
+    )
     from bench.results import StudyProgress
+    from bench.runtime.metadata import TensorSignature
     from bench.runtime.predictor import Prediction, Predictor
     from bench.workspace import Workspace
+    from reports.tables import Table as ReportTable
 
 app = typer.Typer(
     help="Tune picture classifiers with Optuna, export them to ONNX, measure what they do.",
@@ -57,6 +69,45 @@ CropOption = Annotated[str, typer.Option("--crop", help="auto, none, or LEFT,TOP
 QuickLatencyOption = Annotated[
     bool,
     typer.Option("--quick-latency", help="Measure latency roughly: seconds instead of minutes."),
+]
+VariantsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--variants",
+        help="Precisions of the files, of fp32,fp16,int8; the default is fp32,int8, and fp16 where "
+        "CUDA works.",
+    ),
+]
+ToleranceOption = Annotated[
+    float,
+    typer.Option(
+        "--tolerance", help="Points of balanced accuracy that a variant may lose against fp32."
+    ),
+]
+SeedsOption = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Train the winner with so many seeds and report the spread; the first ships."
+    ),
+]
+GroupsOption = Annotated[
+    Path | None,
+    typer.Option("--groups", help="CSV path,group: pictures that never part in a split."),
+]
+GroupPatternOption = Annotated[
+    str | None,
+    typer.Option(
+        "--group-pattern",
+        help="Regular expression whose first (...) finds the group in each picture's path.",
+    ),
+]
+PartsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--parts",
+        help="For --protocol file or gtzan-filtered: a CSV name,part or path,part; or, repeated, "
+        "text files of names called train..., valid..., test...",
+    ),
 ]
 RUNS = Path("runs")
 FEATURE_SIZE = 128  # px; `data check` judges labels by features of pictures of this side
@@ -113,6 +164,17 @@ def search(
     max_failures: Annotated[int, typer.Option(help="Give up after so many failed trials.")] = 10,
     pruner: Annotated[str, typer.Option(help="racing, median, hyperband or none.")] = "racing",
     crop: CropOption = "auto",
+    groups: GroupsOption = None,
+    group_pattern: GroupPatternOption = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="grouped, gtzan-filtered, file or random, or several with commas: the best recipe "
+            "is trained again under each further one. Default: file where a test part is given, "
+            "grouped where there are groups, otherwise random."
+        ),
+    ] = None,
+    parts: PartsOption = None,
     test_fraction: Annotated[float, typer.Option(help="Share of the locked test set.")] = 0.2,
     cache_gb: Annotated[
         float, typer.Option(min=0, help="Disk for stored activations; 0: compute them each time.")
@@ -132,6 +194,9 @@ def search(
     no_promote: Annotated[
         bool, typer.Option("--no-promote", help="Stop after the search.")
     ] = False,
+    variants: VariantsOption = None,
+    tolerance: ToleranceOption = 0.5,
+    seeds: SeedsOption = 1,
     quick_latency: QuickLatencyOption = False,
     workspace: WorkspaceOption = RUNS,
     storage: StorageOption = None,
@@ -143,10 +208,12 @@ def search(
     A study that was interrupted goes on where it stopped when the same command is given again.
     """
     # What needs no torch is checked first: importing it takes seconds.
+    from bench.promote.precisions import VariantChoice
     from bench.search.budget import Budget, parse_duration
 
     files = _weight_files(weights or [])
     _check_device(device)
+    choice = VariantChoice.parse(variants, tolerance)
     budget = Budget(
         trials=trials,
         timeout_s=parse_duration(timeout) if timeout else None,
@@ -167,6 +234,7 @@ def search(
         require_ray(ray)
 
     from bench import pipeline
+    from bench.data.protocols import parse_protocols
     from bench.data.sources import parse_crop
     from bench.progress import make_progress
     from bench.results import load_study_report
@@ -194,6 +262,10 @@ def search(
         cache_gb=cache_gb,
         linear_probe=not no_linear_probe,
         store=store,
+        groups=groups,
+        group_pattern=group_pattern,
+        protocols=parse_protocols(protocol) if protocol is not None else (),
+        parts=tuple(parts or ()),
     )
     listener = make_progress(quiet=quiet)
     with _opened(workspace, storage, create=True) as (place, database):
@@ -207,6 +279,8 @@ def search(
                 database=database,
                 listener=listener,
                 protocol=_protocol(quick=quick_latency),
+                variants=choice,
+                seeds=seeds,
             )
     _print_summary(report, place, as_json=as_json)
 
@@ -214,6 +288,9 @@ def search(
 @app.command()
 def promote(
     study: Annotated[str, typer.Argument(help="Name of the study.")],
+    variants: VariantsOption = None,
+    tolerance: ToleranceOption = 0.5,
+    seeds: SeedsOption = 1,
     quick_latency: QuickLatencyOption = False,
     workspace: WorkspaceOption = RUNS,
     storage: StorageOption = None,
@@ -221,6 +298,10 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Retrain, export, verify and measure the best trials of a study."""
+    from bench.promote.precisions import VariantChoice
+
+    choice = VariantChoice.parse(variants, tolerance)
+
     from bench import pipeline
     from bench.progress import make_progress
 
@@ -231,6 +312,8 @@ def promote(
             database=database,
             listener=make_progress(quiet=quiet),
             protocol=_protocol(quick=quick_latency),
+            variants=choice,
+            seeds=seeds,
         )
     _print_summary(report, place, as_json=as_json)
 
@@ -296,52 +379,106 @@ def predict(
         return
     for prediction in predictions:
         best = "  ".join(f"{name} {share:.3f}" for name, share in prediction.top(top))
-        print(f"{prediction.source}: {best}")
+        print(_printable(f"{prediction.source}: {best}"))
     _fail_for(broken)
 
 
 @app.command()
-def latency(
-    models: Annotated[list[Path], typer.Argument(help="ONNX files.")],
-    device: Annotated[str, typer.Option(help="cpu, cuda, or both: cpu,cuda.")] = "cpu",
-    batch: Annotated[str, typer.Option(help="Batch sizes, such as 1,8.")] = "1,8",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads within one call.")] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Seconds instead of minutes; rougher.")
-    ] = False,
+def inspect(
+    model: Annotated[Path, typer.Argument(help="An ONNX file, made by bench or not.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Measure latency, each row in fresh processes."""
-    from bench.latency import LatencyJob, measure_many
+    """Show what an ONNX file holds and what it says of itself; nothing is run."""
+    from bench.inspection import inspect_model
 
-    devices = device.split(",")
-    unknown = [name for name in devices if name not in ("cpu", "cuda")]
-    if unknown:
-        raise InputError(f"--device takes cpu, cuda or cpu,cuda, not {device!r}")
-    try:
-        batch_sizes = [int(size) for size in batch.split(",")]
-    except ValueError:
-        raise InputError(f"--batch takes whole numbers such as 1,8, not {batch!r}") from None
-    jobs = [
-        LatencyJob(
-            path=model,
-            model=f"{model.absolute().parent.name}/{model.name}",
-            architecture_key=str(model),
-            device=name,  # type: ignore[arg-type]
-            batch_size=size,
-            threads=threads,
-        )
-        for model in models
-        for name in devices
-        for size in batch_sizes
-    ]
-    rows = measure_many(jobs, protocol=_protocol(quick=quick))
+    inspection = inspect_model(model)
     if as_json:
         from bench.records import to_builtins
 
-        _print_json([{**to_builtins(row), **_derived(row)} for row in rows])
+        _print_json(to_builtins(inspection))
     else:
-        _print_latencies(rows)
+        _print_inspection(inspection)
+
+
+@app.command()
+def latency(
+    models: Annotated[list[Path], typer.Argument(help="ONNX files, made by bench or not.")],
+    device: Annotated[str, typer.Option(help="cpu, cuda, tensorrt; several: cpu,cuda.")] = "cpu",
+    batch: Annotated[str, typer.Option(help="Batch sizes, such as 1,8,32.")] = "1,8",
+    threads: Annotated[
+        str | None,
+        typer.Option(help="CPU threads in one call: 1,2,4, or sweep; default: physical cores."),
+    ] = None,
+    timed: Annotated[
+        str,
+        typer.Option(
+            help="model (the network), end-to-end (picture file to label), device (a GPU's memory "
+            "to itself); several with commas."
+        ),
+    ] = "model",
+    picture: Annotated[
+        Path | None, typer.Option(help="For end-to-end rows; without it one is made.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side in pixels, where the model leaves it open.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Also time torch, torch-compile, openvino; with commas.")
+    ] = None,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Let a GPU round products to TF32.")] = False,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="Device-resident rows replay a CUDA graph.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Seconds instead of minutes; rougher, no intervals.")
+    ] = False,
+    time_limit: Annotated[
+        float, typer.Option(help="Seconds after which a measuring process is stopped.")
+    ] = 600.0,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for every single call; default: the workspace.")
+    ] = None,
+    workspace: WorkspaceOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure latency, each row in fresh processes."""
+    from dataclasses import replace
+
+    from bench.latency import compare, measure_many
+    from bench.latency_plan import LatencyPlan, chosen, thread_counts, whole_numbers
+    from bench.records import Engine, LatencyScope, to_builtins
+    from bench.runtime.session import Device
+
+    plan = LatencyPlan(
+        models=tuple(models),
+        devices=chosen("--device", device, Device),
+        batch_sizes=whole_numbers("--batch", batch),
+        threads=thread_counts(threads),
+        scopes=chosen("--timed", timed, LatencyScope),
+        against=chosen("--against", against, Engine) if against else (),
+        picture=picture,
+        image_size=image_size,
+        tf32=tf32,
+        cuda_graph=cuda_graph,
+    )
+    protocol = replace(_protocol(quick=quick), limit_s=time_limit)
+    jobs = plan.jobs()
+    least_s = len(jobs) * protocol.processes * (protocol.warmup_s + protocol.measure_s)
+    _say(f"{len(jobs)} rows of {protocol.processes} processes each, at least {least_s:.0f} s")
+    rows = measure_many(jobs, protocol=protocol, progress=_say_round)
+    comparisons = compare(rows)
+    document = {
+        "protocol": to_builtins(protocol),
+        "rows": [{**to_builtins(row), **_derived(row)} for row in rows],
+        "ratios": [
+            {**_compared(c), "interval": c.interval, "verdict": c.verdict} for c in comparisons
+        ],
+    }
+    _say(f"every single call is in {_relative(_store_latencies(document, out, workspace))}")
+    if as_json:
+        _print_json(document)
+    else:
+        _print_latencies(rows, comparisons)
 
 
 @app.command()
@@ -443,6 +580,8 @@ def doctor(workspace: WorkspaceOption = RUNS, as_json: JsonOption = False) -> No
 def data_check(
     data: Annotated[Path, typer.Argument(help="Picture folder, GTZAN folder or CSV manifest.")],
     crop: CropOption = "auto",
+    groups: GroupsOption = None,
+    group_pattern: GroupPatternOption = None,
     backbone: Annotated[
         str,
         typer.Option(
@@ -463,13 +602,16 @@ def data_check(
     from dataclasses import asdict
 
     from bench.data.audit.check import audit, findings
+    from bench.data.groups import load_groups, remarks
     from bench.data.sources import load_dataset, parse_crop
     from bench.records import to_builtins
 
-    dataset = load_dataset(data, crop=parse_crop(crop))
+    dataset = load_groups(
+        load_dataset(data, crop=parse_crop(crop)), file=groups, pattern=group_pattern
+    )
     facts = _dataset_facts(dataset)
     if not as_json:
-        _print_dataset(facts)
+        _print_dataset(facts, remarks(dataset))
     found = audit(dataset, _features(backbone))
     told = findings(dataset, found)
     pages = _draw_pairs(dataset, found, out) if out else ()
@@ -502,22 +644,41 @@ def data_split(
     folds: Annotated[int, typer.Option(min=2, help="Cross-validation folds.")] = 5,
     test_fraction: Annotated[float, typer.Option(help="Share of the locked test set.")] = 0.2,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    protocol: Annotated[
+        str | None, typer.Option(help="grouped, gtzan-filtered, file or random.")
+    ] = None,
+    groups: GroupsOption = None,
+    group_pattern: GroupPatternOption = None,
+    parts: PartsOption = None,
 ) -> None:
     """Print the split that a search would use, as CSV: path,label,group,part."""
     import csv
 
+    from bench.data.groups import load_groups, remarks
+    from bench.data.protocols import make_splits, parse_protocols
     from bench.data.sources import load_dataset
-    from bench.data.splits import make_split
 
-    dataset = load_dataset(data)
-    split = make_split(dataset, folds=folds, test_fraction=test_fraction, seed=seed)
-    parts = dict.fromkeys(split.test, "test")
-    parts |= {index: f"fold {k + 1}" for k, fold in enumerate(split.folds) for index in fold}
+    chosen = parse_protocols(protocol) if protocol is not None else ()
+    if len(chosen) > 1:
+        raise InputError("`bench data split` prints one split: give --protocol one name")
+    dataset = load_groups(load_dataset(data), file=groups, pattern=group_pattern)
+    (split,), said = make_splits(
+        dataset,
+        chosen,
+        folds=folds,
+        test_fraction=test_fraction,
+        seed=seed,
+        lists=tuple(parts or ()),
+    )
+    for remark in (*remarks(dataset), *said):
+        _say(remark)
+    part_of = dict.fromkeys(split.test, "test") | dict.fromkeys(split.left_out, "left out")
+    part_of |= {index: f"fold {k + 1}" for k, fold in enumerate(split.folds) for index in fold}
     writer = csv.writer(sys.stdout)
     writer.writerow(["path", "label", "group", "part"])
     for index, picture in enumerate(dataset.pictures):
         label = dataset.classes[picture.label]
-        writer.writerow([picture.path, label, picture.group or "", parts[index]])
+        writer.writerow([picture.path, label, picture.group or "", part_of[index]])
 
 
 @data_app.command("demo")
@@ -628,6 +789,7 @@ def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
         "pictures": len(dataset.pictures),
         "classes": dict(zip(dataset.classes, dataset.counts, strict=True)),
         "groups": len({p.group for p in dataset.pictures if p.group is not None}),
+        "tied": to_builtins(dataset.tied),
         "sizes": dict(Counter(f"{p.width}x{p.height}" for p in dataset.pictures).most_common()),
         "modes": dict(Counter(p.mode for p in dataset.pictures).most_common()),
         "crop": dataset.crop,
@@ -636,7 +798,7 @@ def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _print_dataset(facts: dict[str, Any]) -> None:
+def _print_dataset(facts: dict[str, Any], remarks: Sequence[str]) -> None:
     synthetic = ", synthetic" if facts["synthetic"] else ""
     print(f"{facts['name']}: {facts['pictures']} pictures ({facts['kind']}{synthetic})")
     for name, count in facts["classes"].items():
@@ -644,6 +806,8 @@ def _print_dataset(facts: dict[str, Any]) -> None:
     print(f"sizes   {_counted(facts['sizes'])}")
     print(f"modes   {_counted(facts['modes'])}")
     print(f"groups  {facts['groups'] or 'none given'}")
+    for remark in remarks:
+        print(f"  {remark}")
     print(f"crop    {','.join(map(str, facts['crop'])) if facts['crop'] else 'none'}")
     print(f"broken  {len(facts['broken'])}")
     for picture in facts["broken"]:
@@ -731,7 +895,7 @@ def _print_summary(report: StudyReport, place: Workspace, *, as_json: bool) -> N
         return
     from rich.table import Table
 
-    from bench.results import cpu_latency_ms
+    from bench.results import p50_at_batch_one
 
     for note in report.notes:
         _say(f"note: {note}")
@@ -742,7 +906,7 @@ def _print_summary(report: StudyReport, place: Workspace, *, as_json: bool) -> N
         for model in sorted(report.models, key=lambda m: -(m.cv_mean or 0.0)):
             spread = f" ± {model.cv_sd:.3f}" if model.cv_sd is not None else ""
             cv = f"{model.cv_mean:.3f}{spread}" if model.cv_mean is not None else "pruned"
-            p50_ms = cpu_latency_ms(report, model)
+            p50_ms = p50_at_batch_one(report, model.architecture_key, "cpu")
             table.add_row(
                 model.name,
                 cv,
@@ -750,13 +914,38 @@ def _print_summary(report: StudyReport, place: Workspace, *, as_json: bool) -> N
                 f"{p50_ms:.2f}" if p50_ms is not None else "–",
                 _relative(place.root / model.path),
             )
+            for variant in model.variants:
+                table.add_row(*_variant_cells(report, model, variant, place))
         _print_rich(table)
+        for model in report.models:
+            if model.further_seeds:
+                scores = (model.test, *(run.test for run in model.further_seeds))
+                shown = ", ".join(f"{score.balanced_accuracy:.3f}" for score in scores)
+                print(f"{model.name} over {len(scores)} seeds, test: {shown} (the first ships)")
     else:
         best = max(
             (t.value for t in report.trials if t.state == "COMPLETE" and t.value), default=None
         )
         print(f"{report.study}: best cross-validated balanced accuracy {_cell(best)}")
     _say(f"next: bench report {report.study}   ·   bench dashboard")
+
+
+def _variant_cells(
+    report: StudyReport, model: ModelRecord, variant: VariantRecord, place: Workspace
+) -> tuple[str, ...]:
+    from bench.results import p50_at_batch_one
+
+    name = f"  {variant.precision}"
+    if variant.test is None:
+        return name, "", "", "", f"not offered: {variant.refused}"
+    p50_ms = p50_at_batch_one(report, model.variant_key(variant), "cpu")
+    return (
+        name,
+        "",
+        f"{variant.test.balanced_accuracy:.3f}",
+        f"{p50_ms:.2f}" if p50_ms is not None else "–",
+        _relative(place.root / variant.path),
+    )
 
 
 def _status_row(progress: StudyProgress) -> dict[str, object]:
@@ -812,31 +1001,132 @@ def _print_status(all_progress: Sequence[StudyProgress]) -> None:
             _print_rich(running)
 
 
-def _print_latencies(rows: Sequence[LatencyRow]) -> None:
+def _print_inspection(inspection: Inspection) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = Table("", "", box=None, show_header=False)
+    for name, value in [
+        ("file", inspection.path),
+        ("size", f"{inspection.size_bytes / 1e6:.1f} MB"),
+        ("side files", ", ".join(inspection.side_files) or "none"),
+        ("producer", inspection.producer or "not named"),
+        ("ONNX", f"IR {inspection.ir_version}, opset {_pairs(inspection.opsets)}"),
+        *(("input", _tensor(tensor)) for tensor in inspection.inputs),
+        *(("output", _tensor(tensor)) for tensor in inspection.outputs),
+        ("parameters", f"{inspection.parameters:,}"),
+        ("operators", _pairs(inspection.operators)),
+        *inspection.other_metadata.items(),
+    ]:
+        facts.add_row(Text(_printable(name)), Text(_printable(value)))
+    _print_rich(facts)
+    if inspection.bench is None:
+        print("no `bench` metadata: `bench latency` can measure it, `bench predict` cannot use it")
+        return
+    told = Table("bench metadata", "", box=None)
+    for name, value in _flat(inspection.bench):
+        told.add_row(Text(_printable(name)), Text(_printable(value)))
+    _print_rich(told)
+
+
+def _flat(document: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and values of a nested document."""
+    for name, value in document.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{above}{name}.")
+        elif isinstance(value, list | tuple):
+            yield f"{above}{name}", ", ".join(map(str, value))
+        else:
+            yield f"{above}{name}", f"{value:.6g}" if isinstance(value, float) else _cell(value)
+
+
+def _tensor(tensor: TensorSignature) -> str:
+    shape = ", ".join("?" if size is None else str(size) for size in tensor.shape)
+    return f"{tensor.name}: {tensor.kind} [{shape}]"
+
+
+def _pairs(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _printable(text: str) -> str:
+    """Text from a file that anybody may have made: control characters could drive a terminal."""
+    return "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
+
+
+def _say_round(_job: LatencyJob, finished: int, planned: int) -> None:
+    _say(f"process {finished} of {planned}")
+
+
+def _store_latencies(document: dict[str, Any], out: Path | None, workspace: Path) -> Path:
+    from datetime import UTC, datetime
+
+    from bench.records import to_builtins
+    from bench.workspace import Workspace, describe_environment, write_atomic
+
+    folder = Workspace(workspace.expanduser().absolute()).latencies
+    target = out or folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.json"
+    whole = {"environment": to_builtins(describe_environment(None)), **document}
+    write_atomic(target.expanduser().absolute(), json.dumps(whole, ensure_ascii=False).encode())
+    return target
+
+
+def _print_latencies(rows: Sequence[LatencyRow], comparisons: Sequence[Comparison]) -> None:
+    from reports.latency import latency_tables
+    from reports.tables import Table
+
+    tables = list(latency_tables(rows))
+    if comparisons:
+        facts = [_compared(comparison) for comparison in comparisons]
+        cells = [
+            (*map(str, fact.values()), _interval(comparison.interval), comparison.verdict)
+            for fact, comparison in zip(facts, comparisons, strict=True)
+        ]
+        note = (
+            "ratio: p50 of the first over the second, the median of the rounds, with its 95 % "
+            "interval. Within 5 %, or with 1 in the interval, it is a tie."
+        )
+        headers = (*facts[0], "95 %", "verdict")
+        tables.append(
+            Table(caption="Ratios", headers=headers, rows=tuple(cells), footnotes=(note,))
+        )
+    for table in tables:
+        _print_table(table)
+
+
+def _compared(comparison: Comparison) -> dict[str, object]:
+    first, second = comparison.first, comparison.second
+    return {
+        "first": f"{first.model} ({first.provider}, {first.precision})",
+        "second": f"{second.model} ({second.provider}, {second.precision})",
+        "device": first.device,
+        "timed": first.scope,
+        "batch": first.batch_size,
+        "threads": first.threads,
+        "ratio": round(comparison.ratio, 3),
+    }
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "–" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def _print_table(table: ReportTable) -> None:
     from rich.table import Table
 
-    table = Table(
-        "model", "device", "provider", "batch", "threads", "p50 ms", "p90 ms", "p99 ms",
-        "pictures/s", "steadiness", box=None,
-    )  # fmt: skip
-    for row in rows:
-        table.add_row(
-            row.model,
-            row.device,
-            row.provider,
-            str(row.batch_size),
-            str(row.threads),
-            f"{row.p50_ms:.2f}",
-            f"{row.p90_ms:.2f}",
-            f"{row.p99_ms:.2f}" if row.p99_ms is not None else "–",
-            f"{row.throughput_per_s:.1f}",
-            "steady" if row.steady else "unsteady",
-        )
-    _print_rich(table)
+    shown = Table(*table.headers, box=None, title=table.caption, title_justify="left")
+    for row in table.rows:
+        shown.add_row(*row)
+    _print_rich(shown)
+    for footnote in table.footnotes:
+        _say(footnote)
 
 
 def _derived(row: LatencyRow) -> dict[str, Any]:
-    names = ("p50_ms", "p90_ms", "p99_ms", "throughput_per_s", "steady", "calls")
+    names = (
+        "p50_ms", "p50_interval_ms", "p90_ms", "p99_ms", "throughput_per_s", "steady", "calls",
+        "import_ms", "load_ms", "first_call_ms", "cold_start_ms", "peak_rss_bytes",
+    )  # fmt: skip
     return {name: getattr(row, name) for name in names}
 
 

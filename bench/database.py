@@ -27,6 +27,7 @@ from bench.records import (
     EpochScores,
     LatencyRow,
     ModelRecord,
+    ProtocolScores,
     StudyPlan,
     from_json,
     to_json,
@@ -95,6 +96,16 @@ _latencies = sa.Table(
     sa.Column("device", sa.String(16), nullable=False),
     sa.Column("batch_size", sa.Integer, nullable=False),
     sa.Column("p50_ms", sa.Float, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+)
+_protocol_scores = sa.Table(
+    "bench_protocol_scores",
+    _tables,
+    sa.Column("study", sa.String(255), primary_key=True),
+    sa.Column("model", sa.String(255), primary_key=True),
+    sa.Column("protocol", sa.String(32), primary_key=True),
+    sa.Column("test_balanced_accuracy", sa.Float, nullable=False),
     sa.Column("record", sa.Text, nullable=False),
     sa.Column("created", sa.String(32), nullable=False),
 )
@@ -250,6 +261,18 @@ class Database:
         with self._engine.begin() as connection:
             connection.execute(_models.delete().where(gone))
 
+    def save_protocol_scores(self, scores: ProtocolScores) -> None:
+        """Store what a model's recipe scores under a protocol; it replaces what was there."""
+        with self._engine.begin() as connection:
+            self._put(
+                connection,
+                _protocol_scores,
+                {"study": scores.study, "model": scores.model, "protocol": scores.protocol},
+                test_balanced_accuracy=scores.test.balanced_accuracy,
+                record=_text(scores),
+                created=_now(),
+            )
+
     def save_latencies(self, rows: Sequence[LatencyRow]) -> None:
         with self._engine.begin() as connection:
             for row in rows:
@@ -312,8 +335,17 @@ class Database:
         query = sa.select(_models.c.record).where(_models.c.study == study).order_by(_models.c.name)
         return tuple(_decode(text, ModelRecord) for text in self._column(query))
 
+    def load_protocol_scores(self, study: str) -> tuple[ProtocolScores, ...]:
+        table = _protocol_scores
+        query = sa.select(table.c.record).where(table.c.study == study)
+        query = query.order_by(table.c.protocol, table.c.model)
+        return tuple(_decode(text, ProtocolScores) for text in self._column(query))
+
     def load_latencies(self, paths: Sequence[str]) -> tuple[LatencyRow, ...]:
-        """The newest row of each (file, device, precision, batch size, threads)."""
+        """The newest row of each (file, batch size, set-up), in the order of measuring.
+
+        The machine is a part of the set-up: rows of several machines stand side by side.
+        """
         query = (
             sa.select(_latencies.c.record)
             .where(_latencies.c.path.in_(paths))
@@ -322,7 +354,9 @@ class Database:
         newest: dict[tuple[object, ...], LatencyRow] = {}
         for text in self._column(query):
             row = _decode(text, LatencyRow)
-            newest[row.path, row.device, row.precision, row.batch_size, row.threads] = row
+            key = (row.path, row.batch_size, *row.setup)
+            newest.pop(key, None)  # so that the machine measured last stands last
+            newest[key] = row
         return tuple(newest.values())
 
     def load_owner(self, study: str) -> Owner | None:

@@ -9,25 +9,41 @@ Only one process works at a time; this one is blocked while a child measures.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median_low
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from bench import errors
+from bench.bootstrap import median_interval
 from bench.errors import BenchError, InputError, MeasurementError
-from bench.records import LatencyRow, ProcessSample, from_json
+from bench.records import (
+    Engine,
+    LatencyRow,
+    LatencyScope,
+    ProcessSample,
+    from_json,
+    percentile,
+)
+from bench.runtime.session import Device
 
-Device = Literal["cpu", "cuda"]
-
+TIE_TOLERANCE = 0.05
 DISTURBED_FACTOR = 3
 DISTURBED_LEAST_SWITCHES = 50
 _STDERR_LINES = 5
+_PROGRAMS: dict[Engine, str] = {
+    "onnxruntime": "bench.runtime.measure",
+    "torch": "bench.promote.rivals",
+    "torch-compile": "bench.promote.rivals",
+    "openvino": "bench.promote.rivals",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +51,7 @@ class LatencyProtocol:
     """How many processes make a row, and how long each warms up and measures.
 
     cap_s: a warm-up that is not steady after so many seconds is given up, and marked so.
+    limit_s: a process that has not answered after so many seconds hangs, and is ended.
     """
 
     processes: int = 5
@@ -43,6 +60,7 @@ class LatencyProtocol:
     measure_s: float = 3.0
     measure_calls: int = 100
     cap_s: float = 10.0
+    limit_s: float = 600.0
 
     def __post_init__(self) -> None:
         if self.processes < 1 or self.measure_calls < 1:
@@ -50,6 +68,8 @@ class LatencyProtocol:
                 "a latency needs at least 1 process and 1 call, "
                 f"not {self.processes} and {self.measure_calls}"
             )
+        if self.limit_s <= 0:
+            raise InputError(f"a time limit must be more than 0 seconds, not {self.limit_s:g}")
 
     @classmethod
     def quick(cls) -> LatencyProtocol:
@@ -57,15 +77,31 @@ class LatencyProtocol:
         return cls(processes=2, warmup_s=0.3, measure_s=1.0, measure_calls=30)
 
     def schedule(self) -> dict[str, float]:
-        """The part that a single process follows (see `bench.runtime.measure.Schedule`)."""
+        """The part that a single process follows (see `bench.runtime.timing.Schedule`)."""
         fields = asdict(self)
-        del fields["processes"]
+        del fields["processes"], fields["limit_s"]
         return fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """What torch needs to build a network again, untrained: weights change no latency."""
+
+    architecture: str  # timm's name
+    classes: int
+    image_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyJob:
-    """One row to be measured. threads: None takes one for each physical core."""
+    """One row to be measured.
+
+    threads: None takes one for each physical core.
+    image_size: height and width, for a model that leaves them open.
+    picture: for the scope "end-to-end"; None makes one.
+    network: for torch, which cannot run an ONNX file.
+    arithmetic: OpenVINO's INFERENCE_PRECISION_HINT; None is the device's default.
+    """
 
     path: str | Path
     model: str
@@ -74,53 +110,61 @@ class LatencyJob:
     batch_size: int
     threads: int | None = None
     precision: str = "fp32"
+    size_bytes: int | None = None
+    scope: LatencyScope = "model"
+    engine: Engine = "onnxruntime"
+    image_size: int | None = None
+    picture: str | Path | None = None
+    network: Network | None = None
+    arithmetic: str | None = None
+    tf32: bool = False
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InputError(f"a batch holds at least one picture, not {self.batch_size}")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads must be at least 1, not {self.threads}")
+        if self.scope == "device" and self.device == "cpu":
+            raise InputError(
+                "device-resident rows are for a GPU, whose memory is not the CPU's: "
+                "give --device cuda, or --timed model"
+            )
+        if self.cuda_graph and self.scope != "device":
+            raise InputError(
+                "a CUDA graph needs input and output at fixed addresses: give --timed device"
+            )
+
+    def request(self, protocol: LatencyProtocol) -> str:
+        """The document that a measuring process is started with."""
+        told = asdict(self)
+        for name in ("model", "architecture_key", "precision", "size_bytes"):
+            del told[name]
+        told["path"] = str(self.path)
+        told["picture"] = None if self.picture is None else str(self.picture)
+        return json.dumps({**told, "schedule": protocol.schedule()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildResult:
-    """What one process measured, and what it proved about where."""
+    """What one process measured, and what it proved about where.
+
+    precision: where the engine chose its own arithmetic, whatever the file holds.
+    """
 
     sample: ProcessSample
     provider: str
     threads: int
     device_name: str
+    machine: str
     timed: str
     versions: dict[str, str]
+    options: dict[str, str] = field(default_factory=dict)
+    precision: str | None = None
 
 
 Measure = Callable[[LatencyJob, LatencyProtocol], ChildResult]
 Progress = Callable[[LatencyJob, int, int], None]  # job, processes finished, processes planned
-
-
-def measure_latency(
-    path: str | Path,
-    *,
-    model: str,
-    architecture_key: str,
-    device: Device,
-    batch_size: int,
-    threads: int | None = None,
-    precision: str = "fp32",
-    protocol: LatencyProtocol,
-) -> LatencyRow:
-    """Measure one file; see `measure_many`."""
-    job = LatencyJob(
-        path=path,
-        model=model,
-        architecture_key=architecture_key,
-        device=device,
-        batch_size=batch_size,
-        threads=threads,
-        precision=precision,
-    )
-    (row,) = measure_many([job], protocol=protocol)
-    return row
 
 
 def measure_many(
@@ -133,14 +177,15 @@ def measure_many(
     """Measure several files (or batch sizes, or devices) in turns, and return a row for each.
 
     A process that was interrupted by others far more often than its fellows is measured again,
-    once, and the new sample takes its place; no call is ever dropped from a sample.
+    once, and of the two the less interrupted one counts; the other is kept beside it. No call is
+    ever dropped from a sample.
 
     measure: what measures one process; the default starts a child.
 
     Raises:
         ModelFileError: a file cannot be used, or not at the batch size asked for.
-        DeviceError: CUDA was asked for and does not run here.
-        MeasurementError: a process failed.
+        DeviceError: a GPU was asked for and does not run here.
+        MeasurementError: a process failed, or hung.
     """
     run = measure or measure_in_child
     results: list[list[ChildResult]] = [[] for _ in jobs]
@@ -149,10 +194,19 @@ def measure_many(
         results[index].append(run(jobs[index], protocol))
         if progress is not None:
             progress(jobs[index], finished, planned)
+    rows = []
     for job, own in zip(jobs, results, strict=True):
+        replaced = []
         for position in disturbed([result.sample for result in own]):
-            own[position] = run(job, protocol)
-    return tuple(_row(job, own) for job, own in zip(jobs, results, strict=True))
+            pair = sorted([own[position], run(job, protocol)], key=_interruptions)
+            own[position], worse = pair
+            replaced.append(worse.sample)
+        rows.append(_row(job, own, replaced))
+    return tuple(rows)
+
+
+def _interruptions(result: ChildResult) -> int:
+    return result.sample.involuntary_switches
 
 
 def abba_order(jobs: int, rounds: int) -> tuple[int, ...]:
@@ -179,18 +233,36 @@ def measure_in_child(job: LatencyJob, protocol: LatencyProtocol) -> ChildResult:
 
     Raises:
         BenchError: the class and message that the child reported.
-        MeasurementError: the child ended without a report; its last lines are in the message.
+        MeasurementError: the child ended without a report, its last lines are in the message; or
+            it hung.
     """
-    request = {
-        "path": str(job.path),
-        "device": job.device,
-        "batch_size": job.batch_size,
-        "threads": job.threads,
-        "schedule": protocol.schedule(),
-    }
-    command = [sys.executable, "-m", "bench.runtime.measure", json.dumps(request)]
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
-    return read_report(child.stdout, child.stderr, child.returncode)
+    command = [sys.executable, "-m", _PROGRAMS[job.engine], job.request(protocol)]
+    return run_child(command, protocol.limit_s, what=f"measuring {job.path}")
+
+
+def run_child(command: Sequence[str], limit_s: float, *, what: str) -> ChildResult:
+    """Run a measuring program and read its report; this process is blocked meanwhile.
+
+    The child leads a process group of its own, so that whatever it starts ends with it.
+
+    Raises:
+        BenchError, MeasurementError: see `measure_in_child`.
+    """
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        stdout, stderr = child.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired as error:
+        raise MeasurementError(
+            f"{what} must end within {limit_s:g} s and did not, so it was stopped: "
+            "give more with --time-limit, or a smaller batch"
+        ) from error
+    finally:
+        if child.returncode is None:  # hung, or Ctrl-C here
+            os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
+    return read_report(stdout, stderr, child.returncode)
 
 
 def read_report(stdout: str, stderr: str, returncode: int) -> ChildResult:
@@ -218,7 +290,9 @@ def _error_of(error: dict[str, str]) -> BenchError:
     return raised
 
 
-def _row(job: LatencyJob, results: Sequence[ChildResult]) -> LatencyRow:
+def _row(
+    job: LatencyJob, results: Sequence[ChildResult], replaced: Sequence[ProcessSample]
+) -> LatencyRow:
     first = results[0]
     if any(replace(other, sample=first.sample) != first for other in results):
         raise MeasurementError(
@@ -232,10 +306,68 @@ def _row(job: LatencyJob, results: Sequence[ChildResult]) -> LatencyRow:
         device=job.device,
         device_name=first.device_name,
         provider=first.provider,
-        precision=job.precision,
+        precision=first.precision or job.precision,
         batch_size=job.batch_size,
         threads=first.threads,
         timed=first.timed,
         samples=tuple(result.sample for result in results),
         versions=first.versions,
+        scope=job.scope,
+        engine=job.engine,
+        machine=first.machine,
+        size_bytes=job.size_bytes,
+        options=first.options,
+        replaced=tuple(replaced),
+    )
+
+
+# --- comparing --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two rows that were measured in turns, in the same set-up or with different engines.
+
+    ratio: p50 of the first over that of the second, the median of the rounds' own ratios; 1.2
+        says that the first takes 1.2 times as long.
+    interval: its 95 % bootstrap interval over the rounds; None of fewer than five rounds.
+    """
+
+    first: LatencyRow
+    second: LatencyRow
+
+    @property
+    def round_ratios(self) -> tuple[float, ...]:
+        pairs = zip(self.first.process_medians_ms, self.second.process_medians_ms, strict=True)
+        return tuple(first_ms / second_ms for first_ms, second_ms in pairs)
+
+    @property
+    def ratio(self) -> float:
+        return percentile(self.round_ratios, 50)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return median_interval(self.round_ratios)
+
+    @property
+    def verdict(self) -> str:
+        """What the ratio carries: a difference, a tie, or nothing for want of rounds."""
+        near = 1 / (1 + TIE_TOLERANCE) <= self.ratio <= 1 + TIE_TOLERANCE
+        if near or (self.interval is not None and self.interval[0] <= 1 <= self.interval[1]):
+            return "tie"
+        if self.interval is None:
+            return "too few processes to tell"
+        return "the first is slower" if self.ratio > 1 else "the first is faster"
+
+
+def compare(rows: Sequence[LatencyRow]) -> tuple[Comparison, ...]:
+    """Compare each row with the first one of the same device, scope, batch size and threads."""
+    groups: dict[tuple[object, ...], list[LatencyRow]] = {}
+    for row in rows:
+        key = (row.device, row.scope, row.batch_size, row.threads)
+        groups.setdefault(key, []).append(row)
+    return tuple(
+        Comparison(first=first, second=second)
+        for first, *others in groups.values()
+        for second in others
     )

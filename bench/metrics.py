@@ -13,6 +13,7 @@ from sklearn.metrics import (
     confusion_matrix,
     log_loss,
     precision_recall_fscore_support,
+    recall_score,
 )
 
 from bench.records import ClassScores, EpochScores, Scores
@@ -53,6 +54,12 @@ def score(labels_n: Labels, probabilities_nk: Probabilities, classes: tuple[str,
             for row in confusion_matrix(labels_n, predicted, labels=everything)
         ),
     )
+
+
+def balanced_accuracy(labels_n: Labels, predicted_n: Labels) -> float:
+    """Mean recall in 0..1 of the classes in `labels_n`; a prediction may name no class (-1)."""
+    present = np.unique(labels_n)
+    return float(recall_score(labels_n, predicted_n, labels=present, average="macro"))
 
 
 def score_epoch(

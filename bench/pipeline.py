@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import get_args
 
 from bench.data.demo import make_demo
+from bench.data.groups import is_tied, load_groups, remarks
+from bench.data.protocols import make_splits
 from bench.data.sources import CropChoice, load_dataset
-from bench.data.splits import make_split
 from bench.database import Database
 from bench.errors import (
+    BenchError,
     ExportError,
     InputError,
     NonFiniteLossError,
@@ -24,22 +27,33 @@ from bench.latency import LatencyJob, LatencyProtocol, measure_many
 from bench.models.backbones import describe_backbone
 from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
+from bench.promote.further import FurtherProtocol
+from bench.promote.precisions import VariantChoice
 from bench.promote.promotion import promote_candidate
-from bench.promote.select import select
+from bench.promote.seeds import further_seeds
+from bench.promote.select import Candidate, select, winner_and_default
 from bench.promote.untrained import untrained_latencies_ms
+from bench.promote.variants import make_variants
 from bench.records import (
     Arithmetic,
     Dataset,
     LatencyRow,
+    LatencyScope,
     ModelRecord,
+    Precision,
+    Protocol,
     Settings,
+    Split,
     Store,
     StudyPlan,
     StudyReport,
     WeightSource,
+    ranked,
 )
 from bench.results import load_plan, load_study_report, load_trials
-from bench.runtime.cuda import cuda_works
+from bench.runtime.cuda import cuda_device_name, cuda_works
+from bench.runtime.machine import cpu_name
+from bench.runtime.session import machine_name
 from bench.search.budget import Budget
 from bench.search.coordinator import Coordinator, Listener
 from bench.search.executors import make_executor
@@ -54,7 +68,8 @@ from bench.training.trainer import Trainer
 from bench.workspace import Workspace, as_study_name, check_study_name, describe_environment
 
 _LATENCY_NOTE = "Limit of latency, ms,"
-LATENCY_BATCH_SIZES = (1, 8)
+# What a promoted model's latency is measured of: (scope, batch size).
+MEASURED: tuple[tuple[LatencyScope, int], ...] = (("model", 1), ("model", 8), ("end-to-end", 1))
 STORES: tuple[Store, ...] = get_args(Store)
 
 
@@ -84,6 +99,10 @@ class SearchOptions:
     cache_gb: float = 8.0
     linear_probe: bool = True
     store: str = "exact"
+    groups: Path | None = None
+    group_pattern: str | None = None
+    protocols: tuple[Protocol, ...] = ()
+    parts: tuple[Path, ...] = ()
 
 
 def search(
@@ -124,8 +143,13 @@ def promote(
     database: Database,
     listener: Listener,
     protocol: LatencyProtocol,
+    variants: VariantChoice,
+    seeds: int = 1,
 ) -> StudyReport:
     """Retrain, export, verify, test and measure the best trials; what is finished is kept.
+
+    Each verified file is also made in the other precisions asked for, behind their gate. The
+    winner is trained with `seeds` seeds in all; the first one's file is what ships.
 
     Raises:
         InputError: no such study, or nothing in it is complete.
@@ -135,22 +159,82 @@ def promote(
     plan = replace(load_plan(database, study), workspace=str(workspace.root))
     with own(study, database, listener.stage):
         trainer = Trainer(plan)
-        models, failures = [], []
-        for candidate in select(load_trials(database, plan)):
+        models: list[ModelRecord] = []
+        failures: list[BenchError] = []
+        candidates = select(load_trials(database, plan))
+        for candidate in candidates:
             listener.stage(f"promoting {candidate.name} (trial {candidate.trial})")
             try:
-                models.append(promote_candidate(trainer, candidate, workspace))
+                model = promote_candidate(trainer, candidate, workspace)
+                models.append(make_variants(model, plan, workspace, variants, listener.stage))
             except (ExportError, NonFiniteLossError, ParityError) as error:
                 # One network that fails must not keep the others from being shipped.
                 listener.stage(f"{candidate.name} failed: {error}")
                 failures.append(error)
             else:
                 database.save_model(models[-1])
+        failures += _train_further_seeds(
+            trainer, candidates, models, workspace, database, listener, seeds
+        )
         database.drop_models(study, keep=[model.name for model in models])
+        promoted = {model.name for model in models}
+        shipped = [candidate for candidate in candidates if candidate.name in promoted]
+        failures += _score_under_further_protocols(plan, shipped, database, listener)
         measure(models, workspace, database, listener, protocol)
     if failures:
         raise failures[0]
     return load_study_report(database, study)
+
+
+def _train_further_seeds(
+    trainer: Trainer,
+    candidates: Sequence[Candidate],
+    models: Sequence[ModelRecord],
+    workspace: Workspace,
+    database: Database,
+    listener: Listener,
+    seeds: int,
+) -> list[BenchError]:
+    """Train the winner with further seeds and store their scores; return what failed."""
+    if not models:
+        return []
+    winner = ranked(models)[0]
+    (candidate,) = (candidate for candidate in candidates if candidate.name == winner.name)
+    failures: list[BenchError] = []
+    if seeds > 1:
+        listener.stage(f"training {winner.name} with {seeds} seeds in all")
+    try:
+        runs = further_seeds(trainer, candidate, workspace, seeds=seeds)
+    except (ExportError, NonFiniteLossError) as error:
+        listener.stage(f"a further seed of {winner.name} failed: {error}")
+        failures = [error]
+        runs = further_seeds(trainer, candidate, workspace, seeds=1)  # those that are finished
+    database.save_model(replace(winner, further_seeds=runs))
+    return failures
+
+
+def _score_under_further_protocols(
+    plan: StudyPlan, candidates: Sequence[Candidate], database: Database, listener: Listener
+) -> list[BenchError]:
+    """Train winner and default again on the split of each further protocol; return failures.
+
+    What has been scored already is not trained again.
+    """
+    failures = []
+    known = {scores.identity for scores in database.load_protocol_scores(plan.study)}
+    for split in plan.further_splits:
+        further = FurtherProtocol(plan, split)
+        for candidate in winner_and_default(candidates):
+            if further.identity(candidate) in known:
+                continue
+            listener.stage(f"training {candidate.name} under the protocol {split.protocol}")
+            try:
+                database.save_protocol_scores(further.scores(candidate))
+            except BenchError as error:
+                # A further protocol is a comparison: what ships does not depend on it.
+                listener.stage(str(error))
+                failures.append(error)
+    return failures
 
 
 def measure(
@@ -160,35 +244,62 @@ def measure(
     listener: Listener,
     protocol: LatencyProtocol,
 ) -> tuple[LatencyRow, ...]:
-    """Measure one file of each graph on the CPU, and on CUDA where it really works."""
-    one_each = {model.architecture_key: model for model in reversed(models)}.values()
-    known = {
-        (row.architecture_key, row.device, row.batch_size)
-        for row in database.load_latencies([model.path for model in models])
-        if len(row.samples) >= protocol.processes  # a quick row does not stand for a full one
+    """Measure one file of each graph: on the CPU, and on CUDA where it really works.
+
+    INT8 files are for the CPU and FP16 files for CUDA, and are measured there alone. What was
+    measured on this machine before is not measured again; rows of other machines count for
+    nothing here.
+    """
+    cuda: tuple[Device, ...] = ("cuda",) if cuda_works()[0] else ()
+    devices: dict[Precision, tuple[Device, ...]] = {
+        "fp32": ("cpu", *cuda),
+        "fp16": cuda,
+        "int8": ("cpu",),
     }
-    jobs = [
-        LatencyJob(
-            path=workspace.root / model.path,
-            model=model.name,
-            architecture_key=model.architecture_key,
-            device=device,
-            batch_size=batch_size,
-        )
-        for model in one_each
-        for device in (("cpu", "cuda") if cuda_works()[0] else ("cpu",))
-        for batch_size in LATENCY_BATCH_SIZES
-        if (model.architecture_key, device, batch_size) not in known
-    ]
+    jobs: dict[tuple[str, str, str, int], LatencyJob] = {}
+    for model in models:
+        files: list[tuple[Precision, str, str, int | None]] = [
+            ("fp32", model.path, model.architecture_key, model.size_bytes)
+        ]
+        files += [
+            (v.precision, v.path, model.variant_key(v), v.size_bytes)
+            for v in model.offered_variants
+        ]
+        for precision, path, key, size_bytes in files:
+            for device, (scope, batch_size) in itertools.product(devices[precision], MEASURED):
+                job = LatencyJob(
+                    path=workspace.root / path,
+                    model=model.name,
+                    architecture_key=key,
+                    device=device,
+                    batch_size=batch_size,
+                    precision=precision,
+                    scope=scope,
+                    size_bytes=size_bytes,
+                )
+                jobs.setdefault((key, device, scope, batch_size), job)
+    here = machine_name()
+    for row in database.load_latencies([path for model in models for path in model.paths]):
+        # A quick row does not stand for a full one. Early rows know the device, not the machine.
+        full = len(row.samples) >= protocol.processes
+        if full and row.machine in (here, "") and row.device_name == _device_name(row.device):
+            jobs.pop((row.architecture_key, row.device, row.scope, row.batch_size), None)
     if not jobs:
         return ()
     listener.stage(f"measuring latency: {len(jobs)} rows of {protocol.processes} processes each")
     rows = tuple(
         replace(row, path=Path(row.path).relative_to(workspace.root).as_posix())
-        for row in measure_many(jobs, protocol=protocol)
+        for row in measure_many(tuple(jobs.values()), protocol=protocol)
     )
     database.save_latencies(rows)
     return rows
+
+
+def _device_name(device: str) -> str:
+    """Name of this machine's CPU, or of its GPU where it has one."""
+    if device == "cpu":
+        return cpu_name()
+    return cuda_device_name() if cuda_works()[0] else ""
 
 
 # --- planning -------------------------------------------------------------------------------
@@ -214,11 +325,20 @@ def make_plan(
     space = _adapted_space(options, device=device, is_demo=is_demo, listener=listener)
     make_pruner(options.pruner, folds=space.folds, epochs=space.epochs)
     make_sampler(options.sampler, space, seed=options.seed, trial=0)
-    dataset = load_dataset(data, crop=options.crop)
-    listener.stage(_describe(dataset))
-    split = make_split(
-        dataset, folds=space.folds, test_fraction=options.test_fraction, seed=options.seed
+    dataset = load_groups(
+        load_dataset(data, crop=options.crop), file=options.groups, pattern=options.group_pattern
     )
+    listener.stage(_describe(dataset))
+    (split, *further_splits), said = make_splits(
+        dataset,
+        options.protocols,
+        folds=space.folds,
+        test_fraction=options.test_fraction,
+        seed=options.seed,
+        lists=options.parts,
+    )
+    for remark in said:
+        listener.stage(remark)
     strangers = [name for name in options.weights if name not in space.backbones]
     if strangers:
         raise WeightsError(
@@ -271,10 +391,13 @@ def make_plan(
         arithmetic=arithmetic,
         workspace=str(workspace.root),
         cache_bytes=int(options.cache_gb * 1e9),
-        notes=(*_notes(dataset, weights), *limited),
+        notes=(*_notes(dataset, split, weights), *limited),
+        further_splits=tuple(further_splits),
     )
     if stored is not None:
         refuse_changes(stored, plan)
+        if not options.protocols:
+            plan = replace(plan, further_splits=stored.further_splits)
     return replace(plan, notes=(*plan.notes, *_rounding_notes(plan, listener)))
 
 
@@ -389,20 +512,19 @@ def _describe(dataset: Dataset) -> str:
     alone = sum(picture.group is None for picture in dataset.pictures)
     if groups and alone:
         parts.append(f"{alone} pictures without a group")
-    copies = len(dataset.pictures) - len({picture.sha256 for picture in dataset.pictures})
-    if copies:
-        parts.append(f"{copies} identical copies, kept with their originals")
     if dataset.crop:
         parts.append(f"cropped to {','.join(map(str, dataset.crop))}")
     if dataset.synthetic:
         parts.append("synthetic")
     text = ", ".join(parts)
+    for remark in remarks(dataset):
+        text += f"\n  {remark}"
     for picture in dataset.broken:
         text += f"\n  left out, broken: {picture.path} ({picture.reason})"
     return text
 
 
-def _notes(dataset: Dataset, weights: Mapping[str, WeightSource]) -> tuple[str, ...]:
+def _notes(dataset: Dataset, split: Split, weights: Mapping[str, WeightSource]) -> tuple[str, ...]:
     notes = []
     if dataset.synthetic:
         notes.append("The data are synthetic, made by the built-in generator to try the tool.")
@@ -418,6 +540,11 @@ def _notes(dataset: Dataset, weights: Mapping[str, WeightSource]) -> tuple[str, 
         notes.append(
             "No groups were given: pictures cut from one recording or source may stand on both "
             "sides of a split, which inflates scores. A groups.csv (path,group) closes that leak."
+        )
+    elif split.protocol == "random" and is_tied(dataset):
+        notes.append(
+            "The split is random: groups were given and are ignored on purpose, so pictures of one "
+            "group stand on both sides, which inflates scores."
         )
     return tuple(notes)
 

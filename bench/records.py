@@ -8,12 +8,17 @@ through `to_json` and `from_json`.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal, TypeVar
 
 import msgspec
+
+from bench.bootstrap import median_interval
 
 T = TypeVar("T")
 
@@ -37,6 +42,9 @@ Store = Literal["exact", "half"]
 Role = Literal["best", "default"]
 PairKind = Literal["identical", "copy", "cropped", "shifted"]
 ShortcutFacet = Literal["size", "mode", "format", "frame"]
+Precision = Literal["fp32", "fp16", "int8"]
+# How pictures are shared out between training and testing; the order is that of docs/protocols.md.
+Protocol = Literal["grouped", "gtzan-filtered", "file", "random"]
 Box = tuple[int, int, int, int]
 
 GTZAN_GENRES = (
@@ -105,6 +113,18 @@ class BrokenPicture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TiedBy:
+    """How many pictures one rule ties to another picture, and how many sets they make."""
+
+    rule: str
+    pictures: int
+    groups: int
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.pictures} pictures tied in {self.groups} groups"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
     """Pictures by class, as found on disk. `crop` is (left, top, right, bottom) in pixels."""
 
@@ -116,6 +136,7 @@ class Dataset:
     broken: tuple[BrokenPicture, ...] = ()
     crop: Box | None = None
     synthetic: bool = False
+    tied: tuple[TiedBy, ...] = ()  # by rule, before what they tie was joined into groups
 
     @property
     def fingerprint(self) -> str:
@@ -228,13 +249,15 @@ class Split:
     """A locked test set, and the validation part of each cross-validation fold.
 
     All numbers are indices into `Dataset.pictures`. The training part of fold `k` is every
-    picture that is neither in `test` nor in `folds[k]`.
+    picture that is neither in `test`, `left_out` nor in `folds[k]`.
     """
 
     dataset_fingerprint: str
     seed: int
     test: tuple[int, ...]
     folds: tuple[tuple[int, ...], ...]
+    protocol: Protocol | None = None  # None: stored before protocols had names
+    left_out: tuple[int, ...] = ()  # pictures that a published protocol does not use
 
     @property
     def fingerprint(self) -> str:
@@ -242,7 +265,7 @@ class Split:
 
     @property
     def development(self) -> tuple[int, ...]:
-        """Every picture that is not in the test set, in ascending order."""
+        """Every picture of the folds, in ascending order."""
         return tuple(sorted(index for fold in self.folds for index in fold))
 
     def training_part(self, fold: int) -> tuple[int, ...]:
@@ -331,6 +354,7 @@ class StudyPlan:
     workspace: str
     cache_bytes: int = 0  # disk for stored activations; 0 computes them each time
     notes: tuple[str, ...] = ()
+    further_splits: tuple[Split, ...] = ()  # under which the chosen recipes are trained again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -452,13 +476,77 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityCheck:
-    """The ONNX file against the torch model on the same held-out pictures."""
+    """The ONNX file against the torch model on the same held-out pictures.
+
+    `balanced_accuracy_difference` is the file's minus the model's; None where it was not taken.
+    """
 
     provider: str
     batch_size: int
     pictures: int
     max_abs_difference: float
     top1_agreement: float
+    balanced_accuracy_difference: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantCheck:
+    """A variant against its float32 file on the same development pictures, one by one.
+
+    lost: pictures that the float32 file classifies rightly and the variant does not; gained: the
+    other way round.
+    """
+
+    provider: str  # the execution provider that ran the variant
+    pictures: int
+    top1_agreement: float
+    fp32_balanced_accuracy: float
+    balanced_accuracy: float
+    lost: int
+    gained: int
+
+    @property
+    def difference_points(self) -> float:
+        """Balanced accuracy of the variant minus the float32 file's, in percentage points."""
+        return 100 * (self.balanced_accuracy - self.fp32_balanced_accuracy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantRecord:
+    """A model in another precision, offered or refused; a refused one has no file."""
+
+    precision: Precision
+    path: str  # relative to the workspace
+    size_bytes: int  # also of a file that was refused and removed; 0 if none could be made
+    tolerance_points: float  # percentage points of balanced accuracy that it may lose
+    refused: str | None = None  # why it is not offered
+    check: VariantCheck | None = None  # None: it could not be made or run
+    method: str = ""  # of calibration
+    calibration_pictures: int = 0
+    layers: int = 0  # convolutions and matrix products that could be quantised
+    float_layers: tuple[str, ...] = ()  # those of them that stay in float32
+    test: Scores | None = None  # of the offered file on the locked test set
+    seconds: float = 0.0
+    identity: str = ""  # of what it was made from, to know whether it must be done again
+
+    @property
+    def offered(self) -> bool:
+        return self.refused is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedRun:
+    """A promoted trial trained once more with another seed, and tested; its file is not kept.
+
+    `number` counts from 1; 0 is the training whose file ships.
+    """
+
+    number: int
+    trial: int
+    test: Scores
+    predictions: Predictions
+    seconds: float
+    identity: str  # of the training, to know whether it must be done again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -485,43 +573,145 @@ class ModelRecord:
     train_curve: tuple[float, ...]  # mean training loss of each epoch of the retraining
     seconds: float
     identity: str = ""  # of the training, to know whether it must be done again
+    variants: tuple[VariantRecord, ...] = ()
+    further_seeds: tuple[SeedRun, ...] = ()
 
     @property
     def architecture_key(self) -> str:
         """Models with the same key have the same graph, hence the same latency."""
         return f"{self.architecture}@{self.image_size}x{len(self.test.per_class)}"
 
+    @property
+    def offered_variants(self) -> tuple[VariantRecord, ...]:
+        return tuple(variant for variant in self.variants if variant.offered)
+
+    def variant_key(self, variant: VariantRecord) -> str:
+        """The variant's `architecture_key`: layers left in float32 make another graph."""
+        left = f" without {','.join(variant.float_layers)}" if variant.float_layers else ""
+        return f"{self.architecture_key} {variant.precision}{left}"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every file of this model that is offered, the float32 file first."""
+        return (self.path, *(variant.path for variant in self.offered_variants))
+
+
+# What one call covers (see `bench.runtime.measure`).
+LatencyScope = Literal["model", "end-to-end", "device"]
+Engine = Literal["onnxruntime", "torch", "torch-compile", "openvino"]
+
+DRIFT_TOLERANCE = 0.05
+_LEAST_DRIFT_CALLS = 9
+
+
+def ranked(models: Iterable[ModelRecord]) -> tuple[ModelRecord, ...]:
+    """Models by cross-validated score, best first; never by test score, which selects nothing."""
+
+    def order(model: ModelRecord) -> tuple[float, bool, str]:
+        score = -math.inf if model.cv_mean is None else model.cv_mean
+        return -score, model.role != "best", model.name
+
+    return tuple(sorted(models, key=order))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtocolScores:
+    """What a promoted model's recipe scores when it is trained under another protocol's split."""
+
+    study: str
+    model: str  # the promoted model's name
+    trial: int
+    protocol: Protocol
+    fold_scores: tuple[float, ...]  # balanced accuracy of each fold's last epoch
+    test: Scores
+    predictions: Predictions
+    seconds: float
+    identity: str  # of the training, to know whether it must be done again
+
+    @property
+    def cv_mean(self) -> float:
+        return fmean(self.fold_scores)
+
+    @property
+    def cv_sd(self) -> float:
+        """Standard deviation over the folds (n - 1)."""
+        return stdev(self.fold_scores)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSample:
-    """One fresh process's raw measurement of single calls."""
+    """One fresh process's raw measurement of single calls.
+
+    steady: the warm-up ended because the latency stood still, not because its time was over.
+    import_ms, load_ms, first_call_ms: the cold start: importing the engine, opening the model,
+        and its first call.
+    gpu: clocks, temperature and power right after the last call, where there is a GPU.
+    """
 
     latencies_ns: tuple[int, ...]
     steady: bool
     warmup_calls: int
     involuntary_switches: int
+    import_ms: float | None = None  # not measured by early versions
     load_ms: float
     first_call_ms: float
     peak_rss_bytes: int
     measured_s: float
+    gpu: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def drifts(self) -> bool:
+        """Whether the medians of the measurement's three thirds are more than 5 % apart."""
+        calls = len(self.latencies_ns)
+        if calls < _LEAST_DRIFT_CALLS:
+            return False
+        cuts = (0, calls // 3, 2 * calls // 3, calls)
+        medians = [
+            percentile(self.latencies_ns[low:high], 50) for low, high in itertools.pairwise(cuts)
+        ]
+        return max(medians) > min(medians) * (1 + DRIFT_TOLERANCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyRow:
-    """Latency of one file on one device at one batch size; derived values are properties."""
+    """Latency of one file on one device at one batch size; derived values are properties.
+
+    replaced: samples that other programs interrupted so often that they were taken again; kept,
+        and in no figure.
+    """
 
     model: str
     path: str
     architecture_key: str
-    device: str  # "cpu" or "cuda"
+    device: str  # "cpu", "cuda" or "tensorrt"
     device_name: str
     provider: str  # the execution provider that was proved to run the graph
     precision: str
     batch_size: int
     threads: int
-    timed: str  # what one call covers, for example "session.run, numpy in and out"
+    timed: str  # what one call covers, in words
     samples: tuple[ProcessSample, ...]
     versions: dict[str, str]
+    scope: LatencyScope = "model"
+    engine: Engine = "onnxruntime"
+    machine: str = ""  # processor and cores; early versions knew the device alone
+    size_bytes: int | None = None  # of the model file and what it refers to
+    options: dict[str, str] = field(default_factory=dict)
+    replaced: tuple[ProcessSample, ...] = ()
+
+    @property
+    def setup(self) -> tuple[object, ...]:
+        """Where and how it was measured, but for model and batch: rows compare within it."""
+        return (
+            *(self.machine, self.device, self.device_name, self.engine, self.provider),
+            *(self.precision, self.threads, self.scope, self.timed),
+            tuple(sorted(self.options.items())),
+        )
+
+    @property
+    def place(self) -> str:
+        """The processor with its cores, or the GPU."""
+        return self.machine if self.machine and self.device == "cpu" else self.device_name
 
     @property
     def calls(self) -> int:
@@ -541,6 +731,11 @@ class LatencyRow:
         return percentile(self.process_medians_ms, 50)
 
     @property
+    def p50_interval_ms(self) -> tuple[float, float] | None:
+        """95 % bootstrap interval over the processes; None of fewer than five."""
+        return median_interval(self.process_medians_ms)
+
+    @property
     def p90_ms(self) -> float:
         return percentile(self.pooled_ms, 90)
 
@@ -556,7 +751,36 @@ class LatencyRow:
 
     @property
     def steady(self) -> bool:
-        return all(sample.steady for sample in self.samples)
+        """Every process warmed up to a standstill and did not drift while it was measured."""
+        return all(sample.steady and not sample.drifts for sample in self.samples)
+
+    @property
+    def cold_start_ms(self) -> float | None:
+        """From a fresh interpreter to the first answer: import, load and first call; median."""
+        totals = [
+            sample.import_ms + sample.load_ms + sample.first_call_ms
+            for sample in self.samples
+            if sample.import_ms is not None
+        ]
+        return percentile(tuple(totals), 50) if totals else None
+
+    @property
+    def import_ms(self) -> float | None:
+        known = tuple(s.import_ms for s in self.samples if s.import_ms is not None)
+        return percentile(known, 50) if known else None
+
+    @property
+    def load_ms(self) -> float:
+        return percentile(tuple(sample.load_ms for sample in self.samples), 50)
+
+    @property
+    def first_call_ms(self) -> float:
+        return percentile(tuple(sample.first_call_ms for sample in self.samples), 50)
+
+    @property
+    def peak_rss_bytes(self) -> int:
+        """The largest of the processes' peaks."""
+        return max(sample.peak_rss_bytes for sample in self.samples)
 
 
 def percentile(values: tuple[float, ...] | tuple[int, ...], q: float) -> float:
@@ -607,3 +831,4 @@ class StudyReport:
     environment: Environment
     notes: tuple[str, ...] = ()
     ended: str | None = None  # the limit that ended the search before its number of trials
+    protocol_scores: tuple[ProtocolScores, ...] = ()  # of the models, under further protocols

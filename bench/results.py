@@ -12,6 +12,7 @@ from bench.errors import InputError
 from bench.records import (
     EpochScores,
     ModelRecord,
+    ProtocolScores,
     StudyPlan,
     StudyReport,
     TrialRecord,
@@ -52,10 +53,24 @@ def load_study_report(database: Database, study: str) -> StudyReport:
         device=plan.device,
         trials=_records_of(opened, plan, database, owner_of(study, database)),
         models=models,
-        latencies=database.load_latencies([model.path for model in models]),
+        latencies=database.load_latencies([path for model in models for path in model.paths]),
         environment=environment,
         notes=plan.notes,
         ended=opened.user_attrs.get(ENDED) if opened else None,
+        protocol_scores=_protocol_scores(plan, models, database),
+    )
+
+
+def _protocol_scores(
+    plan: StudyPlan, models: tuple[ModelRecord, ...], database: Database
+) -> tuple[ProtocolScores, ...]:
+    """Scores under the plan's further protocols of the models that there are now."""
+    protocols = {split.protocol for split in plan.further_splits}
+    promoted = {(model.name, model.trial) for model in models}
+    return tuple(
+        scores
+        for scores in database.load_protocol_scores(plan.study)
+        if scores.protocol in protocols and (scores.model, scores.trial) in promoted
     )
 
 
@@ -186,10 +201,10 @@ def _records_of(
     return tuple(records)
 
 
-def cpu_latency_ms(report: StudyReport, model: ModelRecord) -> float | None:
-    """The median of a model's graph on the CPU at batch 1, in ms, where it was measured."""
-    for row in report.latencies:
-        same = row.architecture_key == model.architecture_key
-        if same and (row.device, row.batch_size) == ("cpu", 1):
+def p50_at_batch_one(report: StudyReport, architecture_key: str, device: str) -> float | None:
+    """The median time of a graph for one picture on a device, in ms, where it was measured last."""
+    for row in reversed(report.latencies):
+        same = (row.architecture_key, row.device) == (architecture_key, device)
+        if same and (row.scope, row.batch_size) == ("model", 1):
             return row.p50_ms
     return None

@@ -36,7 +36,9 @@ _PACKAGES = (
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Names in the workspace that are not a study's.
-_RESERVED = frozenset({"artifacts", "bench.db", "bench.db-shm", "bench.db-wal", "cache", "report"})
+_RESERVED = frozenset(
+    {"artifacts", "bench.db", "bench.db-shm", "bench.db-wal", "cache", "latency", "report"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ class Workspace:
     bench.db                      the database (unless `--storage` names another)
     artifacts/                    pictures that optuna-dashboard shows
     cache/                        what can be computed again
+    latency/                      what `bench latency` measured, call by call
     <study>/trials/<n>/           out-of-fold predictions of finished folds
+    <study>/protocols/<name>/<n>/ the same of a trial that another protocol's split was tried on
     <study>/models/<name>/        a promoted model
     <study>/report/               report.md, report.json, figures/
     """
@@ -90,14 +94,20 @@ class Workspace:
         return self.root / "cache"
 
     @property
+    def latencies(self) -> Path:
+        return self.root / "latency"
+
+    @property
     def demo(self) -> Path:
         return self.cache / "demo"
 
     def study(self, name: str) -> Path:
         return self.root / check_study_name(name)
 
-    def trial(self, study: str, number: int) -> Path:
-        return self.study(study) / "trials" / f"{number:05d}"
+    def trial(self, study: str, number: int, further_protocol: str | None = None) -> Path:
+        """Where the folds of a trial lie, or those of its recipe under a further protocol."""
+        place = Path("protocols") / further_protocol if further_protocol else Path("trials")
+        return self.study(study) / place / f"{number:05d}"
 
     def model(self, study: str, name: str) -> Path:
         return self.study(study) / "models" / name
@@ -181,7 +191,7 @@ def usable_cores() -> int:
 
 def describe_environment(gpu: str | None) -> Environment:
     """Describe the machine and the versions in use."""
-    from bench.runtime.measure import cpu_name
+    from bench.runtime.machine import cpu_name
 
     return Environment(
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -21,5 +21,8 @@ work=$(mktemp -d)
 "$python" -m cli promote demo --workspace "$work/runs" || failed=1
 "$python" -m cli report demo --workspace "$work/runs" || failed=1
 cp "$work"/runs/demo/report/report.json "$results/demo-cuda-report.json" || failed=1
+"$python" -m cli latency "$work"/runs/demo/models/*/model.onnx --device cpu,cuda --batch 1,8,32 \
+  --timed model,end-to-end,device --cuda-graph --against torch,torch-compile \
+  --workspace "$work/runs" --out "$results/latency-cuda.json" || failed=1
 rm -rf "$work"
 exit $failed

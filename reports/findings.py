@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from statistics import fmean, stdev
 
-from bench.records import ModelRecord, Recipe, Scores, StudyReport, TrialRecord
+from bench.records import (
+    ModelRecord,
+    ProtocolScores,
+    Recipe,
+    StudyReport,
+    TrialRecord,
+    ranked,
+)
+from reports.scores import against, against_searched, percent, points, tested_pictures
 
 RANDOM_WEIGHTS = "random"
-
-
-def ranked(models: Iterable[ModelRecord]) -> tuple[ModelRecord, ...]:
-    """Models by cross-validated score, best first; never by test score, which selects nothing."""
-
-    def order(model: ModelRecord) -> tuple[float, bool, str]:
-        score = -math.inf if model.cv_mean is None else model.cv_mean
-        return -score, model.role != "best", model.name
-
-    return tuple(sorted(models, key=order))
 
 
 def winner_of(report: StudyReport) -> ModelRecord | None:
@@ -77,29 +76,8 @@ def first_score(report: StudyReport) -> tuple[float, float] | None:
     return min(timed, default=None)
 
 
-def standard_error(scores: Scores) -> float:
-    """Binomial standard error of a balanced accuracy.
-
-    Balanced accuracy is the mean of the classes' recalls, each a binomial proportion of its
-    class's pictures, so a rare class makes the score as uncertain as it should.
-    """
-    present = [row for row in scores.per_class if row.support]
-    if not present:
-        return 0.0
-    variance = sum(row.recall * (1 - row.recall) / row.support for row in present)
-    return math.sqrt(variance) / len(present)
-
-
-_TWO_SIDED_95 = 1.96  # standard errors to either side of a 95 % interval
-
-
 def tuning_verdict(report: StudyReport) -> str | None:
-    """One sentence: what tuning gained on the test set over the default recipe.
-
-    A difference below the test set's resolution is called none: 1.96 standard errors of a
-    difference between two scores, never less than one picture. Both models see the same
-    pictures, so this is the cautious side of a paired test.
-    """
+    """Whether tuning beat the default recipe on the test set, by the paired test over groups."""
     winner, default = winner_of(report), default_of(report)
     if winner is None:
         return None
@@ -108,31 +86,103 @@ def tuning_verdict(report: StudyReport) -> str | None:
         return "The default recipe itself won: no tuned trial had a better cross-validated score."
     if default is None:
         return "No default recipe was promoted, so what tuning gained is not known."
-    pictures = len(winner.predictions.indices)
-    difference = winner.test.balanced_accuracy - default.test.balanced_accuracy
-    error = math.hypot(standard_error(winner.test), standard_error(default.test))
-    resolution = max(_TWO_SIDED_95 * error, 1 / pictures)
-    figures = (
-        f"{100 * difference:+.1f} points, {percent(winner.test.balanced_accuracy)} % against "
-        f"{percent(default.test.balanced_accuracy)} % on {pictures} test pictures, "
-        f"which resolve about {100 * resolution:.1f} points"
+    comparison = against(report, winner, default)
+    difference = comparison.difference
+    if not comparison.beyond_chance:
+        outcome = "Tuning did not beat the default recipe beyond chance"
+    elif difference.value > 0:
+        outcome = "Tuning beat the default recipe beyond chance"
+    else:
+        outcome = "The tuned winner is worse than the default recipe, beyond chance"
+    pictures = tested_pictures(report, winner.predictions.indices)
+    text = f"{outcome}: {points(difference)} points, paired on the {pictures} of the test set"
+    if comparison.probabilities is None:
+        return f"{text} ({difference.why_not or 'too few to tell'})."
+    worse, equal, better = (f"{share:.2f}" for share in comparison.probabilities)
+    return (
+        f"{text}. The probability that it is better by more than a point is {better}, worse by "
+        f"more than a point {worse}, equal in practice {equal}: {comparison.verdict}."
     )
-    # The tolerance keeps a difference of exactly one picture on the cautious side of rounding.
-    if abs(difference) <= resolution + 1e-9:
-        return f"No measurable difference from the default recipe ({figures})."
-    place = "above" if difference > 0 else "below"
-    return f"The tuned winner scored {place} the default recipe ({figures})."
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def protocol_verdicts(report: StudyReport) -> tuple[str, ...]:
+    """A sentence a further protocol: what it would have promised of the winner's recipe.
+
+    The test sets hold different pictures, so the comparison is not paired.
+    """
+    winner = winner_of(report)
+    if winner is None:
+        return ()
+    return tuple(
+        _protocol_verdict(report, winner, scores)
+        for scores in report.protocol_scores
+        if scores.model == winner.name
+    )
 
 
-def percent_with_sd(mean: float | None, sd: float | None) -> str:
-    """``'81.2 ± 2.0'``, without the second part where only one fold was run."""
-    if mean is None:
-        return "\N{EN DASH}"
-    return percent(mean) if sd is None else f"{percent(mean)} ± {percent(sd)}"
+_UNSEEN = {
+    "grouped": "pictures of unseen groups get",
+    "gtzan-filtered": "the pictures of the fault-filtered test part get",
+    "file": "the pictures of the given test part get",
+}
+
+
+def _protocol_verdict(report: StudyReport, winner: ModelRecord, scores: ProtocolScores) -> str:
+    searched = report.split.protocol or "random"
+    promised, got = scores.test.balanced_accuracy, winner.test.balanced_accuracy
+    comparison = against_searched(report, scores, winner)
+    difference = comparison.difference
+    text = (
+        f"A {scores.protocol} split would have promised {percent(promised)} % of the winner's "
+        f"recipe, where {_UNSEEN.get(searched, 'pictures of the random split get')} "
+        f"{percent(got)} %: {points(difference)} points"
+    )
+    if difference.interval is None:
+        return f"{text} ({difference.why_not})."
+    if comparison.beyond_chance:
+        return f"{text}, a difference beyond chance."
+    return f"{text}, no measurable difference between the two test sets."
+
+
+def seed_scores(model: ModelRecord) -> tuple[float, ...]:
+    """Test scores of a model over its seeds, that of the file which ships first."""
+    return (
+        model.test.balanced_accuracy,
+        *(run.test.balanced_accuracy for run in model.further_seeds),
+    )
+
+
+def seed_sentence(model: ModelRecord) -> str | None:
+    """How far the test score depends on the seed of the training; None of a single seed."""
+    scores = seed_scores(model)
+    if len(scores) < 2:
+        return None
+    shown = ", ".join(percent(score) for score in scores)
+    return (
+        f"Trained with {len(scores)} seeds it scored {shown} % on the test set: mean "
+        f"{percent(fmean(scores))} %, standard deviation {100 * stdev(scores):.1f} points. The "
+        "first is the file that ships; no seed was chosen by its score."
+    )
+
+
+LEAK_SUSPECTED_ABOVE = 0.95
+
+
+def leak_warning(report: StudyReport) -> str | None:
+    """Doubt scores on GTZAN that its own wrong labels rule out; None where there is no cause."""
+    dataset, winner = report.dataset, winner_of(report)
+    is_gtzan = (dataset.kind == "gtzan" or dataset.is_gtzan) and not dataset.synthetic
+    if winner is None or not is_gtzan:
+        return None
+    best = max(winner.test.balanced_accuracy, winner.cv_mean or 0.0)
+    if best <= LEAK_SUSPECTED_ABOVE:
+        return None
+    return (
+        f"Look for a leak: {percent(best)} % on GTZAN. Its replicas, repeated recordings and wrong "
+        'labels keep even a perfect system at about 94.5 % (Sturm, 2013, "The GTZAN dataset: its '
+        'contents, its faults, their effects on evaluation, and its future use"), and more '
+        "comes of recordings or artists that stand on both sides of the split."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

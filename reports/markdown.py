@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.errors import InputError
-from bench.records import ModelRecord, StudyReport, to_json
+from bench.records import ModelRecord, StudyReport, ranked, to_json
 from bench.workspace import write_atomic
 from reports import figures, tables
 from reports.findings import (
@@ -19,17 +19,28 @@ from reports.findings import (
     default_of,
     first_score,
     labels_of,
+    leak_warning,
     mistakes,
-    percent,
-    percent_with_sd,
-    ranked,
+    protocol_verdicts,
     right_answers,
     scored,
-    standard_error,
+    seed_sentence,
     trial_of,
     tuned_parameters,
     tuning_verdict,
     winner_of,
+)
+from reports.latency import study_tables
+from reports.scores import (
+    cv_optimism,
+    cv_score,
+    legend,
+    percent,
+    points,
+    reasons,
+    tested_pictures,
+    tested_score,
+    with_interval,
 )
 from reports.tables import Table, escape
 
@@ -76,6 +87,7 @@ class WinnerPart:
     model: ModelRecord
     hyper_parameters: Table
     per_class: Table
+    seeds: Table | None
     curves: FigureFile | None
     mistakes: GalleryPart
     right: GalleryPart
@@ -89,7 +101,9 @@ class StudyPart:
     labels: tuple[str, ...]
     summary: tuple[str, ...]
     comparison: Table | None
-    latency: Table | None
+    protocols: Table | None
+    variants: Table | None
+    latency: tuple[Table, ...]
     parity: Table | None
     winner: WinnerPart | None
     models: tuple[ModelPart, ...]
@@ -170,7 +184,9 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
         labels=labels_of(report),
         summary=_summary(report),
         comparison=tables.comparison(report) if models else None,
-        latency=tables.latency(report) if report.latencies else None,
+        protocols=tables.protocols(report) if report.protocol_scores else None,
+        variants=tables.variants(report) if any(m.variants for m in models) else None,
+        latency=study_tables(report) if report.latencies else (),
         parity=tables.parity(report) if any(model.parity for model in models) else None,
         winner=_winner_part(report, folder),
         models=tuple(
@@ -191,7 +207,7 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
 
 
 def _summary(report: StudyReport) -> tuple[str, ...]:
-    """The report's first paragraphs, in plain words."""
+    """The report's first paragraphs, in plain words: the winner's scores before anything else."""
     dataset = report.dataset
     kind = "synthetic pictures" if dataset.synthetic else "pictures"
     states = [trial.state for trial in report.trials]
@@ -204,23 +220,41 @@ def _summary(report: StudyReport) -> tuple[str, ...]:
     winner, verdict = winner_of(report), tuning_verdict(report)
     if winner is None or verdict is None:
         return done, _unpromoted(report)
-    return done, f"{_winner_sentence(report, winner)} {verdict}"
+    warning = leak_warning(report)
+    told = (
+        warning,
+        _winner_sentence(report, winner),
+        verdict,
+        *protocol_verdicts(report),
+        seed_sentence(winner),
+    )
+    return *(text for text in told if text is not None), legend(report), done
 
 
 def _winner_sentence(report: StudyReport, winner: ModelRecord) -> str:
-    score = percent_with_sd(winner.cv_mean, winner.cv_sd)
-    validated = (
-        "its cross-validated score was not stored"
-        if winner.cv_mean is None
-        else f"balanced accuracy {score} % over {len(report.split.folds)} folds of cross-validation"
-    )
-    return (
-        f"The winner, chosen by cross-validation alone, is {winner.name} "
-        f"({winner.recipe.backbone}, trial {winner.trial}): {validated}, and "
-        f"{percent(winner.test.balanced_accuracy)} % on the locked test set of "
-        f"{len(winner.predictions.indices)} pictures (standard error "
-        f"{100 * standard_error(winner.test):.1f} points), measured through the exported ONNX file."
-    )
+    """The winner's curse in figures: inner and outer score, and what lies between them."""
+    inner, outer = cv_score(report, winner), tested_score(report, winner)
+    optimism, default = cv_optimism(report, winner), default_of(report)
+    text = f"The winner, chosen by cross-validation alone, is {winner.name} "
+    text += f"({winner.recipe.backbone}, trial {winner.trial}): "
+    if inner is None:
+        text += "its cross-validated score was not stored"
+    else:
+        folds = len(report.split.folds)
+        text += f"balanced accuracy {with_interval(inner)} % over {folds} folds of cross-validation"
+    pictures = tested_pictures(report, winner.predictions.indices)
+    text += f", {with_interval(outer)} % on the locked test set of {pictures}, "
+    text += "measured through the exported ONNX file."
+    if optimism is not None:
+        text += (
+            " Optimism of the cross-validated score that chose it (cross-validation minus test): "
+            f"{points(optimism)} points."
+        )
+    default_score = None
+    if default is not None and default is not winner:
+        default_score = tested_score(report, default)
+        text += f" The default recipe scores {with_interval(default_score)} % on the test set."
+    return " ".join((text, *reasons((inner, outer, optimism, default_score))))
 
 
 def _unpromoted(report: StudyReport) -> str:
@@ -284,6 +318,7 @@ def _winner_part(report: StudyReport, folder: str) -> WinnerPart | None:
         model=winner,
         hyper_parameters=tables.hyper_parameters(report, winner, default_of(report)),
         per_class=tables.per_class(report, winner),
+        seeds=tables.seeds(report, winner) if winner.further_seeds else None,
         curves=_curves(report, winner, folder),
         mistakes=_gallery(report, mistakes(winner), folder, "mistakes"),
         right=_gallery(report, right_answers(winner), folder, "right"),

@@ -11,17 +11,47 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
-from bench.records import LatencyRow, ModelRecord, Recipe, StudyReport, TrialRecord
+from bench.records import (
+    LatencyRow,
+    ModelRecord,
+    Recipe,
+    StudyReport,
+    TrialRecord,
+    VariantRecord,
+    ranked,
+)
+from bench.statistics.intervals import (
+    Estimate,
+    balanced_accuracy,
+    bootstrap,
+    cross_validated,
+    f1,
+    log_loss,
+    precision,
+)
 from reports.findings import (
     labels_of,
-    percent,
-    percent_with_sd,
-    ranked,
     tuned_parameters,
     winner_of,
 )
+from reports.scores import (
+    NOTHING,
+    TIE,
+    against,
+    against_best,
+    against_searched,
+    answers,
+    best_trial,
+    cv_score,
+    legend,
+    nats,
+    percent,
+    points,
+    reasons,
+    tested_score,
+    with_interval,
+)
 
-NOTHING = "\N{EN DASH}"
 LIST_LIMIT = 20
 MATRIX_LIMIT = 20
 TRIALS_LIMIT = 200
@@ -80,7 +110,7 @@ def _is_numeric(column: Sequence[str]) -> bool:
     return bool(column) and all(cell == NOTHING or re.match(r"[-+]?\d", cell) for cell in column)
 
 
-def _caption(report: StudyReport, text: str) -> str:
+def caption_of(report: StudyReport, text: str) -> str:
     """The caption with the study's warnings; its notes stand in full at the section's top."""
     labels = [*labels_of(report), *(("see the notes",) if report.notes else ())]
     return f"{text} ({'; '.join(labels)})" if labels else text
@@ -95,8 +125,16 @@ def comparison(report: StudyReport) -> Table:
     setups = {device: _setup(report.latencies, device) for device, _ in COMPARED_DEVICES}
     shared = False
     rows = []
+    estimates: list[Estimate | None] = []
     for model in models:
-        cells = _quality_cells(model)
+        quality = _Quality.of(report, model)
+        estimates += [quality.cross_validated, quality.balanced_accuracy]
+        cells = (
+            *quality.cells(model),
+            *_against_winner(report, model, models[0]),
+            f"{model.parameters / 1e6:.2f}",
+            f"{model.size_bytes / 1e6:.1f}",
+        )
         for device, _ in COMPARED_DEVICES:
             for batch in COMPARED_BATCHES:
                 row = _latency_of(model, report.latencies, setups[device], batch)
@@ -113,7 +151,9 @@ def comparison(report: StudyReport) -> Table:
         "precision, %",
         "recall, %",
         "F1, %",
-        "log-loss",
+        "log-loss, nats",
+        "against the first row, points",
+        "told apart",
         "parameters, M",
         "file, MB",
         *(
@@ -123,8 +163,13 @@ def comparison(report: StudyReport) -> Table:
         ),
     )
     footnotes = [
-        "CV: mean ± standard deviation over the folds; rows are sorted by it, since it alone "
-        "selects. Precision, recall and F1 are macro means on the test set."
+        legend(report),
+        *reasons(estimates),
+        "Rows are sorted by cross-validation (CV), since it alone selects. The difference from the "
+        "first row is that of balanced accuracies on the test set, paired on the same pictures. A "
+        "row that is a tie is not told apart from the first one: its place means nothing.",
+        "Precision, recall and F1 are macro means on the test set; macro recall is the balanced "
+        "accuracy.",
     ]
     # Synthetic pictures may bear GTZAN's class names; no published score applies to them.
     if report.dataset.is_gtzan and not report.dataset.synthetic:
@@ -137,28 +182,54 @@ def comparison(report: StudyReport) -> Table:
         for device, label in COMPARED_DEVICES
     ]
     return Table(
-        caption=_caption(report, "Promoted models"),
+        caption=caption_of(report, "Promoted models"),
         headers=headers,
         rows=tuple(rows),
         footnotes=tuple(footnotes),
     )
 
 
-def _quality_cells(model: ModelRecord) -> tuple[str, ...]:
-    test = model.test
-    return (
-        model.name,
-        model.role,
-        model.recipe.backbone,
-        percent_with_sd(model.cv_mean, model.cv_sd),
-        percent(test.balanced_accuracy),
-        percent(test.precision),
-        percent(test.recall),
-        percent(test.f1),
-        f"{test.log_loss:.3f}",
-        f"{model.parameters / 1e6:.2f}",
-        f"{model.size_bytes / 1e6:.1f}",
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Quality:
+    """A model's scores with their intervals."""
+
+    cross_validated: Estimate | None
+    balanced_accuracy: Estimate
+    precision: Estimate
+    f1: Estimate
+    log_loss: Estimate
+
+    @classmethod
+    def of(cls, report: StudyReport, model: ModelRecord) -> _Quality:
+        return cls(
+            cross_validated=cv_score(report, model),
+            balanced_accuracy=tested_score(report, model),
+            precision=tested_score(report, model, precision),
+            f1=tested_score(report, model, f1),
+            log_loss=tested_score(report, model, log_loss),
+        )
+
+    def cells(self, model: ModelRecord) -> tuple[str, ...]:
+        return (
+            model.name,
+            model.role,
+            model.recipe.backbone,
+            with_interval(self.cross_validated),
+            with_interval(self.balanced_accuracy),
+            with_interval(self.precision),
+            with_interval(self.balanced_accuracy),
+            with_interval(self.f1),
+            nats(self.log_loss),
+        )
+
+
+def _against_winner(
+    report: StudyReport, model: ModelRecord, winner: ModelRecord
+) -> tuple[str, str]:
+    if model is winner:
+        return NOTHING, NOTHING
+    comparison = against(report, model, winner)
+    return points(comparison.difference), TIE[comparison.verdict]
 
 
 def _reference_row(name: str, score: str, width: int) -> tuple[str, ...]:
@@ -167,18 +238,15 @@ def _reference_row(name: str, score: str, width: int) -> tuple[str, ...]:
 
 
 def _setup(latencies: Sequence[LatencyRow], device: str) -> LatencyRow | None:
-    """The row whose set-up the comparison uses on a device: the first one in 32-bit floats.
+    """The row whose set-up the comparison uses on a device: the first one in 32-bit floats of
+    the network alone, on the machine that was measured last.
 
     All cells of a device come from one set-up (machine, provider, precision, threads, what is
     timed), so that the rows compare like with like.
     """
-    rows = [row for row in latencies if row.device == device]
+    rows = [row for row in latencies if row.device == device and row.scope == "model"]
+    rows = [row for row in rows if row.machine == rows[-1].machine]
     return next((row for row in rows if row.precision in FLOAT32), next(iter(rows), None))
-
-
-def _same_setup(row: LatencyRow, setup: LatencyRow) -> bool:
-    names = ("device", "device_name", "provider", "precision", "threads", "timed")
-    return all(getattr(row, name) == getattr(setup, name) for name in names)
 
 
 def _latency_of(
@@ -192,7 +260,7 @@ def _latency_of(
         for row in latencies
         if row.architecture_key == model.architecture_key
         and row.batch_size == batch
-        and _same_setup(row, setup)
+        and row.setup == setup.setup
     ]
     return next((row for row in rows if row.model == model.name), next(iter(rows), None))
 
@@ -201,22 +269,23 @@ def _percentiles(row: LatencyRow | None) -> str:
     if row is None:
         return "not measured"
     mark = "" if row.steady else " unsteady"
-    return f"{_ms(row.p50_ms)} / {_ms(row.p90_ms)} / {_ms(row.p99_ms)}{mark}"
+    return f"{ms(row.p50_ms)} / {ms(row.p90_ms)} / {ms(row.p99_ms)}{mark}"
 
 
 def _setup_footnote(label: str, setup: LatencyRow | None, latencies: Sequence[LatencyRow]) -> str:
     if setup is None:
         return f"{label}: not measured."
     text = (
-        f"{label}: {setup.device_name}, {setup.provider}, {setup.precision}, "
+        f"{label}: {setup.place}, {setup.provider}, {setup.precision}, "
         f"{setup.threads} threads, timed: {setup.timed}."
     )
-    if any(row.device == setup.device and not _same_setup(row, setup) for row in latencies):
+    if any(row.device == setup.device and row.setup != setup.setup for row in latencies):
         text += " Other set-ups are in the latency table."
     return text
 
 
-def _ms(value: float | None) -> str:
+def ms(value: float | None) -> str:
+    """Milliseconds with as many digits as a reader can use."""
     if value is None:
         return NOTHING
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
@@ -236,8 +305,8 @@ def cross_study(reports: Sequence[StudyReport]) -> Table:
                 f"{len(report.trials)}",
                 winner.name if winner else NOTHING,
                 winner.recipe.backbone if winner else NOTHING,
-                percent_with_sd(winner.cv_mean, winner.cv_sd) if winner else NOTHING,
-                percent(winner.test.balanced_accuracy) if winner else NOTHING,
+                with_interval(cv_score(report, winner) if winner else None),
+                with_interval(tested_score(report, winner) if winner else None),
                 f"{len(report.split.test)}",
                 "; ".join(labels_of(report)) or NOTHING,
             )
@@ -267,7 +336,7 @@ def cross_study(reports: Sequence[StudyReport]) -> Table:
             "labels",
         ),
         rows=tuple(rows),
-        footnotes=(note,),
+        footnotes=(note, *dict.fromkeys(legend(report) for report in reports)),
     )
 
 
@@ -275,18 +344,29 @@ def cross_study(reports: Sequence[StudyReport]) -> Table:
 
 
 def per_class(report: StudyReport, model: ModelRecord) -> Table:
+    """Scores by class; only recall has an interval, for only it depends on one class's pictures."""
+    given = answers(report, model.predictions)
+    recalls = [
+        bootstrap(given.of_class(index), balanced_accuracy) if row.support else None
+        for index, row in enumerate(model.test.per_class)
+    ]
     return Table(
-        caption=_caption(report, f"Test scores of {model.name} by class"),
+        caption=caption_of(report, f"Test scores of {model.name} by class"),
         headers=("class", "precision, %", "recall, %", "F1, %", "pictures"),
         rows=tuple(
             (
                 row.name,
                 percent(row.precision),
-                percent(row.recall),
+                with_interval(recall),
                 percent(row.f1),
                 str(row.support),
             )
-            for row in model.test.per_class
+            for row, recall in zip(model.test.per_class, recalls, strict=True)
+        ),
+        footnotes=(
+            *reasons(recalls),
+            "Precision and F1 of one class depend on how many pictures of the others the test set "
+            "happens to hold; they are given without an interval.",
         ),
     )
 
@@ -297,7 +377,7 @@ def confusion(report: StudyReport, model: ModelRecord) -> Table:
     if len(classes) > MATRIX_LIMIT:
         return _commonest_confusions(report, model)
     return Table(
-        caption=_caption(report, f"Confusion matrix of {model.name}, test pictures"),
+        caption=caption_of(report, f"Confusion matrix of {model.name}, test pictures"),
         headers=("true \\ predicted", *classes),
         rows=tuple(
             (name, *(str(count) for count in counts))
@@ -316,10 +396,29 @@ def _commonest_confusions(report: StudyReport, model: ModelRecord) -> Table:
     ]
     pairs.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))
     return Table(
-        caption=_caption(report, f"Commonest confusions of {model.name}, test pictures"),
+        caption=caption_of(report, f"Commonest confusions of {model.name}, test pictures"),
         headers=("true", "predicted", "pictures"),
         rows=tuple((classes[t], classes[p], str(count)) for count, t, p in pairs[:LIST_LIMIT]),
         footnotes=_and_more(len(pairs)),
+    )
+
+
+def seeds(report: StudyReport, model: ModelRecord) -> Table:
+    """Test scores of one recipe over the seeds of its training."""
+    runs = [("0 (the file that ships)", model.predictions)]
+    runs += [(str(run.number), run.predictions) for run in model.further_seeds]
+    scores = [bootstrap(answers(report, predictions), balanced_accuracy) for _, predictions in runs]
+    return Table(
+        caption=caption_of(report, f"{model.name} over the seeds of its training"),
+        headers=("seed", "test balanced accuracy, %"),
+        rows=tuple(
+            (name, with_interval(score)) for (name, _), score in zip(runs, scores, strict=True)
+        ),
+        footnotes=(
+            "The intervals tell how the score varies with the test pictures, the rows how it "
+            "varies with the seed.",
+            *reasons(scores),
+        ),
     )
 
 
@@ -340,7 +439,7 @@ def hyper_parameters(
     ]
     heads = ("winner", "default")
     return Table(
-        caption=_caption(report, "Hyper-parameters"),
+        caption=caption_of(report, "Hyper-parameters"),
         headers=(
             "parameter",
             *(f"{head}: {model.name}" for head, model in zip(heads, named, strict=False)),
@@ -351,7 +450,7 @@ def hyper_parameters(
 
 def parity(report: StudyReport) -> Table:
     return Table(
-        caption=_caption(report, "ONNX file against the trained model"),
+        caption=caption_of(report, "ONNX file against the trained model"),
         headers=(
             "model",
             "provider",
@@ -359,6 +458,7 @@ def parity(report: StudyReport) -> Table:
             "pictures",
             "largest difference of a probability",
             "same top class, %",
+            "balanced accuracy, difference",
         ),
         rows=tuple(
             (
@@ -368,6 +468,7 @@ def parity(report: StudyReport) -> Table:
                 str(check.pictures),
                 f"{check.max_abs_difference:.1e}",
                 percent(check.top1_agreement),
+                _difference(check.balanced_accuracy_difference),
             )
             for model in ranked(report.models)
             for check in model.parity
@@ -375,87 +476,102 @@ def parity(report: StudyReport) -> Table:
     )
 
 
-# --- latency --------------------------------------------------------------------------------
+def _difference(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.4f}"
 
 
-def latency(report: StudyReport) -> Table:
-    """Every measurement, with its set-up; times are of one call."""
-    best = _best_batches(report.latencies)
-    rows = tuple(_latency_cells(row, row in best) for row in report.latencies)
+# --- variants -------------------------------------------------------------------------------
+
+
+def variants(report: StudyReport) -> Table:
+    """Each model in each precision: what it costs in answers, what it gains in time and size."""
+    rows: list[tuple[str, ...]] = []
+    for model in ranked(report.models):
+        if not model.variants:
+            continue
+        own = _batch_one(report.latencies, model.architecture_key, "cpu")
+        float_cells = ("yes", NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
+        rows.append(
+            (
+                model.name,
+                "fp32",
+                *float_cells,
+                percent(model.test.balanced_accuracy),
+                f"{model.size_bytes / 1e6:.1f}",
+                ms(own.p50_ms) if own else "not measured",
+                NOTHING,
+            )
+        )
+        rows += [_variant_cells(report, model, variant) for variant in model.variants]
     footnotes = [
-        "p50 is the median of the processes' medians, whose range stands beside it; p90 and p99 "
-        "are pooled, and p99 needs 300 calls. Models within 5 % of one another are a tie.",
-        "(best): the batch size with the most pictures a second in that set-up.",
-        *_sharing_footnotes(report),
+        "Difference, lost and gained answers and the same top class: against the fp32 file on "
+        "development pictures of other folds than those used to calibrate. The fp32 file was "
+        "trained on them, so this tells how alike the two answer, not how good they are; the "
+        "test column does, and has not been used to choose anything.",
+        "A refused file has been removed.",
+    ]
+    refusals = [
+        f"{model.name} {variant.precision} is not offered: {variant.refused}."
+        for model in ranked(report.models)
+        for variant in model.variants
+        if variant.refused is not None
     ]
     return Table(
-        caption=_caption(report, "Latency"),
+        caption=caption_of(report, "Precisions"),
         headers=(
             "model",
-            "device",
-            "provider proved",
             "precision",
-            "batch",
-            "threads",
-            "processes",
-            "calls",
-            "p50, ms",
-            "range of medians, ms",
-            "p90, ms",
-            "p99, ms",
-            "pictures/s",
-            "steadiness",
-            "timed",
+            "offered",
+            "calibration",
+            "layers left in float32",
+            "pictures compared",
+            "same top class, %",
+            "balanced accuracy against fp32, points",
+            "answers lost / gained",
+            "test balanced accuracy, %",
+            "file, MB",
+            "p50 at batch 1, ms",
+            "times faster than fp32",
         ),
-        rows=rows,
-        footnotes=tuple(footnotes),
+        rows=tuple(rows),
+        footnotes=(*footnotes, *refusals),
     )
 
 
-def _latency_cells(row: LatencyRow, is_best: bool) -> tuple[str, ...]:
-    medians = row.process_medians_ms
+def _variant_cells(
+    report: StudyReport, model: ModelRecord, variant: VariantRecord
+) -> tuple[str, ...]:
+    check = variant.check
+    device = "cuda" if variant.precision == "fp16" else "cpu"
+    own = _batch_one(report.latencies, model.variant_key(variant), device)
+    fp32 = _batch_one(report.latencies, model.architecture_key, device)
+    compared = (
+        (
+            str(check.pictures),
+            percent(check.top1_agreement),
+            f"{check.difference_points:+.2f}",
+            f"{check.lost} / {check.gained}",
+        )
+        if check
+        else (NOTHING,) * 4
+    )
     return (
-        row.model,
-        f"{row.device}: {row.device_name}",
-        row.provider,
-        row.precision,
-        str(row.batch_size),
-        str(row.threads),
-        str(len(row.samples)),
-        str(row.calls),
-        _ms(row.p50_ms),
-        f"{_ms(min(medians))} to {_ms(max(medians))}",
-        _ms(row.p90_ms),
-        _ms(row.p99_ms),
-        f"{row.throughput_per_s:.1f}" + (" (best)" if is_best else ""),
-        "steady" if row.steady else "unsteady",
-        row.timed,
+        model.name,
+        variant.precision,
+        "yes" if variant.offered else "no",
+        f"{variant.method}, {variant.calibration_pictures} pictures" if variant.method else NOTHING,
+        f"{len(variant.float_layers)} of {variant.layers}" if variant.layers else NOTHING,
+        *compared,
+        percent(variant.test.balanced_accuracy) if variant.test else NOTHING,
+        f"{variant.size_bytes / 1e6:.1f}" if variant.size_bytes else NOTHING,
+        f"{ms(own.p50_ms)} ({device})" if own else "not measured",
+        f"{fp32.p50_ms / own.p50_ms:.2f}" if own and fp32 else NOTHING,
     )
 
 
-def _best_batches(latencies: Sequence[LatencyRow]) -> list[LatencyRow]:
-    best = []
-    for row in latencies:
-        rivals = [other for other in latencies if _same_curve(row, other)]
-        if len(rivals) > 1 and row is max(rivals, key=lambda rival: rival.throughput_per_s):
-            best.append(row)
-    return best
-
-
-def _same_curve(row: LatencyRow, other: LatencyRow) -> bool:
-    return row.model == other.model and row.path == other.path and _same_setup(row, other)
-
-
-def _sharing_footnotes(report: StudyReport) -> list[str]:
-    names: dict[str, list[str]] = {}
-    for model in ranked(report.models):
-        names.setdefault(model.architecture_key, []).append(model.name)
-    measured = {row.architecture_key for row in report.latencies}
-    return [
-        f"One measurement stands for all models of the same graph {key}: {', '.join(sharing)}."
-        for key, sharing in names.items()
-        if len(sharing) > 1 and key in measured
-    ]
+def _batch_one(latencies: Sequence[LatencyRow], key: str, device: str) -> LatencyRow | None:
+    rows = (row for row in latencies if (row.architecture_key, row.device) == (key, device))
+    return next((row for row in rows if (row.scope, row.batch_size) == ("model", 1)), None)
 
 
 # --- trials ---------------------------------------------------------------------------------
@@ -464,7 +580,7 @@ def _sharing_footnotes(report: StudyReport) -> list[str]:
 def trial_counts(report: StudyReport) -> Table:
     counts = Counter(trial.state for trial in report.trials)
     return Table(
-        caption=_caption(report, "Trials by state"),
+        caption=caption_of(report, "Trials by state"),
         headers=("state", "trials"),
         rows=tuple((state.lower(), str(counts[state])) for state in sorted(counts)),
     )
@@ -474,11 +590,26 @@ def trials(report: StudyReport) -> Table:
     """Every trial by number; of many, the best ones by value and then the latest."""
     shown, footnotes = _shown_trials(report.trials)
     tuned = [name for name in tuned_parameters(report.trials) if name != "backbone"]
+    best = best_trial(report.trials)
     return Table(
-        caption=_caption(report, "Trials"),
-        headers=("trial", "state", "value, %", "folds", "backbone", "parameters", "seconds"),
-        rows=tuple(_trial_cells(trial, report, tuned) for trial in shown),
-        footnotes=footnotes,
+        caption=caption_of(report, "Trials"),
+        headers=(
+            "trial",
+            "state",
+            "value, %",
+            "told apart from the best",
+            "folds",
+            "backbone",
+            "parameters",
+            "seconds",
+        ),
+        rows=tuple(_trial_cells(trial, report, tuned, best) for trial in shown),
+        footnotes=(
+            *footnotes,
+            "Brackets hold 95 % intervals of the corrected resampled t over the folds; a pruned "
+            "trial's value is a running mean and has none. A tie: the scores on the same folds do "
+            "not tell the trial from the best complete one.",
+        ),
     )
 
 
@@ -503,17 +634,37 @@ def _shown_trials(
     return (*best, *last), (note,)
 
 
-def _trial_cells(trial: TrialRecord, report: StudyReport, tuned: Sequence[str]) -> tuple[str, ...]:
+def _trial_cells(
+    trial: TrialRecord, report: StudyReport, tuned: Sequence[str], best: TrialRecord | None
+) -> tuple[str, ...]:
     state = trial.state.lower() + (" (default)" if trial.is_default else "")
     return (
         str(trial.number),
         state,
-        NOTHING if trial.value is None else percent(trial.value),
+        _trial_value(trial),
+        _against_best(trial, best),
         f"{_finished_folds(trial, report)} of {len(report.split.folds)}",
         trial.recipe.backbone,
         ", ".join(f"{name} {_value(getattr(trial.recipe, name))}" for name in tuned) or NOTHING,
         f"{trial.seconds:.0f}",
     )
+
+
+def _trial_value(trial: TrialRecord) -> str:
+    if trial.value is None:
+        return NOTHING
+    if trial.state != "COMPLETE":
+        return percent(trial.value)
+    return with_interval(cross_validated(trial.value, trial.cv_sd, len(trial.fold_scores)))
+
+
+def _against_best(trial: TrialRecord, best: TrialRecord | None) -> str:
+    if best is None:
+        return NOTHING
+    if trial is best:
+        return "best"
+    comparison = against_best(trial, best)
+    return NOTHING if comparison is None else TIE[comparison.verdict]
 
 
 def _finished_folds(trial: TrialRecord, report: StudyReport) -> int:
@@ -527,7 +678,7 @@ def failures(report: StudyReport) -> Table:
     """Trials that failed, and those that came to their end in an unusual way."""
     told = [trial for trial in report.trials if trial.state == "FAIL" or trial.remark]
     return Table(
-        caption=_caption(report, "Failures and remarks"),
+        caption=caption_of(report, "Failures and remarks"),
         headers=("trial", "state", "error or remark"),
         rows=tuple(
             (
@@ -555,6 +706,50 @@ def _value(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def protocols(report: StudyReport) -> Table:
+    """Each recipe that was trained under several protocols: a row a model and protocol."""
+    rows = []
+    estimates: list[Estimate | None] = []
+    for model in ranked(report.models):
+        further = [scores for scores in report.protocol_scores if scores.model == model.name]
+        if not further:
+            continue
+        searched = f"{report.split.protocol or NOTHING} (searched)"
+        told: list[tuple[str, Estimate | None, Estimate, Estimate | None]] = [
+            (searched, cv_score(report, model), tested_score(report, model), None)
+        ]
+        told += [
+            (
+                scores.protocol,
+                cv_score(report, scores),
+                tested_score(report, scores),
+                against_searched(report, scores, model).difference,
+            )
+            for scores in further
+        ]
+        for protocol, cv, test, difference in told:
+            estimates += [cv, test, difference]
+            shown = NOTHING if difference is None else points(difference)
+            rows.append((model.name, protocol, with_interval(cv), with_interval(test), shown))
+    return Table(
+        caption=caption_of(report, "One recipe under several protocols"),
+        headers=(
+            "model",
+            "protocol",
+            "CV balanced accuracy, %",
+            "test balanced accuracy, %",
+            "test difference, points",
+        ),
+        rows=tuple(rows),
+        footnotes=(
+            "The recipe was chosen under the searched protocol, then trained anew on each other "
+            "split. The test sets hold different pictures, so the difference is not a paired one.",
+            legend(report),
+            *reasons(estimates),
+        ),
+    )
+
+
 # --- data and machine -----------------------------------------------------------------------
 
 
@@ -565,7 +760,7 @@ def classes(report: StudyReport) -> Table:
     everywhere = Counter(labels)
     in_test = Counter(labels[index] for index in report.split.test)
     return Table(
-        caption=_caption(report, f"Classes of {dataset.name}"),
+        caption=caption_of(report, f"Classes of {dataset.name}"),
         headers=("class", "pictures", "for development", "locked test set"),
         rows=tuple(
             (
@@ -582,8 +777,11 @@ def classes(report: StudyReport) -> Table:
 def data_facts(report: StudyReport) -> Table:
     dataset, split = report.dataset, report.split
     groups = Counter(p.group for p in dataset.pictures if p.group is not None)
+    straddling = (
+        "ignored by the random split" if split.protocol == "random" else "none straddles a split"
+    )
     grouping = (
-        f"{len(groups)} groups over {groups.total()} pictures; none straddles a split"
+        f"{len(groups)} groups over {groups.total()} pictures; {straddling}"
         if groups
         else "none: every picture stands alone"
     )
@@ -594,6 +792,9 @@ def data_facts(report: StudyReport) -> Table:
         ("broken files, left out", str(len(dataset.broken))),
         ("crop", crop),
         ("groups", grouping),
+        *(("tied by a rule", str(tied)) for tied in dataset.tied),
+        ("protocol", split.protocol or "not recorded"),
+        *((("pictures in no part", str(len(split.left_out))),) if split.left_out else ()),
         ("locked test set", f"{len(split.test)} pictures"),
         (
             "cross-validation",
@@ -604,13 +805,13 @@ def data_facts(report: StudyReport) -> Table:
         ("data set fingerprint", dataset.fingerprint),
         ("split fingerprint", split.fingerprint),
     )
-    return Table(caption=_caption(report, "Data"), headers=("what", "value"), rows=rows)
+    return Table(caption=caption_of(report, "Data"), headers=("what", "value"), rows=rows)
 
 
 def broken_files(report: StudyReport) -> Table:
     broken = report.dataset.broken
     return Table(
-        caption=_caption(report, "Broken files, left out of everything"),
+        caption=caption_of(report, "Broken files, left out of everything"),
         headers=("file", "reason"),
         rows=tuple((row.path, row.reason) for row in broken[:LIST_LIMIT]),
         footnotes=_and_more(len(broken)),
@@ -628,7 +829,7 @@ def study_settings(report: StudyReport) -> Table:
             for value in (getattr(settings, field.name),)
         ),
     )
-    return Table(caption=_caption(report, "Settings"), headers=("setting", "value"), rows=rows)
+    return Table(caption=caption_of(report, "Settings"), headers=("setting", "value"), rows=rows)
 
 
 def machine(report: StudyReport) -> Table:
@@ -643,5 +844,5 @@ def machine(report: StudyReport) -> Table:
         *sorted(environment.versions.items()),
     )
     return Table(
-        caption=_caption(report, "Machine and versions"), headers=("what", "value"), rows=rows
+        caption=caption_of(report, "Machine and versions"), headers=("what", "value"), rows=rows
     )

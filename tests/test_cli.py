@@ -65,7 +65,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--study", "--trials", "--space", "--backbone", "--folds", "--epochs", "--image-size",
         "--batch-size", "--workers", "--seed", "--device", "--pruner", "--storage", "--workspace",
         "--test-fraction", "--no-pretrained", "--no-promote", "--quiet", "--json", "--weights",
-        "--crop",
+        "--crop", "--variants", "--tolerance",
     ],
 )  # fmt: skip
 def test_search_has_the_option(bench: Bench, option: str) -> None:
@@ -78,8 +78,8 @@ def test_search_has_the_option(bench: Bench, option: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "search", "promote", "report", "predict", "latency", "status", "dashboard", "spaces",
-        "doctor", "data check", "data split", "data demo", "data spectrograms",
+        "search", "promote", "report", "predict", "inspect", "latency", "status", "dashboard",
+        "spaces", "doctor", "data check", "data split", "data demo", "data spectrograms",
     ],
 )  # fmt: skip
 def test_every_command_explains_itself(bench: Bench, command: str) -> None:
@@ -165,6 +165,9 @@ def test_the_audit_is_one_json_document_beside_the_facts(
         ("search PICTURES --test-fraction 1.5", ["1.5"]),
         ("search PICTURES --test-fraction 0", ["--test-fraction"]),
         ("search PICTURES --folds 40", ["40 folds", "fewer --folds"]),
+        ("search PICTURES --variants fp32,int9", ["--variants", "'int9'", "did you mean `int8`?"]),
+        ("search PICTURES --tolerance -1", ["--tolerance", "-1"]),
+        ("promote nobody --variants bf16", ["--variants takes fp32, fp16, int8, not 'bf16'"]),
         ("search PICTURES --study ../up", ["'../up'"]),
         ("search PICTURES --study cache", ["'cache'"]),
         ("search PICTURES --storage nonsense", ["--storage"]),
@@ -179,10 +182,18 @@ def test_the_audit_is_one_json_document_beside_the_facts(
         ("latency gone.onnx", ["gone.onnx"]),
         ("latency gone.onnx --device cpu,tpu", ["--device", "tpu"]),
         ("latency gone.onnx --batch 1,many", ["--batch", "many"]),
-        ("latency gone.onnx --batch 0", ["not 0"]),
+        ("latency gone.onnx --batch 0", ["gone.onnx"]),
         ("spaces nothing", ["`nothing`"]),
         ("data check gone", ["gone"]),
         ("data split PICTURES --folds 40", ["40 folds"]),
+        ("data split PICTURES --protocol groupd", ["'groupd'", "did you mean `grouped`?"]),
+        ("data split PICTURES --protocol random,file", ["one split"]),
+        ("data split PICTURES --protocol grouped", ["nothing ties these pictures", "--groups"]),
+        ("data split PICTURES --parts gone.csv", ["--parts belongs to --protocol file"]),
+        ("data check PICTURES --groups gone.csv", ["gone.csv", "path,group"]),
+        ("data check PICTURES --group-pattern cat", ["no capture group"]),
+        ("search PICTURES --protocol radnom", ["'radnom'", "did you mean `random`?"]),
+        ("search PICTURES --group-pattern (dog)", ["must name a group for every picture"]),
     ],
 )
 def test_bad_usage_ends_with_code_2_and_says_what_would_do(

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from bench.database import Database, safe_url
 from bench.errors import InputError
-from bench.records import EpochScores, LatencyRow
+from bench.records import EpochScores, LatencyRow, ProtocolScores
 
 
 @pytest.fixture
@@ -173,6 +173,11 @@ def test_of_two_measurements_of_the_same_thing_the_newest_is_loaded(
         {"precision": "int8"},
         {"batch_size": 8},
         {"threads": 1},
+        {"scope": "end-to-end"},
+        {"engine": "torch"},
+        {"machine": "Another CPU, 2 cores"},
+        {"device_name": "Another CPU"},
+        {"options": {"tf32": "off"}},
     ],
 )
 def test_measurements_of_different_things_stand_side_by_side(database, latency_row, change):
@@ -192,7 +197,8 @@ def test_optunas_tables_lie_beside_ours(database):
     study.tell(study.ask(), 0.5)
     assert optuna.load_study(study_name="pets", storage=database.storage).best_value == 0.5
     tables = sa.inspect(database.storage.engine).get_table_names()
-    ours = {"datasets", "splits", "studies", "epochs", "models", "latencies", "owners"}
+    ours = {"datasets", "splits", "studies", "epochs", "models", "protocol_scores", "latencies",
+            "owners"}  # fmt: skip
     assert {f"bench_{name}" for name in ours} == {t for t in tables if t.startswith("bench_")}
     assert {"studies", "trials", "trial_values"} <= set(tables)
 
@@ -306,3 +312,22 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
 )
 def test_a_url_is_shown_without_its_password(url, shown):
     assert safe_url(url) == shown
+
+
+def test_protocol_scores_come_back_and_replace_themselves(database, reopened, model_record):
+    scores = ProtocolScores(
+        study="pets",
+        model="resnet50-best",
+        trial=3,
+        protocol="random",
+        fold_scores=(0.5, 0.7),
+        test=model_record.test,
+        predictions=model_record.predictions,
+        seconds=1.5,
+        identity="ab",
+    )
+    newer = replace(scores, fold_scores=(0.6, 0.8))
+    for one in (scores, newer, replace(scores, protocol="file")):
+        database.save_protocol_scores(one)
+    database.save_protocol_scores(replace(scores, study="others"))
+    assert reopened.load_protocol_scores("pets") == (replace(scores, protocol="file"), newer)

@@ -15,26 +15,36 @@ OURS = ("bench", "reports", "search_spaces", "cli")
 
 # A part may import its own modules and the parts of the lines above its own.
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("bench.errors",),
+    ("bench.errors", "bench.bootstrap"),
     ("bench.records", "bench.runtime"),
     ("bench.workspace",),
     (
         "bench.data",
         "bench.space",
         "bench.metrics",
+        "bench.statistics",
         "bench.models",
         "bench.database",
         "bench.latency",
         "bench.doctor",
+        "bench.inspection",
+        "bench.metadata_schema",
     ),
-    ("bench.training",),
+    ("bench.latency_plan", "bench.training"),
     ("bench.search",),
     ("bench.promote", "bench.results", "bench.progress"),
     ("bench.pipeline",),
 )
 
 RUNTIME_MAY = {"numpy", "PIL", "onnxruntime", "bench.errors", "bench.runtime"}
-REPORTS_MAY = ("bench.records", "bench.runtime", "bench.workspace", "bench.errors", "reports")
+REPORTS_MAY = (
+    "bench.records",
+    "bench.runtime",
+    "bench.statistics",
+    "bench.workspace",
+    "bench.errors",
+    "reports",
+)
 HEAVY = ("torch", "optuna", "sqlalchemy", "sklearn", "numpy")
 
 
@@ -155,7 +165,10 @@ def loaded_by(statement: str, watched: tuple[str, ...]) -> list[str]:
     [
         ("import bench, cli", HEAVY),
         ("import bench.runtime.predictor, bench.runtime.measure", (*HEAVY[:4], "msgspec", "timm")),
-        ("import bench.records, bench.workspace", HEAVY),
+        ("import bench.records, bench.workspace", (*HEAVY, "scipy")),
+        # What it imports before onnxruntime would not be seen in a cold start.
+        ("import bench.runtime.measure, bench.runtime.child", ("numpy", "onnxruntime", "PIL")),
+        ("import bench.promote.rivals", ("torch", "openvino", "numpy", "onnxruntime")),
         ("import reports.markdown", ("torch", "optuna", "sqlalchemy", "timm")),
     ],
 )

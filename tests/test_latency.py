@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,13 +13,14 @@ from bench.latency import (
     LatencyJob,
     LatencyProtocol,
     abba_order,
+    compare,
     disturbed,
-    measure_latency,
     measure_many,
     read_report,
+    run_child,
 )
-from bench.records import ProcessSample, from_json, to_json
-from bench.runtime.measure import Schedule
+from bench.records import LatencyRow, ProcessSample, from_json, to_json
+from bench.runtime.timing import Schedule
 
 TINY = LatencyProtocol(
     processes=2, warmup_calls=3, warmup_s=0.0, measure_s=0.0, measure_calls=4, cap_s=0.1
@@ -44,6 +46,7 @@ def result(**how: int) -> ChildResult:
         provider="CPUExecutionProvider",
         threads=4,
         device_name="a processor",
+        machine="a processor, 4 cores",
         timed="session.run, numpy in and out",
         versions={"onnxruntime": "1.31.1"},
     )
@@ -85,11 +88,24 @@ def test_the_protocols_defaults_are_the_schedules():
         lambda: LatencyProtocol(measure_calls=0),
         lambda: job("a", batch_size=0),
         lambda: job("a", threads=0),
+        lambda: LatencyProtocol(limit_s=0),
     ],
 )
 def test_what_measures_nothing_is_refused(make):
-    with pytest.raises(InputError, match="at least"):
+    with pytest.raises(InputError, match=r"at least|more than 0"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scope": "device"}, "device-resident rows are for a GPU"),
+        ({"device": "cuda", "cuda_graph": True}, "fixed addresses: give --timed device"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        job("a", **changes)
 
 
 @pytest.mark.parametrize(
@@ -144,10 +160,17 @@ def test_every_job_gets_a_row_of_as_many_processes_as_the_protocol_says():
     assert rows[0].provider == "CPUExecutionProvider"
 
 
-def test_a_disturbed_process_is_measured_again_once():
-    children = FakeChildren(1, 1, 400, 1, 1, 900, 0)
+@pytest.mark.parametrize(
+    ("again", "counted", "kept_beside"),
+    [(0, [1, 1, 0, 1, 1], [400]), (900, [1, 1, 400, 1, 1], [900])],
+)
+def test_of_a_disturbed_process_and_its_repetition_the_calmer_one_counts(
+    again, counted, kept_beside
+):
+    children = FakeChildren(1, 1, 400, 1, 1, again)
     (row,) = measure_many([job("a")], protocol=LatencyProtocol(), measure=children)
-    assert [s.involuntary_switches for s in row.samples] == [1, 1, 900, 1, 1]
+    assert [s.involuntary_switches for s in row.samples] == counted
+    assert [s.involuntary_switches for s in row.replaced] == kept_beside
     assert len(children.order) == 6
 
 
@@ -187,6 +210,70 @@ def test_a_child_that_dies_leaves_its_last_words(stdout):
     assert str(caught.value).endswith("line 15\nline 16\nline 17\nline 18\nline 19")
 
 
+# --- comparing ---------------------------------------------------------------------------------
+
+
+def row(model: str, *medians_ms: float, **changes: object) -> LatencyRow:
+    samples = tuple(sample(latencies_ns=(int(ms * 1_000_000),)) for ms in medians_ms)
+    return LatencyRow(
+        model=model,
+        path=f"{model}.onnx",
+        architecture_key=model,
+        samples=samples,
+        versions={},
+        **{
+            **{"device": "cpu", "device_name": "a processor", "provider": "CPUExecutionProvider"},
+            **{"precision": "fp32", "batch_size": 1, "threads": 1, "timed": "session.run"},
+            **changes,
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ratio", "interval", "verdict"),
+    [
+        ((20, 22, 21, 20, 22), (10, 11, 10.5, 10, 11), 2.0, (2.0, 2.0), "the first is slower"),
+        (
+            (10, 10, 10, 10, 10),
+            (20, 21, 20, 19, 20),
+            0.5,
+            (10 / 21, 10 / 19),
+            "the first is faster",
+        ),
+        ((10, 10, 10, 10, 10), (10.4, 10.4, 10.4, 10.4, 10.4), 10 / 10.4, (10 / 10.4,) * 2, "tie"),
+        ((9, 9, 12, 12, 12), (10, 10, 10, 10, 10), 1.2, (0.9, 1.2), "tie"),
+        ((20, 20), (10, 10), 2.0, None, "too few processes to tell"),
+        ((10, 10), (10, 10), 1.0, None, "tie"),
+    ],
+)
+def test_two_models_are_compared_round_by_round(first, second, ratio, interval, verdict):
+    (comparison,) = compare([row("a", *first), row("b", *second)])
+    assert comparison.ratio == pytest.approx(ratio)
+    assert comparison.interval == (interval and pytest.approx(interval))
+    assert comparison.verdict == verdict
+
+
+def test_a_common_slowdown_of_a_round_leaves_the_ratio_alone():
+    """Rounds 2 and 4 ran at half the speed for both, as on a machine that others use."""
+    (comparison,) = compare([row("a", 12, 24, 12, 24, 12), row("b", 10, 20, 10, 20, 10)])
+    assert comparison.ratio == pytest.approx(1.2)
+    assert comparison.interval == pytest.approx((1.2, 1.2))
+
+
+def test_only_what_was_timed_alike_is_compared_and_always_with_the_first():
+    rows = [
+        row("a", 1.0),
+        row("a", 1.0, batch_size=8),
+        row("a", 1.0, scope="end-to-end"),
+        row("b", 1.0),
+        row("b", 1.0, batch_size=8),
+        row("c", 1.0),
+        row("c", 1.0, threads=2),
+    ]
+    pairs = [(c.first.model, c.second.model, c.first.batch_size) for c in compare(rows)]
+    assert pairs == [("a", "b", 1), ("a", "c", 1), ("a", "b", 8)]
+
+
 # --- real children ----------------------------------------------------------------------------
 
 
@@ -210,17 +297,12 @@ def any_classifier(tmp_path):
 
 
 def test_any_picture_classifier_is_measured_in_fresh_processes(any_classifier):
-    row = measure_latency(
-        any_classifier,
-        model="any",
-        architecture_key="any@4x2",
-        device="cpu",
-        batch_size=2,
-        threads=1,
-        protocol=TINY,
+    (row,) = measure_many(
+        [replace(job("any"), path=any_classifier, batch_size=2, threads=1)], protocol=TINY
     )
     assert [len(s.latencies_ns) for s in row.samples] == [4, 4]
-    assert all(s.warmup_calls >= 3 and s.load_ms > 0 for s in row.samples)
+    assert all(s.warmup_calls >= 3 and s.load_ms > 0 and s.import_ms > 0 for s in row.samples)
+    assert row.cold_start_ms > row.import_ms
     assert (row.provider, row.threads, row.batch_size) == ("CPUExecutionProvider", 1, 2)
     assert from_json(to_json(row), type(row)) == row
 
@@ -228,3 +310,12 @@ def test_any_picture_classifier_is_measured_in_fresh_processes(any_classifier):
 def test_a_missing_file_is_told_by_the_child(tmp_path):
     with pytest.raises(ModelFileError, match=r"absent\.onnx does not exist"):
         measure_many([replace(job("a"), path=tmp_path / "absent.onnx")], protocol=TINY)
+
+
+def test_a_child_that_hangs_is_stopped_with_all_that_it_started():
+    """The grandchild holds the pipes open, as a compiler's worker does."""
+    forever = "__import__('threading').Event().wait()"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {forever!r}])"
+    program = [sys.executable, "-c", code]
+    with pytest.raises(MeasurementError, match=r"x must end within 0\.2 s .* --time-limit"):
+        run_child(program, 0.2, what="x")

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from bench.records import Arithmetic, Recipe, StudyPlan, TrialDone, TrialJob
+from bench.latency import LatencyProtocol, measure_many
+from bench.latency_plan import LatencyPlan
+from bench.models.backbones import describe_backbone
+from bench.models.staged import build_model
+from bench.promote.export import ServingModel, export
+from bench.records import Arithmetic, Recipe, StudyPlan, TrialDone, TrialJob, WeightSource
 from bench.runtime.cuda import cuda_works
+from bench.runtime.metadata import ModelMetadata
 from bench.training.arithmetic import choose_arithmetic
 from bench.training.trainer import Trainer
-from tests.tiny import BACKBONE, all_events, make_plan, timeless, write_pictures
+from tests.tiny import BACKBONE, CLASSES, all_events, make_plan, timeless, write_pictures
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 
@@ -70,3 +77,34 @@ def test_mixed_precision_is_chosen_on_tensor_cores(plan: StudyPlan) -> None:
 def test_onnxruntime_runs_on_cuda_where_torch_does() -> None:
     works, why_not = cuda_works()
     assert works, why_not
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spec = describe_backbone(BACKBONE)
+    model = build_model(spec, WeightSource(kind="random"), classes=3, image_size=32, seed=0)
+    metadata = ModelMetadata(
+        classes=CLASSES,
+        geometry=spec.geometry(image_size=32, crop=None, resize="squash"),
+        provenance={"architecture": spec.architecture},
+    )
+    file = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export(ServingModel(model), metadata, file)
+    return file
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"devices": ("cuda",), "scopes": ("model", "end-to-end", "device")},
+        {"devices": ("cuda",), "scopes": ("device",), "cuda_graph": True},
+        {"devices": ("cuda",), "tf32": True, "against": ("torch",)},
+    ],
+)
+def test_latencies_are_measured_on_cuda(exported: Path, changes: dict[str, Any]) -> None:
+    jobs = LatencyPlan(models=(exported,), batch_sizes=(4,), **changes).jobs()
+    for row in measure_many(jobs, protocol=LatencyProtocol.quick()):
+        assert row.device_name == torch.cuda.get_device_name()
+        assert row.provider in ("CUDAExecutionProvider", "torch eager")
+        assert row.options["tf32"] == ("on" if changes.get("tf32") else "off")
+        assert row.p50_ms > 0

@@ -19,6 +19,7 @@ from bench.database import Database
 from bench.errors import StudyLockedError, StudyMismatchError
 from bench.latency import LatencyProtocol
 from bench.progress import SilentProgress
+from bench.promote.precisions import VariantChoice
 from bench.records import Environment, StudyPlan
 from bench.search.lock import own
 from bench.search.study import open_study
@@ -80,6 +81,7 @@ def test_two_workspaces_with_one_storage_cannot_run_one_study(
                 database=other,
                 listener=SilentProgress(),
                 protocol=LatencyProtocol.quick(),
+                variants=VariantChoice(),
             )
 
     with pytest.raises(Trained):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,25 @@ from PIL import Image
 
 import cli
 from bench import pipeline
+from bench.database import Database
+from bench.errors import NonFiniteLossError, ParityError
 from bench.latency import LatencyJob, LatencyProtocol
-from bench.records import LatencyRow, ProcessSample, StudyReport, from_json
+from bench.progress import make_progress
+from bench.promote import promotion, seeds
+from bench.promote.retrain import retrain
+from bench.records import (
+    LatencyRow,
+    ModelRecord,
+    ProcessSample,
+    StudyReport,
+    from_json,
+    ranked,
+)
+from bench.runtime.machine import cpu_name
 from bench.runtime.predictor import Predictor
+from bench.runtime.session import machine_name
 from bench.training import trainer
+from bench.workspace import Workspace
 from tests.tiny import BACKBONE, CLASSES, write_pictures
 
 
@@ -65,7 +81,7 @@ def search(pictures: Path, workspace: Path, *more: str) -> Outcome:
         "search", str(pictures), "--study", "tiny", "--space", "demo", "--backbone", BACKBONE,
         "--folds", "2", "--epochs", "1", "--image-size", "32", "--batch-size", "8",
         "--device", "cpu", "--crop", "none", "--pruner", "none", "--no-pretrained", "--json",
-        "--workspace", str(workspace), *more,
+        "--variants", "fp32", "--workspace", str(workspace), *more,
     )  # fmt: skip
 
 
@@ -79,9 +95,11 @@ def fake_measurement(
             path=str(job.path),
             architecture_key=job.architecture_key,
             device=job.device,
-            device_name="Test CPU",
+            scope=job.scope,
+            machine=machine_name(),
+            device_name=cpu_name(),
             provider="CPUExecutionProvider",
-            precision="fp32",
+            precision=job.precision,
             batch_size=job.batch_size,
             threads=1,
             timed="nothing",
@@ -177,9 +195,35 @@ def test_random_weights_are_noted(place: Place) -> None:
 
 
 def test_one_file_of_each_graph_is_measured(place: Place) -> None:
-    rows = [(row.device, row.batch_size) for row in place.report.latencies]
+    rows = [(row.device, row.scope, row.batch_size) for row in place.report.latencies]
 
-    assert rows == [("cpu", 1), ("cpu", 8)]
+    assert rows == [("cpu", "model", 1), ("cpu", "model", 8), ("cpu", "end-to-end", 1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "measured"),
+    [
+        ({}, 0),
+        ({"machine": ""}, 0),  # a row of an early version, on the same processor
+        ({"machine": "Another CPU, 64 cores"}, 1),
+        ({"machine": "", "device_name": "Another CPU"}, 1),
+    ],
+)
+def test_rows_of_another_machine_are_not_taken_for_this_ones(
+    place: Place, tmp_path: Path, change: dict[str, str], measured: int
+) -> None:
+    workspace = Workspace(tmp_path)
+    first, *others = place.report.latencies
+    with Database.open(workspace.default_storage) as database:
+        database.save_latencies([replace(first, **change), *others])
+        rows = pipeline.measure(
+            place.report.models,
+            workspace,
+            database,
+            make_progress(quiet=True),
+            LatencyProtocol(processes=1),
+        )
+    assert len(rows) == measured
 
 
 # --- what it left behind --------------------------------------------------------------------
@@ -236,6 +280,26 @@ def test_status_counts_trials_and_models(place: Place) -> None:
     assert row["models"] == len(place.report.models)
 
 
+def test_a_file_that_differs_from_the_trained_model_ends_the_command_with_1_and_is_not_there(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differing(*_: Any) -> Any:
+        raise ParityError("the exported file differs from the trained model")
+
+    monkeypatch.setattr(promotion, "verify", differing)
+    workspace = tmp_path / "runs"
+    shutil.copytree(place.workspace, workspace)
+    for mark in workspace.rglob("model.json"):
+        mark.unlink()
+
+    told = bench("promote", "tiny", "--workspace", str(workspace))
+
+    assert told.code == 1
+    assert "differs from the trained model" in told.err
+    assert "Traceback" not in told.err
+    assert list((workspace / "tiny" / "models").rglob("*.onnx*")) == []
+
+
 # --- the same command again -----------------------------------------------------------------
 
 
@@ -258,6 +322,60 @@ def test_the_same_command_again_trains_nothing_and_says_the_same(
     assert report.trials == place.report.trials
     assert report.models == place.report.models
     assert report.latencies == place.report.latencies
+
+
+def test_further_seeds_of_the_winner_are_trained_once_tested_and_kept(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = shutil.copytree(place.workspace, tmp_path / "runs")
+
+    def promoted(*options: str) -> dict[str, ModelRecord]:
+        where = ("--workspace", str(workspace), "--variants", "fp32")
+        told = bench("promote", "tiny", *where, "--json", *options)
+        assert told.code == 0, told.err
+        return {model.name: model for model in from_json(told.out, StudyReport).models}
+
+    models = promoted("--seeds", "3")
+    winner, *others = ranked(models.values())
+    (shipped,) = (model for model in place.report.models if model.name == winner.name)
+    assert replace(winner, further_seeds=()) == shipped
+    assert [run.number for run in winner.further_seeds] == [1, 2]
+    assert all(not model.further_seeds for model in others)
+    answers = {
+        run.probabilities
+        for run in (winner.predictions, *(run.predictions for run in winner.further_seeds))
+    }
+    assert len(answers) == 3
+    for run in winner.further_seeds:
+        assert run.predictions.indices == place.report.split.test
+
+    def trained(*_: Any) -> Any:
+        raise AssertionError("something was trained")
+
+    monkeypatch.setattr("bench.promote.retrain.fit", trained)
+    assert promoted("--seeds", "3") == promoted("--seeds", "2") == promoted() == models
+
+
+def test_a_seed_that_fails_costs_neither_the_model_nor_the_seeds_before_it(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = shutil.copytree(place.workspace, tmp_path / "runs")
+    calls: list[int] = []
+
+    def second_diverges(*arguments: Any, run: int = 0) -> Any:
+        calls.append(run)
+        if run == 2:
+            raise NonFiniteLossError("the loss is nan")
+        return retrain(*arguments, run=run)
+
+    monkeypatch.setattr(seeds, "retrain", second_diverges)
+    told = bench("promote", "tiny", "--workspace", str(workspace), "--seeds", "4")
+
+    assert (told.code, calls) == (1, [1, 2])
+    assert "the loss is nan" in told.err
+    with Database.open(Workspace(workspace).default_storage) as database:
+        winner = ranked(database.load_models("tiny"))[0]
+    assert [run.number for run in winner.further_seeds] == [1]
 
 
 @pytest.mark.parametrize(
@@ -313,3 +431,80 @@ def test_a_picture_more_is_another_data_set(
 
     assert refused.code == 2
     assert "data set: 3 pictures are new or altered" in refused.err
+
+
+# --- precisions -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_int8_is_made_measured_reported_and_not_made_again(
+    place: Place, no_training: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An untrained network's answers are close calls: this is about the way, not about the gate.
+    asked = ("--trials", "2", "--variants", "fp32,int8", "--tolerance", "100")
+
+    first = search(place.pictures, place.workspace, *asked)
+
+    assert first.code == 0, first.err
+    report = from_json(first.out, StudyReport)
+    for model in report.models:
+        (variant,) = model.variants
+        assert (variant.precision, variant.offered) == ("int8", True)
+        assert variant.test is not None
+        assert 0 < variant.size_bytes < model.size_bytes
+        assert (place.workspace / variant.path).stat().st_size == variant.size_bytes
+    rows = [(row.precision, row.device, row.batch_size) for row in report.latencies]
+    assert {("int8", "cpu", 1), ("int8", "cpu", 8), ("fp32", "cpu", 1)} <= set(rows)
+
+    picture = str(report.dataset.picture_path(0))
+    model_file = str(place.workspace / report.models[0].variants[0].path)
+    assert bench("predict", model_file, picture, "--device", "cpu").out.startswith(picture)
+    told = bench("report", "tiny", "--workspace", str(place.workspace), "--json")
+    assert "| int8 |" in Path(json.loads(told.out)["report"]).read_text()
+
+    def made_again(*_: Any, **__: Any) -> None:
+        raise AssertionError("a finished variant was made again")
+
+    monkeypatch.setattr("bench.promote.variants.search_int8", made_again)
+    again = search(place.pictures, place.workspace, *asked)
+
+    assert again.code == 0, again.err
+    assert from_json(again.out, StudyReport).models == report.models
+
+
+# --- protocols side by side -----------------------------------------------------------------
+
+
+def test_the_winner_is_trained_again_under_a_further_protocol_once(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The numbers of the files are 000 to 038: four groups, each of all classes.
+    grouped = ("--group-pattern", r"/0(\d)\d\.png", "--protocol", "random,grouped")
+    told = search(place.pictures, tmp_path, "--trials", "1", *grouped)
+
+    assert told.code == 0, told.err
+    report = from_json(told.out, StudyReport)
+    assert report.split.protocol == "grouped"
+    assert [str(tied) for tied in report.dataset.tied] == [
+        "--group-pattern: 39 pictures tied in 4 groups"
+    ]
+    (model,), (scores,) = report.models, report.protocol_scores
+    assert (scores.model, scores.trial, scores.protocol) == (model.name, model.trial, "random")
+    assert len(scores.fold_scores) == 2
+    assert sum(map(sum, scores.test.confusion)) == pytest.approx(0.2 * 39, abs=3)
+    folds = tmp_path / "tiny" / "protocols" / "random" / "00000"
+    assert {file.name for file in folds.iterdir()} == {"fold-0.npz", "fold-1.npz"}
+
+    def trained(*_: Any) -> Any:
+        raise AssertionError("something was trained")
+
+    monkeypatch.setattr(trainer, "fit", trained)
+    monkeypatch.setattr("bench.promote.retrain.fit", trained)
+    again = search(place.pictures, tmp_path, "--trials", "1", *grouped[:2])
+    assert again.code == 0, again.err
+    assert from_json(again.out, StudyReport).protocol_scores == report.protocol_scores
+
+    written = bench("report", "tiny", "--workspace", str(tmp_path), "--json")
+    markdown = Path(json.loads(written.out)["report"]).read_text()
+    assert "A random split would have promised" in markdown
+    assert "One recipe under several protocols" in markdown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, is_dataclass, replace
 from statistics import fmean, stdev
 
@@ -15,15 +16,21 @@ from bench.records import (
     BrokenPicture,
     EpochDone,
     EpochScores,
+    ModelRecord,
     Picture,
     ProcessSample,
+    ProtocolScores,
     Recipe,
+    SeedRun,
     Split,
     StudyReport,
+    TiedBy,
     TrialDone,
     TrialFailed,
     TrialJob,
     TrialRecord,
+    VariantCheck,
+    VariantRecord,
     WeightSource,
     from_json,
     percentile,
@@ -59,6 +66,25 @@ def trial_record(*epochs: EpochScores) -> TrialRecord:
     )
 
 
+def variant_record(*float_layers: str) -> VariantRecord:
+    return VariantRecord(
+        precision="int8",
+        path="pets/models/best/model.int8.onnx",
+        size_bytes=10,
+        tolerance_points=0.5,
+        check=VariantCheck(
+            provider="CPUExecutionProvider",
+            pictures=100,
+            top1_agreement=0.98,
+            fp32_balanced_accuracy=0.9,
+            balanced_accuracy=0.89,
+            lost=2,
+            gained=1,
+        ),
+        float_layers=float_layers,
+    )
+
+
 @pytest.fixture
 def one_of_each(plan, environment, model_record, latency_row) -> dict[str, object]:
     trial = trial_record(epoch_scores(0, 0))
@@ -83,6 +109,18 @@ def one_of_each(plan, environment, model_record, latency_row) -> dict[str, objec
         plan.dataset,
         *plan.dataset.pictures[:1],
         *plan.weights.values(),
+        TiedBy(rule="--group-pattern", pictures=6, groups=2),
+        ProtocolScores(
+            study="pets",
+            model="resnet50-best",
+            trial=3,
+            protocol="random",
+            fold_scores=(0.5, 0.7),
+            test=model_record.test,
+            predictions=model_record.predictions,
+            seconds=1.5,
+            identity="ab",
+        ),
         *whole.dataset.broken,
         TrialJob(number=0, recipe=trial.recipe),
         trial,
@@ -92,6 +130,16 @@ def one_of_each(plan, environment, model_record, latency_row) -> dict[str, objec
         TrialDone(trial=3),
         TrialFailed(trial=3, kind="out of memory", message="no room"),
         model_record,
+        variant_record(),
+        variant_record().check,
+        SeedRun(
+            number=1,
+            trial=model_record.trial,
+            test=model_record.test,
+            predictions=model_record.predictions,
+            seconds=1.5,
+            identity="a training",
+        ),
         *model_record.parity,
         model_record.test,
         *model_record.test.per_class[:1],
@@ -102,6 +150,15 @@ def one_of_each(plan, environment, model_record, latency_row) -> dict[str, objec
         whole,
     ]
     return {type(record).__name__: record for record in made}
+
+
+def test_a_plan_that_was_stored_before_protocols_still_loads(plan):
+    old = to_builtins(plan)
+    del old["further_splits"], old["split"]["protocol"], old["split"]["left_out"]
+    del old["dataset"]["tied"]
+    again = from_json(msgspec.json.encode(old), type(plan))
+    assert again == plan
+    assert again.split.protocol is None
 
 
 RECORDS = sorted(name for name, kind in vars(records).items() if is_dataclass(kind))
@@ -256,6 +313,34 @@ def test_models_of_one_architecture_size_and_number_of_classes_share_a_key(model
     assert replace(model_record, image_size=160).architecture_key != key
 
 
+def test_variants_have_graphs_of_their_own_by_precision_and_layers_left_in_float32(model_record):
+    keys = {
+        model_record.architecture_key,
+        model_record.variant_key(variant_record()),
+        model_record.variant_key(variant_record("conv1")),
+        model_record.variant_key(replace(variant_record(), precision="fp16")),
+    }
+    assert len(keys) == 4
+
+
+def test_a_models_files_are_its_own_and_those_of_variants_that_are_offered(model_record):
+    offered, refused = variant_record(), replace(variant_record(), path="x", refused="worse")
+    model = replace(model_record, variants=(offered, refused))
+
+    assert model.paths == (model_record.path, offered.path)
+
+
+def test_a_variant_is_so_many_points_from_its_float32_file():
+    assert variant_record().check.difference_points == pytest.approx(-1.0)
+
+
+def test_a_model_stored_before_there_were_variants_has_none(model_record):
+    stored = to_builtins(model_record)
+    del stored["variants"]
+
+    assert from_json(json.dumps(stored), ModelRecord) == model_record
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_percentiles_are_numpys(seed):
     rng = np.random.default_rng(seed)
@@ -302,3 +387,33 @@ def test_a_path_in_a_data_set_is_joined_to_its_root(plan):
     picture = Picture(path="a/b.png", label=0, sha256="", width=1, height=1, mode="L")
     dataset = replace(plan.dataset, pictures=(picture,))
     assert dataset.picture_path(0).as_posix() == "/pets/a/b.png"
+
+
+@pytest.mark.parametrize(
+    ("latencies_ms", "drifts"),
+    [
+        ((10,) * 30, False),
+        ((10,) * 20 + (11,) * 10, True),
+        ((10, 20) * 15, False),  # two levels in turns are no drift
+        ((10,) * 29 + (900,), False),
+        ((10, 11), False),  # too few to tell
+    ],
+)
+def test_a_process_drifts_when_its_thirds_differ(latency_row, latencies_ms, drifts):
+    sample = replace(
+        latency_row.samples[0], latencies_ns=tuple(ms * 1_000_000 for ms in latencies_ms)
+    )
+    assert sample.drifts is drifts
+    row = replace(latency_row, samples=(*latency_row.samples, sample))
+    assert row.steady is not drifts
+
+
+def test_a_cold_start_is_the_median_of_the_processes_sums(latency_row):
+    assert latency_row.cold_start_ms is None  # an early row, which did not time the import
+    samples = tuple(
+        replace(sample, import_ms=import_ms)
+        for sample, import_ms in zip(latency_row.samples, (100.0, 150.0, 900.0), strict=True)
+    )
+    row = replace(latency_row, samples=samples)
+    assert row.cold_start_ms == pytest.approx(150 + 200 + 30)
+    assert row.peak_rss_bytes == 300_000_000

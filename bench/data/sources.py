@@ -136,7 +136,7 @@ def _list_folder(root: Path) -> list[_Listed]:
     names = {folder.name.lower() for folder in folders}
     if "train" in names and names <= _TRAIN_FOLDERS | {"test"}:
         listed = [
-            _Listed(item.path, item.label, given_split=_given_split(folder.name))
+            _Listed(item.path, item.label, given_split=given_split(folder.name))
             for folder in folders
             for item in _list_classes(root, folder)
         ]
@@ -161,13 +161,13 @@ def _list_classes(root: Path, parent: Path) -> Iterator[_Listed]:
 
 def _list_manifest(manifest: Path) -> list[_Listed]:
     listed, faults = [], []
-    for line, row in _read_rows(manifest, ("path", "label")):
+    for line, row in read_rows(manifest, ("path", "label")):
         if not row["path"] or not row["label"]:
             faults.append(f"line {line}: path and label must not be empty")
             continue
         given = row.get("split") or ""
         try:
-            split = _given_split(given) if given else None
+            split = given_split(given) if given else None
         except DataError as error:
             faults.append(f"line {line}: {error}")
             continue
@@ -185,7 +185,7 @@ def _list_manifest(manifest: Path) -> list[_Listed]:
     return listed
 
 
-def _read_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str | None]]]:
+def read_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str | None]]]:
     """Yield the rows of a CSV file that names the `needed` columns, with their line numbers."""
     with file.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
@@ -215,7 +215,12 @@ def _doubled(values: Iterable[str]) -> set[str]:
     return doubled
 
 
-def _given_split(name: str) -> GivenSplit:
+def given_split(name: str) -> GivenSplit:
+    """Read the name of a part; what is for validation is for development, like train.
+
+    Raises:
+        DataError: it is the name of none.
+    """
     word = name.strip().lower()
     if word == "test":
         return "test"
@@ -228,7 +233,7 @@ def _with_groups(root: Path, listed: list[_Listed]) -> list[_Listed]:
     """Tie pictures by the `groups.csv` that lies in the folder or beside it, if there is one."""
     for file in (root / GROUPS_FILE, root.parent / GROUPS_FILE):
         if file.is_file():
-            rows = _read_rows(file, ("path", "group"))
+            rows = read_rows(file, ("path", "group"))
             groups = {row["path"]: row["group"] or None for _, row in rows}
             if not any(item.path in groups for item in listed):
                 # Groups that tie nothing would let pieces of one recording straddle the split.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from bench.data.groups import group_numbers, is_tied
 from bench.errors import DataError
-from bench.records import Dataset, Split
+from bench.records import Dataset, Protocol, Split
 
 Indices = npt.NDArray[np.int64]
+# By index into `Dataset.pictures`; what is in no part is left out.
+Parts = Mapping[int, Literal["train", "test"]]
 
 # StratifiedGroupKFold is greedy: a few seeds are tried and the most even cut is kept.
 _ATTEMPTS = 10
@@ -22,11 +24,21 @@ _ATTEMPTS = 10
 _PIECES = 10
 
 
-def make_split(dataset: Dataset, *, folds: int, test_fraction: float, seed: int) -> Split:
+def make_split(
+    dataset: Dataset,
+    *,
+    folds: int,
+    test_fraction: float,
+    seed: int,
+    protocol: Protocol | None = None,
+    parts: Parts | None = None,
+) -> Split:
     """Set a test part aside, then cut the rest into `folds` validation parts.
 
-    Pictures of one group always stay together; pictures without a group stand alone. A split
-    that came with the data (`test` in a manifest's split column or a `test` folder) is kept.
+    Without a protocol it is the most honest that the data allow (`default_protocol`). Pictures
+    that are tied always stay together, except under `random`. `file` and
+    `gtzan-filtered` take the test part from `parts`, by default from what came with the data (a
+    manifest's split column or a `test` folder); pictures that `parts` does not name are left out.
 
     Raises:
         DataError: too few classes, pictures or groups for the split that was asked for.
@@ -35,10 +47,17 @@ def make_split(dataset: Dataset, *, folds: int, test_fraction: float, seed: int)
         raise DataError(f"--folds must be at least 2, not {folds}")
     if not 0 < test_fraction <= 0.5:
         raise DataError(f"--test-fraction must lie above 0 and at most 0.5, not {test_fraction}")
-    labels = np.asarray(dataset.labels, dtype=np.int64)
-    groups = _group_numbers(dataset)
-    everything = np.arange(len(labels))
     _check_classes(dataset)
+    protocol = protocol or default_protocol(dataset)
+    labels = np.asarray(dataset.labels, dtype=np.int64)
+    groups = np.arange(len(labels)) if protocol == "random" else group_numbers(dataset)
+    if protocol == "grouped" and len(np.unique(groups)) == len(groups):
+        raise DataError(
+            "--protocol grouped needs groups, and nothing ties these pictures: give --groups "
+            "FILE.csv, --group-pattern REGEX or a groups.csv, or take --protocol random"
+        )
+    given = _given_parts(dataset, parts) if protocol in ("file", "gtzan-filtered") else None
+    everything = np.arange(len(labels)) if given is None else np.asarray(sorted(given))
     # One more than the folds, because the test set needs its share as well.
     _check_sources(
         dataset,
@@ -48,10 +67,10 @@ def make_split(dataset: Dataset, *, folds: int, test_fraction: float, seed: int)
         what=f"{folds} folds and a test set",
         remedy="add pictures, remove the class, or use fewer --folds",
     )
-    given = np.asarray([p.given_split == "test" for p in dataset.pictures])
-    if given.any():
-        _check_given_groups(dataset, groups, given)
-        test = everything[given]
+    if given is not None:
+        in_test = np.asarray([given[index] == "test" for index in everything.tolist()])
+        _check_given_groups(dataset, groups, everything[in_test], everything[~in_test])
+        test = everything[in_test]
         remedy = "move pictures from test to train, or use fewer --folds"
     else:
         test = _choose_test(labels, groups, test_fraction, folds, seed)
@@ -59,26 +78,36 @@ def make_split(dataset: Dataset, *, folds: int, test_fraction: float, seed: int)
     development = np.setdiff1d(everything, test)
     what = f"{folds} folds beside the test set"
     _check_sources(dataset, groups, development, least=folds, what=what, remedy=remedy)
-    parts = _even_folds(labels, groups, development, folds, seed)
     split = Split(
         dataset_fingerprint=dataset.fingerprint,
         seed=seed,
         test=_as_tuple(test),
-        folds=tuple(_as_tuple(part) for part in parts),
+        folds=tuple(map(_as_tuple, _even_folds(labels, groups, development, folds, seed))),
+        protocol=protocol,
+        left_out=_as_tuple(np.setdiff1d(np.arange(len(labels)), everything)),
     )
     check_split(dataset, split)
     return split
 
 
+def default_protocol(dataset: Dataset) -> Protocol:
+    """`file` where a test part came with the data, `grouped` where pictures are tied, `random`."""
+    if any(picture.given_split == "test" for picture in dataset.pictures):
+        return "file"
+    return "grouped" if is_tied(dataset) else "random"
+
+
 def check_split(dataset: Dataset, split: Split) -> None:
     """Prove that a split is sound: disjoint, complete, every class in every part, groups whole.
+
+    A split of the protocol `random` tears groups on purpose.
 
     Raises:
         DataError: it is not; the message names the part and the class or group.
     """
     parts = {"the test set": split.test}
     parts |= {f"fold {k + 1}": fold for k, fold in enumerate(split.folds)}
-    members = sorted(index for part in parts.values() for index in part)
+    members = sorted(index for part in (*parts.values(), split.left_out) for index in part)
     if members != list(range(len(dataset.pictures))):
         raise DataError("a split must hold every picture exactly once; this one does not")
     owner: dict[str, str] = {}
@@ -90,7 +119,7 @@ def check_split(dataset: Dataset, split: Split) -> None:
                 f"{name} would hold no picture of {', '.join(missing)}: use fewer --folds, or "
                 "add pictures of more groups (recordings, sources) of that class"
             )
-        for index in part:
+        for index in part if split.protocol != "random" else ():
             picture = dataset.pictures[index]
             if owner.setdefault(f"file {picture.sha256}", name) != name:
                 raise DataError(
@@ -104,19 +133,16 @@ def check_split(dataset: Dataset, split: Split) -> None:
                 )
 
 
-def _group_numbers(dataset: Dataset) -> Indices:
-    """Number the sets of pictures that must stay together: given groups, and identical files."""
-    first: dict[tuple[str, str], int] = {}
-    ties = []
-    for index, picture in enumerate(dataset.pictures):
-        ties.append((index, first.setdefault(("file", picture.sha256), index)))
-        if picture.group is not None:
-            ties.append((index, first.setdefault(("group", picture.group), index)))
-    rows, columns = np.asarray(ties).T
-    count = len(dataset.pictures)
-    graph = coo_array((np.ones(len(ties)), (rows, columns)), shape=(count, count))
-    _, numbers = connected_components(graph, directed=False)
-    return np.asarray(numbers, dtype=np.int64)
+def _given_parts(dataset: Dataset, parts: Parts | None) -> Parts:
+    """The part of each picture that has one; without a list, what is not for the test trains."""
+    if parts is not None:
+        return parts
+    if not any(picture.given_split == "test" for picture in dataset.pictures):
+        raise DataError(
+            f"--protocol file needs a test part, and {dataset.root} comes with none: give --parts "
+            "FILE.csv (path,part), a manifest with a split column, or folders train/ and test/"
+        )
+    return {i: p.given_split or "train" for i, p in enumerate(dataset.pictures)}
 
 
 def _check_classes(dataset: Dataset) -> None:
@@ -151,17 +177,17 @@ def _count_sources(labels: Indices, groups: Indices, total: int) -> Indices:
     return np.bincount(pairs[0], minlength=total)
 
 
-def _check_given_groups(dataset: Dataset, groups: Indices, given: npt.NDArray[np.bool_]) -> None:
-    both = set(groups[given].tolist()) & set(groups[~given].tolist())
-    if both:
-        picture = dataset.pictures[int(np.flatnonzero(np.isin(groups, list(both)))[0])]
+def _check_given_groups(dataset: Dataset, groups: Indices, test: Indices, train: Indices) -> None:
+    both = np.intersect1d(groups[test], groups[train])
+    if len(both):
+        picture = dataset.pictures[int(np.flatnonzero(np.isin(groups, both))[0])]
         if picture.group is None:
             tie = f"copies of {picture.path}"
         else:
             tie = f"pictures of the group {picture.group!r}"
         raise DataError(
             f"the given split has {tie} in test and in train: "
-            "move them to one side, or leave the split column out"
+            "move them to one side, or take --protocol grouped"
         )
 
 

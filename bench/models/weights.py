@@ -86,13 +86,14 @@ def load_network(
 
     `image_size` matters to networks of a fixed input size, whose position embeddings timm fits.
 
-    The classifier is always freshly initialised; callers seed torch for that.
+    The classifier is always freshly initialised; callers seed torch for that. It is dense: a 1x1
+    convolution behind the pooling, with which some networks end, computes the same.
     """
     if source.kind == "package":
         network: nn.Module = timm.create_model(spec.architecture, pretrained=False)
         network.load_state_dict(_lite0_state(network))
         network.reset_classifier(classes)  # type: ignore[operator]
-        return network
+        return _with_dense_classifier(network)
     overlay: dict[str, Any] = {"file": source.detail} if source.kind == "file" else {}
     loaded: nn.Module = timm.create_model(
         spec.architecture,
@@ -101,7 +102,25 @@ def load_network(
         num_classes=classes,
         **({"img_size": image_size} if spec.fixed_input_size and image_size else {}),
     )
-    return loaded
+    return _with_dense_classifier(loaded)
+
+
+class _DenseClassifier(nn.Linear):
+    """Stands where a 1x1 convolution stood: (N, F) or (N, F, 1, 1) features -> (N, K) logits."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return super().forward(features.flatten(1))
+
+
+def _with_dense_classifier(network: nn.Module) -> nn.Module:
+    head = network.get_classifier()  # type: ignore[operator]
+    if isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1):
+        for parent in list(network.modules()):
+            for name, child in parent.named_children():
+                if child is head:
+                    dense = _DenseClassifier(head.in_channels, head.out_channels)
+                    setattr(parent, name, dense)
+    return network
 
 
 def _lite0_state(network: nn.Module) -> dict[str, torch.Tensor]:

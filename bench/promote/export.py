@@ -14,16 +14,20 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import torch
 from timm.utils.model import reparameterize_model
 from torch import nn
 
+import bench
 from bench.errors import ExportError
 from bench.models.staged import StagedModel
 from bench.runtime.metadata import ModelMetadata
 from bench.workspace import atomic_path
 
 OPSET = 20
+# One protocol buffer holds 2 GiB at most; a little is left for the graph itself.
+MOST_WEIGHT_BYTES = 2**31 - 2**24
 
 
 class ServingModel(nn.Module):
@@ -50,8 +54,14 @@ def export(model: ServingModel, metadata: ModelMetadata, target: Path) -> None:
     """Export with a dynamic batch dimension and fixed height and width.
 
     Raises:
-        ExportError: torch cannot export this network.
+        ExportError: torch cannot export this network, or it does not fit in one file.
     """
+    weight_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if weight_bytes > MOST_WEIGHT_BYTES:
+        raise ExportError(
+            f"this network has {weight_bytes / 1e9:.1f} GB of weights, and one ONNX file holds "
+            f"{MOST_WEIGHT_BYTES / 1e9:.1f} GB: choose a smaller backbone"
+        )
     size = metadata.geometry.image_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     try:
@@ -72,8 +82,18 @@ def export(model: ServingModel, metadata: ModelMetadata, target: Path) -> None:
         ) from error
     assert program is not None
     program.model.metadata_props.update(metadata.to_props())
+    program.model.producer_name, program.model.producer_version = "bench", bench.__version__
     with atomic_path(target) as temporary:
         program.save(temporary, external_data=False)
+
+
+def rewrite_metadata(file: Path, metadata: ModelMetadata) -> None:
+    """Replace what an exported file says of itself, and leave its graph as it is."""
+    model = onnx.load(file)
+    props = {prop.key: prop.value for prop in model.metadata_props}
+    onnx.helper.set_model_props(model, {**props, **metadata.to_props()})
+    with atomic_path(file) as temporary:
+        onnx.save(model, temporary)
 
 
 @contextlib.contextmanager

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from bench.errors import DataError, ParityError
+from bench.errors import DataError
 from bench.metrics import score
-from bench.promote.export import OPSET, ServingModel, export
+from bench.promote.export import OPSET, ServingModel, export, rewrite_metadata
 from bench.promote.retrain import retrain
 from bench.promote.select import Candidate
 from bench.promote.verify import verify
@@ -20,14 +20,16 @@ from bench.records import (
     Predictions,
     Scores,
     StudyPlan,
+    WeightSource,
     from_json,
     to_builtins,
     to_json,
 )
-from bench.runtime.metadata import ModelMetadata
+from bench.runtime.metadata import ModelMetadata, Normalisation, Provenance, Weights
 from bench.runtime.predictor import Predictor
+from bench.runtime.session import Device
 from bench.training.trainer import Trainer, training_identity
-from bench.workspace import Workspace, package_versions, write_atomic
+from bench.workspace import Workspace, atomic_path, package_versions, write_atomic
 
 MODEL_FILE = "model.onnx"
 _MARK = "model.json"
@@ -36,8 +38,10 @@ _MARK = "model.json"
 def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspace) -> ModelRecord:
     """Turn a trial into a verified, tested ONNX file; one that is there already is kept.
 
+    The file gets its name once it is verified and carries its test score: no other ever has it.
+
     Raises:
-        ParityError: the file differs from the trained model, and has been removed.
+        ParityError: the file differs from the trained model, and is not kept.
     """
     folder = workspace.model(trainer.plan.study, candidate.name)
     identity = training_identity(trainer.plan, candidate.recipe)
@@ -45,19 +49,22 @@ def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspa
     if finished is not None:
         return finished
     plan, started = trainer.plan, time.perf_counter()
-    (folder / _MARK).unlink(missing_ok=True)  # what stands there now is about to be replaced
-    retrained = retrain(trainer, candidate)
-    serving = ServingModel(retrained.model)
     file = folder / MODEL_FILE
-    export(serving, _metadata(trainer, candidate), file)
+    for replaced in (folder / _MARK, file):
+        replaced.unlink(missing_ok=True)
+    retrained = retrain(trainer, candidate)
+    serving, metadata = ServingModel(retrained.model), _metadata(trainer, candidate)
     test = np.asarray(plan.split.test, dtype=np.int64)
-    try:
-        reference = retrained.model.probabilities
-        parity = verify(reference, file, trainer.images(candidate.recipe.backbone).read(test))
-    except ParityError:
-        file.unlink()
-        raise
-    predictions, scores = evaluate(file, plan)
+    with atomic_path(file) as draft:
+        export(serving, metadata, draft)
+        parity = verify(
+            retrained.model.probabilities,
+            draft,
+            trainer.images(candidate.recipe.backbone).read(test),
+            np.asarray(plan.dataset.labels, dtype=np.int64)[test],
+        )
+        predictions, scores = evaluate(draft, plan)
+        rewrite_metadata(draft, _with_test_score(metadata, scores, len(test)))
     record = ModelRecord(
         name=candidate.name,
         study=plan.study,
@@ -84,7 +91,7 @@ def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspa
     return record
 
 
-def evaluate(file: Path, plan: StudyPlan) -> tuple[Predictions, Scores]:
+def evaluate(file: Path, plan: StudyPlan, *, device: Device = "cpu") -> tuple[Predictions, Scores]:
     """Predict the locked test set from its picture files, with the ONNX file alone.
 
     Raises:
@@ -93,7 +100,7 @@ def evaluate(file: Path, plan: StudyPlan) -> tuple[Predictions, Scores]:
     dataset, test = plan.dataset, plan.split.test
     for index in test:
         _check_unchanged(dataset.picture_path(index), dataset.pictures[index].sha256)
-    predictor = Predictor(file, device="cpu")
+    predictor = Predictor(file, device=device)
     predicted = predictor.predict([dataset.picture_path(index) for index in test])
     rows = tuple(tuple(p.probabilities[name] for name in dataset.classes) for p in predicted)
     labels = tuple(dataset.pictures[index].label for index in test)
@@ -131,14 +138,14 @@ def _metadata(trainer: Trainer, candidate: Candidate) -> ModelMetadata:
             crop=plan.dataset.crop,
             resize=plan.settings.resize,
         ),
+        normalisation=Normalisation(mean=spec.mean, std=spec.std),
         provenance={
             "study": plan.study,
             "trial": candidate.trial,
             "role": candidate.role,
             "recipe": to_builtins(candidate.recipe),
             "architecture": spec.architecture,
-            "normalisation": {"mean": spec.mean, "std": spec.std},
-            "weights": asdict(plan.weights[candidate.recipe.backbone]),
+            "weights": _shipped(plan.weights[candidate.recipe.backbone]),
             "weights_license": spec.license,
             "dataset": plan.dataset.name,
             "dataset_fingerprint": plan.dataset.fingerprint,
@@ -149,3 +156,18 @@ def _metadata(trainer: Trainer, candidate: Candidate) -> ModelMetadata:
             "versions": package_versions(),
         },
     )
+
+
+def _shipped(source: WeightSource) -> Weights:
+    """The source of the weights as the world may read it: where a file lay is left out."""
+    detail = Path(source.detail).name if source.kind == "file" else source.detail
+    return {"kind": source.kind, "detail": detail, "digest": source.digest}
+
+
+def _with_test_score(metadata: ModelMetadata, scores: Scores, pictures: int) -> ModelMetadata:
+    provenance: Provenance = {
+        **metadata.provenance,
+        "test_balanced_accuracy": scores.balanced_accuracy,
+        "test_pictures": pictures,
+    }
+    return replace(metadata, provenance=provenance)

@@ -20,14 +20,15 @@ class Retrained:
     train_curve: tuple[float, ...]
 
 
-def retrain(trainer: Trainer, candidate: Candidate) -> Retrained:
+def retrain(trainer: Trainer, candidate: Candidate, *, run: int = 0) -> Retrained:
     """Train with the trial's recipe and number of epochs, on all development pictures.
 
-    There is no validation part left, so nothing is stopped early and no epoch is picked.
+    There is no validation part left, so nothing is stopped early and no epoch is picked. Each
+    `run` has a seed of its own.
     """
     plan, recipe = trainer.plan, candidate.recipe
-    # The fold number behind the last one: a seed that no fold of this trial has used.
-    seed = fold_seed(plan.settings.seed, candidate.trial, len(plan.split.folds))
+    # Fold numbers behind the last one: seeds that no fold of this trial has used.
+    seed = fold_seed(plan.settings.seed, candidate.trial, len(plan.split.folds) + run)
     development = np.asarray(plan.split.development, dtype=np.int64)
     prepared = trainer.prepare(recipe, development, seed)
     outcomes = fit(

@@ -54,6 +54,13 @@ def select(trials: Sequence[TrialRecord]) -> tuple[Candidate, ...]:
     return tuple(chosen)
 
 
+def winner_and_default(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """The winner by cross-validation, and the best default recipe where that is another one."""
+    best_first = sorted(candidates, key=lambda one: (-(one.cv_mean or 0.0), one.role, one.name))
+    default = next((one for one in best_first if one.role == "default"), None)
+    return tuple(dict.fromkeys(filter(None, (*best_first[:1], default))))
+
+
 def _candidate(trial: TrialRecord, role: Role) -> Candidate:
     complete = trial.state == "COMPLETE"
     safe = trial.recipe.backbone.replace("/", "-")

@@ -11,17 +11,21 @@ import base64
 import contextlib
 import ctypes
 import functools
+import importlib.util
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
+TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
 # HEURISTIC asks cuDNN for its best guess; DEFAULT can be 50 times slower, EXHAUSTIVE tries all
-# algorithms on the first call of every shape.
-CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
+# algorithms on the first call of every shape. TF32, which is on by default, keeps 10 bits of a
+# product's factors: a float32 file would not give the numbers that it was verified to give.
+CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
 
 # x (1, 1, 4, 4) float32 -> Conv 3x3 -> y (1, 1, 2, 2): cuDNN is loaded only when a convolution
 # runs, so a probe without one would prove too little.
@@ -42,6 +46,7 @@ class CudaLibrary:
     package: str | None  # None: it comes with the NVIDIA driver
 
 
+TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")
 DRIVER = CudaLibrary(soname="libcuda.so.1", package=None)
 
 
@@ -100,6 +105,34 @@ def why_cuda_cannot_start() -> str | None:
     if missing:
         return f"cannot load {', '.join(library.soname for library in missing)}"
     return None
+
+
+def why_tensorrt_cannot_start() -> str | None:
+    """Look for what the TensorRT provider needs; None when all is there. Runs nothing.
+
+    NVIDIA's wheels keep TensorRT in a package of its own, where the loader does not look: it is
+    loaded from there, once for all.
+    """
+    import onnxruntime
+
+    if TENSORRT_PROVIDER not in onnxruntime.get_available_providers():
+        return f"onnxruntime {onnxruntime.__version__} was built without TensorRT"
+    reason = why_cuda_cannot_start()
+    if reason is not None:
+        return reason
+    missing = [name for name in TENSORRT_LIBRARIES if not _loads(_in_wheel(name))]
+    if missing:
+        major = onnxruntime.cuda_version.split(".")[0]
+        return f"cannot load {', '.join(missing)} (pip install 'tensorrt-cu{major}<11')"
+    return None
+
+
+def _in_wheel(soname: str) -> str:
+    """The file of a library in NVIDIA's TensorRT wheel, or its bare name where there is none."""
+    wheel = importlib.util.find_spec("tensorrt_libs")
+    folders = (wheel.submodule_search_locations if wheel else None) or []
+    files = [Path(folder) / soname for folder in folders]
+    return str(next((file for file in files if file.exists()), soname))
 
 
 @functools.cache
@@ -175,6 +208,22 @@ def cuda_device_name() -> str:
         or driver.cuDeviceGetName(name, len(name), device)
     )
     return "unknown GPU" if failed else name.value.decode()
+
+
+def cuda_bus_id() -> str:
+    """PCI bus id of the first visible GPU: `nvidia-smi` does not heed CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        OSError: there is no driver.
+    """
+    driver = ctypes.CDLL(DRIVER.soname)
+    device, bus_id = ctypes.c_int(), ctypes.create_string_buffer(32)
+    failed = (
+        driver.cuInit(0)
+        or driver.cuDeviceGet(ctypes.byref(device), 0)
+        or driver.cuDeviceGetPCIBusId(bus_id, len(bus_id), device)
+    )
+    return "0" if failed else bus_id.value.decode()
 
 
 def one_line(error: BaseException) -> str:

@@ -1,276 +1,172 @@
-"""Time one ONNX file in this process, and print the raw numbers as one JSON document.
+"""Time one ONNX file under ONNX Runtime in this process (see `bench.runtime.child`).
 
-    python -m bench.runtime.measure '{"path": "model.onnx", "device": "cpu", "batch_size": 1,
-                                      "threads": null, "schedule": {}}'
+    python -m bench.runtime.measure '{"path": "model.onnx", "device": "cpu", "scope": "model",
+        "batch_size": 1, "threads": null, "image_size": null, "picture": null, "tf32": true,
+        "cuda_graph": false, "schedule": {}}'
 
-One process measures one file once: what another session, an allocator or a clock left behind
-cannot leak into a measurement, and the variation between processes, which is larger than that
-between calls, can be seen. `bench.latency` starts these processes.
+`scope` says what one call covers:
 
-Standard output ends with one line: {"result": {...}}, or {"error": {"kind": class of
-`bench.errors`, "message": text}} and exit code 1.
+    model         `session.run`: numpy in, numpy out
+    end-to-end    picture file to label, through the file's own preprocessing; a batch is so many
+                  pictures, decoded one after another
+    device        the network alone on a GPU: input and output stay in its memory (IOBinding), and
+                  the call ends when the GPU has
 """
 
 from __future__ import annotations
 
-import gc
-import json
-import platform
-import resource
+import importlib
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+from bench.runtime.child import answer, base_versions, take_sample, timed_ms
+from bench.runtime.machine import cpu_name, gpu_state
+from bench.runtime.timing import Call
 
-from bench.errors import BenchError, MeasurementError, ModelFileError
-from bench.runtime.cuda import cuda_device_name, one_line
-from bench.runtime.session import Device, OpenedSession, open_session
+if TYPE_CHECKING:
+    from bench.runtime.session import OpenedSession
 
-TIMED = "session.run, numpy in and out"
-SEED = 20_111
-
-Call = Callable[[], object]
-Clock = Callable[[], int]  # nanoseconds
+MODEL_TIMED = "session.run, numpy in and out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """How long to warm up and to measure.
+class Prepared:
+    """What will be timed, and the words that name it in the row."""
 
-    The warm-up ends as steady once at least `warmup_calls` calls and `warmup_s` seconds are
-    over and the medians of the last `steady_windows` windows lie within `tolerance` of their
-    least; it ends as unsteady after `cap_s` seconds. A window is `window_calls` calls; of slow
-    calls it is as many as fit `window_s` seconds, and never fewer than three. The measurement
-    goes on until both `measure_calls` calls and `measure_s` seconds are over.
-    """
-
-    warmup_calls: int = 20
-    warmup_s: float = 1.0
-    cap_s: float = 10.0
-    window_calls: int = 25
-    window_s: float = 1.0
-    steady_windows: int = 3
-    tolerance: float = 0.05
-    measure_s: float = 3.0
-    measure_calls: int = 100
-
-
-_LEAST_WINDOW_CALLS = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WarmUp:
-    steady: bool
-    calls: int
-
-
-def warm_up(call: Call, clock_ns: Clock, schedule: Schedule) -> WarmUp:
-    """Call until the latency stands still, or until the cap (see `Schedule`)."""
-    start_ns = clock_ns()
-    medians_ns: list[float] = []
-    calls = 0
-    while True:
-        window_ns = _time_window(call, clock_ns, schedule)
-        calls += len(window_ns)
-        medians_ns.append(median(window_ns))
-        elapsed_s = (clock_ns() - start_ns) / 1e9
-        long_enough = calls >= schedule.warmup_calls and elapsed_s >= schedule.warmup_s
-        if long_enough and _is_steady(medians_ns, schedule):
-            return WarmUp(steady=True, calls=calls)
-        if elapsed_s >= schedule.cap_s:
-            return WarmUp(steady=False, calls=calls)
-
-
-def measure(call: Call, clock_ns: Clock, schedule: Schedule) -> tuple[int, ...]:
-    """Time single calls, in nanoseconds, until both minima are reached. None is left out."""
-    start_ns = clock_ns()
-    latencies_ns: list[int] = []
-    elapsed_ns = 0
-    while len(latencies_ns) < schedule.measure_calls or elapsed_ns < schedule.measure_s * 1e9:
-        latencies_ns.append(_time_once(call, clock_ns))
-        elapsed_ns = clock_ns() - start_ns
-    return tuple(latencies_ns)
-
-
-def _time_window(call: Call, clock_ns: Clock, schedule: Schedule) -> list[int]:
-    window_ns: list[int] = []
-    while len(window_ns) < schedule.window_calls:
-        window_ns.append(_time_once(call, clock_ns))
-        if len(window_ns) >= _LEAST_WINDOW_CALLS and sum(window_ns) >= schedule.window_s * 1e9:
-            break
-    return window_ns
-
-
-def _time_once(call: Call, clock_ns: Clock) -> int:
-    before_ns = clock_ns()
-    call()
-    return clock_ns() - before_ns
-
-
-def _is_steady(medians_ns: list[float], schedule: Schedule) -> bool:
-    last = medians_ns[-schedule.steady_windows :]
-    return len(last) == schedule.steady_windows and max(last) <= min(last) * (
-        1 + schedule.tolerance
-    )
-
-
-# --- the child program ------------------------------------------------------------------------
-
-_DTYPES: dict[str, npt.DTypeLike] = {
-    "tensor(uint8)": np.uint8,
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-}
-
-
-def random_input(session: Any, batch_size: int) -> dict[str, npt.NDArray[Any]]:
-    """Random pixels of the session's only input, the same in every process.
-
-    uint8 inputs get 0..255, floating-point inputs 0..1.
-
-    Raises:
-        ModelFileError: there are several inputs, one of another type, a dynamic dimension
-            other than the first, or a batch fixed at another size.
-    """
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        names = ", ".join(item.name for item in inputs)
-        raise ModelFileError(f"a picture classifier has one input, this model has {names}")
-    (item,) = inputs
-    if item.type not in _DTYPES:
-        known = ", ".join(_DTYPES)
-        raise ModelFileError(f"input `{item.name}` must be one of {known}, not {item.type}")
-    shape = _concrete_shape(item.name, item.shape, batch_size)
-    generator = np.random.default_rng(SEED)
-    if item.type == "tensor(uint8)":
-        return {item.name: generator.integers(0, 256, shape, dtype=np.uint8)}
-    return {item.name: generator.random(shape, dtype=np.float32).astype(_DTYPES[item.type])}
-
-
-def _concrete_shape(name: str, shape: list[int | str | None], batch_size: int) -> tuple[int, ...]:
-    if not shape:
-        raise ModelFileError(f"input `{name}` must be a batch of pictures, not a single number")
-    batch, *rest = shape
-    if isinstance(batch, int) and batch != batch_size:
-        raise ModelFileError(
-            f"input `{name}` is fixed at batch {batch}, so it cannot be measured at "
-            f"{batch_size}: ask for {batch}, or export with a dynamic batch"
-        )
-    fixed = tuple(size for size in rest if isinstance(size, int))
-    if len(fixed) != len(rest):
-        raise ModelFileError(
-            f"input `{name}` has shape {shape}; only its first dimension may be dynamic: "
-            "export with a fixed height and width"
-        )
-    return (batch_size, *fixed)
+    call: Call
+    timed: str
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    """Open the requested file, time it, and return the document's `result`."""
-    device: Device = request["device"]
-    start_ns = time.perf_counter_ns()
-    opened = open_session(request["path"], device=device, threads=request["threads"])
-    load_ms = (time.perf_counter_ns() - start_ns) / 1e6
-    feeds = random_input(opened.session, request["batch_size"])
+    """Open the requested file, time it, and return the document's `result`.
 
-    def call() -> object:
-        return opened.session.run(None, feeds)
+    Raises:
+        ModelFileError, DeviceError, DataError: it cannot be timed in this way.
+        MeasurementError: a call failed.
+    """
+    # Before anything else imports numpy, which is a part of what an import costs.
+    import_ms, _ = timed_ms(lambda: importlib.import_module("onnxruntime"))
+    from bench.runtime.session import GpuOptions, open_session
 
-    try:
-        sample = _sample(call, Schedule(**request["schedule"]))
-    except Exception as error:  # ONNX Runtime's errors share no base but Exception
-        raise MeasurementError(f"{request['path']} failed to run: {one_line(error)}") from error
+    options = GpuOptions(tf32=request["tf32"], cuda_graph=request["cuda_graph"])
+    load_ms, opened = timed_ms(
+        lambda: open_session(
+            request["path"], device=request["device"], threads=request["threads"], gpu=options
+        )
+    )
+    with _prepared(opened, request) as prepared:
+        sample = take_sample(prepared.call, request)
+    gpu = _gpu_state(opened)
     return {
-        "sample": {**sample, "load_ms": load_ms},
+        "sample": {**sample, "import_ms": import_ms, "load_ms": load_ms, "gpu": gpu},
         "provider": opened.provider,
         "threads": opened.threads,
-        "device_name": _device_name(device),
-        "timed": TIMED,
-        "versions": _versions(opened),
+        "device_name": _device_name(opened),
+        "machine": _machine(),
+        "timed": prepared.timed,
+        "options": {} if opened.device == "cpu" else options.described(),
+        "versions": {**_versions(opened), **({"driver": gpu["driver"]} if "driver" in gpu else {})},
     }
 
 
-def _sample(call: Call, schedule: Schedule) -> dict[str, Any]:
-    clock_ns = time.perf_counter_ns
-    gc.collect()
-    gc.disable()
-    first_call_ns = _time_once(call, clock_ns)
-    warm = warm_up(call, clock_ns, schedule)
-    switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-    start_ns = clock_ns()
-    latencies_ns = measure(call, clock_ns, schedule)
-    measured_s = (clock_ns() - start_ns) / 1e9
-    switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
-    gc.enable()
-    return {
-        "latencies_ns": latencies_ns,
-        "steady": warm.steady,
-        "warmup_calls": warm.calls,
-        "involuntary_switches": switches,
-        "first_call_ms": first_call_ns / 1e6,
-        "peak_rss_bytes": peak_rss_bytes(),
-        "measured_s": measured_s,
-    }
+@contextmanager
+def _prepared(opened: OpenedSession, request: dict[str, Any]) -> Iterator[Prepared]:
+    if request["scope"] == "end-to-end":
+        with tempfile.TemporaryDirectory() as folder:
+            yield _end_to_end(opened, request, Path(folder))
+    elif request["scope"] == "device":
+        yield _on_device(opened, request)
+    else:
+        yield _model(opened, request)
 
 
-def peak_rss_bytes() -> int:
-    """Largest resident memory that this process has had.
+def _model(opened: OpenedSession, request: dict[str, Any]) -> Prepared:
+    from bench.runtime.inputs import random_input
 
-    Linux carries `ru_maxrss` over from the process that started this one, so a parent with
-    torch loaded would be measured instead; `VmHWM` begins anew with each program.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    feeds = random_input(opened.session, request["batch_size"], request["image_size"])
+    return Prepared(call=lambda: opened.session.run(None, feeds), timed=MODEL_TIMED)
 
 
-def _device_name(device: Device) -> str:
-    return cuda_device_name() if device == "cuda" else cpu_name()
+def _end_to_end(opened: OpenedSession, request: dict[str, Any], folder: Path) -> Prepared:
+    from PIL import Image
+
+    from bench.runtime.inputs import made_picture
+    from bench.runtime.predictor import Predictor
+
+    predictor = Predictor.from_session(opened, request["path"])
+    given, size = request["picture"], request["batch_size"]
+    picture = Path(given) if given else made_picture(predictor.metadata.geometry, folder)
+    predictor.predict(picture)  # a picture that cannot be read is told here, by name
+    with Image.open(picture) as image:
+        what = f"{image.format} of {image.width}x{image.height} px"
+    return Prepared(
+        call=lambda: predictor.predict([picture] * size, batch_size=size),
+        timed=f"picture file to label ({'' if given else 'made '}{what})",
+    )
 
 
-def cpu_name() -> str:
-    """The processor's name as the kernel tells it, otherwise as Python knows it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _on_device(opened: OpenedSession, request: dict[str, Any]) -> Prepared:
+    import onnxruntime
+
+    from bench.runtime.inputs import random_input
+
+    session, binding = opened.session, opened.session.io_binding()
+    feeds = random_input(session, request["batch_size"], request["image_size"])
+    for name, pixels in feeds.items():
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(pixels, "cuda", 0)
+        binding.bind_ortvalue_input(name, value)
+    for output in session.get_outputs():
+        shape = [size if isinstance(size, int) else request["batch_size"] for size in output.shape]
+        element = _element_type(output.type)
+        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, element, "cuda", 0)
+        binding.bind_ortvalue_output(output.name, value)
+
+    def call() -> None:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    graph = ", CUDA graph" if request["cuda_graph"] else ""
+    return Prepared(call=call, timed=f"network alone, in GPU memory, synchronised{graph}")
+
+
+def _element_type(onnx_type: str) -> Any:
+    import numpy as np
+
+    return np.float16 if onnx_type == "tensor(float16)" else np.float32
+
+
+def _gpu_state(opened: OpenedSession) -> dict[str, str]:
+    """Taken right after the last call, before the clocks have fallen."""
+    from bench.runtime.cuda import cuda_bus_id
+
+    return {} if opened.device == "cpu" else gpu_state(cuda_bus_id())
+
+
+def _device_name(opened: OpenedSession) -> str:
+    from bench.runtime.cuda import cuda_device_name
+
+    return cpu_name() if opened.device == "cpu" else cuda_device_name()
+
+
+def _machine() -> str:
+    from bench.runtime.session import machine_name
+
+    return machine_name()
 
 
 def _versions(opened: OpenedSession) -> dict[str, str]:
     import onnxruntime
 
-    versions = {
-        "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
-        "numpy": np.__version__,
-    }
-    if opened.device == "cuda":
+    versions = {**base_versions(), "onnxruntime": onnxruntime.__version__}
+    if opened.device != "cpu":
         versions["cuda"] = onnxruntime.cuda_version
     return versions
 
 
-def main(arguments: list[str]) -> int:
-    """Answer one request; the last line of standard output is the JSON document."""
-    try:
-        (request,) = arguments
-        document = {"result": run(json.loads(request))}
-    except BenchError as error:
-        document = {"error": {"kind": type(error).__name__, "message": str(error)}}
-    print(json.dumps(document))
-    return 0 if "result" in document else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(answer(sys.argv[1:], run))

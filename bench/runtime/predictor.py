@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bench.errors import DataError, ModelFileError
+from bench.errors import DataError, InputError, ModelFileError
+from bench.runtime.cuda import one_line
 from bench.runtime.metadata import REMEDY, ModelMetadata
 from bench.runtime.preprocess import SUFFIXES, PictureError, PictureSource, prepare
 from bench.runtime.session import Device, OpenedSession, open_session, resolve_device
@@ -47,8 +48,10 @@ class Prediction:
 
 
 class Predictor:
-    """A model file, opened once. Threads may share it: ONNX Runtime's `run` is thread-safe,
-    and nothing here changes after construction.
+    """A model file, opened once, that classifies pictures.
+
+    Threads may share a predictor: ONNX Runtime's `run` is thread-safe, and nothing here changes
+    after construction. Memory is bounded by the batch size, however many pictures there are.
 
     device: "auto" takes CUDA where it really works, otherwise the CPU.
     threads: intra-operator threads; None takes one for each physical core.
@@ -62,13 +65,33 @@ class Predictor:
         self,
         model_path: str | Path,
         *,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
+        device: Literal["auto"] | Device = "auto",
         threads: int | None = None,
     ) -> None:
-        self._opened = open_session(model_path, device=resolve_device(device), threads=threads)
-        props = self._opened.session.get_modelmeta().custom_metadata_map
-        self._metadata = ModelMetadata.from_props(props)
-        _check_signature(self._opened, self._metadata, model_path)
+        self._take(
+            open_session(model_path, device=resolve_device(device), threads=threads), model_path
+        )
+
+    @classmethod
+    def from_session(cls, opened: OpenedSession, model_path: str | Path) -> Predictor:
+        """Predict through a session that is open already, with options of its own.
+
+        Raises:
+            ModelFileError: the file was not exported by `bench`.
+        """
+        predictor = cls.__new__(cls)
+        predictor._take(opened, model_path)
+        return predictor
+
+    def _take(self, opened: OpenedSession, model_path: str | Path) -> None:
+        if opened.metadata is None:
+            raise ModelFileError(
+                f"{model_path} carries no `bench` metadata, so its classes and picture geometry "
+                f"are unknown: {REMEDY} (`bench inspect` shows what the file holds)"
+            )
+        self._opened = opened
+        self._path = model_path
+        self._metadata = opened.metadata
 
     @property
     def metadata(self) -> ModelMetadata:
@@ -93,13 +116,21 @@ class Predictor:
         """Classify one picture or many, in their order.
 
         sources: paths, encoded bytes, Pillow images, or uint8 arrays of shape (H, W, 3) or
-            (H, W), of any size. At most `batch_size` decoded pictures are held at a time.
+            (H, W), of any size; or an iterable of these, or a stack of arrays (N, H, W, 3). The
+            path of a folder stands for all pictures below it (see `find_pictures`), so there can
+            be more predictions than sources; `Prediction.source` tells them apart.
+        batch_size: how many pictures are decoded, held and run at a time.
 
         Raises:
-            DataError: a picture cannot be decoded or does not fit the model's geometry.
+            DataError: a picture cannot be decoded or does not fit the model's geometry, or a
+                folder holds none.
+            ModelFileError: the network fails to run.
+            InputError: `batch_size` is below 1.
         """
+        if batch_size < 1:
+            raise InputError(f"a batch holds at least one picture, not {batch_size}")
         predictions: list[Prediction] = []
-        for batch in _batches(_as_many(sources), batch_size):
+        for batch in _batches(_each(sources), batch_size):
             images_nhwc = np.stack([self._prepare(source) for source in batch])
             for source, row in zip(batch, self.probabilities(images_nhwc), strict=True):
                 predictions.append(self._prediction(source, row))
@@ -110,6 +141,7 @@ class Predictor:
 
         Raises:
             DataError: the array is not uint8, or not of the model's size.
+            ModelFileError: the network fails to run.
         """
         size = self._metadata.geometry.image_size
         if images_nhwc.dtype != np.uint8 or images_nhwc.shape[1:] != (size, size, 3):
@@ -121,7 +153,13 @@ class Predictor:
         if len(images_nhwc) == 0:
             return np.empty((0, len(self.classes)), np.float32)
         output: npt.NDArray[np.float32]
-        (output,) = self._opened.session.run(["probabilities"], {"image": images_nhwc})
+        try:
+            (output,) = self._opened.session.run(["probabilities"], {"image": images_nhwc})
+        except Exception as error:  # ONNX Runtime's errors share no base but Exception
+            raise ModelFileError(
+                f"{self._path} failed to run on {self.provider} with {len(images_nhwc)} pictures "
+                f"({one_line(error)}): try a smaller batch size, or {REMEDY}"
+            ) from error
         return output
 
     def _prepare(self, source: PictureSource) -> npt.NDArray[np.uint8]:
@@ -163,27 +201,17 @@ def find_pictures(path: str | Path) -> list[Path]:
     return found
 
 
-def _check_signature(
-    opened: OpenedSession, metadata: ModelMetadata, model_path: str | Path
-) -> None:
-    size, count = metadata.geometry.image_size, len(metadata.classes)
-    inputs = [(i.name, i.type, i.shape[1:]) for i in opened.session.get_inputs()]
-    outputs = [(o.name, o.type, o.shape[1:]) for o in opened.session.get_outputs()]
-    expected_inputs = [("image", "tensor(uint8)", [size, size, 3])]
-    expected_outputs = [("probabilities", "tensor(float)", [count])]
-    if inputs != expected_inputs or outputs != expected_outputs:
-        raise ModelFileError(
-            f"{model_path}: its metadata promises input {expected_inputs} and output "
-            f"{expected_outputs} behind the batch, its graph has {inputs} and {outputs}: {REMEDY}"
-        )
-
-
-def _as_many(sources: PictureSource | Iterable[PictureSource]) -> Iterable[PictureSource]:
+def _each(sources: PictureSource | Iterable[PictureSource]) -> Iterator[PictureSource]:
+    """One picture after the other, folders opened up."""
     if isinstance(sources, np.ndarray):
-        return sources if sources.ndim > 3 else (sources,)
-    if isinstance(sources, str | Path | bytes | Image.Image):
-        return (sources,)
-    return sources
+        sources = sources if sources.ndim > 3 else (sources,)
+    elif isinstance(sources, str | Path | bytes | Image.Image):
+        sources = (sources,)
+    for source in sources:
+        if isinstance(source, str | Path) and Path(source).is_dir():
+            yield from find_pictures(source)
+        else:
+            yield source
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:

@@ -20,6 +20,8 @@ PictureSource = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
+MOST_RESIZED_PIXELS = 100_000_000  # 300 MB; a 4096-pixel input leaves room for sides of 1 to 4
+
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -63,6 +65,8 @@ def open_rgb(source: PictureSource) -> Image.Image:
             raise PictureError(
                 f"an array must have shape (H, W) or (H, W, 3), this one has {source.shape}"
             )
+        if source.size == 0:
+            raise PictureError(f"an array must hold a pixel at least, this one has {source.shape}")
         return Image.fromarray(source).convert("RGB")
     if isinstance(source, Image.Image):
         return _upright_rgb(source)
@@ -101,7 +105,8 @@ def fit(image: Image.Image, geometry: Geometry) -> npt.NDArray[np.uint8]:
     """Crop and resize an RGB picture to a (image_size, image_size, 3) uint8 array.
 
     Raises:
-        PictureError: the crop box reaches beyond the picture.
+        PictureError: the crop box reaches beyond the picture, or the picture is so narrow that
+            its long side, scaled with the short one, would not fit in memory.
     """
     if geometry.crop is not None:
         left, top, right, bottom = geometry.crop
@@ -117,6 +122,11 @@ def fit(image: Image.Image, geometry: Geometry) -> npt.NDArray[np.uint8]:
         return np.asarray(image.resize((size, size), resample))
     short = int(size / geometry.crop_pct)
     scale_long = int(short * max(image.size) / min(image.size))
+    if short * scale_long > MOST_RESIZED_PIXELS:
+        raise PictureError(
+            f"a picture of {image.width}x{image.height} pixels is too narrow to be scaled to a "
+            f"short side of {short}"
+        )
     wide = image.width >= image.height
     resized = image.resize((scale_long, short) if wide else (short, scale_long), resample)
     left = round((resized.width - size) / 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,19 +11,29 @@ from bench.errors import DeviceError, InputError, ModelFileError
 from bench.runtime.cuda import (
     CUDA_OPTIONS,
     CUDA_PROVIDER,
+    TENSORRT_PROVIDER,
     cuda_works,
     one_line,
     preload,
     quiet_runtime,
     why_cuda_cannot_start,
+    why_tensorrt_cannot_start,
 )
+from bench.runtime.machine import cpu_name
+from bench.runtime.metadata import ModelMetadata, TensorSignature
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
-Device = Literal["cpu", "cuda"]
+Device = Literal["cpu", "cuda", "tensorrt"]
 
 CPU_PROVIDER = "CPUExecutionProvider"
+_PROVIDERS: dict[Device, str] = {
+    "cpu": CPU_PROVIDER,
+    "cuda": CUDA_PROVIDER,
+    "tensorrt": TENSORRT_PROVIDER,
+}
+_LABELS: dict[Device, str] = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 _ERRORS_ONLY = 3
 
 # The work of a network. Shape, Gather and their like belong on the CPU even in a CUDA session.
@@ -38,11 +48,49 @@ _PROVIDER_ERRORS = frozenset({"EPFail", "EngineError", "RuntimeException"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuOptions:
+    """What a GPU session may do; a CPU session ignores it.
+
+    tf32: round the factors of 32-bit products to 10 bits of mantissa, as ONNX Runtime does unless
+        it is told not to. A file gives the numbers that it was verified to give without it.
+    cuda_graph: record the network's kernels once and replay them; input and output must stay at
+        one address (IOBinding) and of one shape.
+    """
+
+    tf32: bool = False
+    cuda_graph: bool = False
+
+    def cuda(self) -> dict[str, str]:
+        """Options of ONNX Runtime's CUDA provider."""
+        return {
+            **CUDA_OPTIONS,
+            "use_tf32": str(int(self.tf32)),
+            "enable_cuda_graph": str(int(self.cuda_graph)),
+        }
+
+    def tensorrt(self) -> dict[str, str]:
+        """Options of ONNX Runtime's TensorRT provider, which has none for TF32.
+
+        Raises:
+            InputError: TF32 is to be off.
+        """
+        if not self.tf32:
+            raise InputError("TensorRT rounds to TF32 and cannot be told not to: give --tf32")
+        return {"trt_cuda_graph_enable": str(int(self.cuda_graph))}
+
+    def described(self) -> dict[str, str]:
+        """The options as a row states them."""
+        words = {True: "on", False: "off"}
+        return {"tf32": words[self.tf32], "cuda_graph": words[self.cuda_graph]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedSession:
     """A live session, and what was proved about it.
 
     provider: the execution provider that runs the network's heavy operators.
     cpu_ops: operator types that run on the CPU (all of them in a CPU session).
+    metadata: what the file says of itself, if `bench` made it; the graph keeps its promises.
     """
 
     session: InferenceSession
@@ -50,36 +98,44 @@ class OpenedSession:
     provider: str
     threads: int
     cpu_ops: frozenset[str]
+    metadata: ModelMetadata | None = None
 
 
 def open_session(
-    path: str | Path, *, device: Device, threads: int | None = None, spinning: bool = True
+    path: str | Path,
+    *,
+    device: Device,
+    threads: int | None = None,
+    spinning: bool = True,
+    gpu: GpuOptions | None = None,
 ) -> OpenedSession:
     """Open an ONNX file on one device, and prove that the device runs it.
 
-    A CUDA session is accepted only when ONNX Runtime's own record of the partitioned graph
+    A GPU session is accepted only when ONNX Runtime's own record of the partitioned graph
     (`session.record_ep_graph_assignment_info`) puts every convolution and matrix product on
-    CUDA. `session.disable_cpu_ep_fallback` is not used: it refuses every graph with a `Shape`
-    node, which ONNX Runtime rightly keeps on the CPU.
+    the provider asked for. `session.disable_cpu_ep_fallback` is not used: it refuses every graph
+    with a `Shape` node, which ONNX Runtime rightly keeps on the CPU.
 
     threads: intra-operator threads; None takes one for each physical core.
     spinning: whether idle threads wait busily; it makes a lone session faster, and slows
         whatever else the process does.
 
     Raises:
-        ModelFileError: the file is missing, empty, truncated, or not an ONNX model.
-        DeviceError: CUDA was asked for and cannot run this model here.
+        ModelFileError: the file is missing, empty, truncated, or not an ONNX model, reaches for
+            weights that are missing or lie outside its folder, or carries `bench` metadata that
+            is damaged or that its graph contradicts.
+        DeviceError: a GPU was asked for and cannot run this model here.
     """
     import onnxruntime
 
-    _check_file(Path(path))
-    if device == "cuda":
-        reason = why_cuda_cannot_start()
+    check_file(Path(path))
+    if device != "cpu":
+        reason = why_cuda_cannot_start() if device == "cuda" else why_tensorrt_cannot_start()
         if reason is not None:
-            raise _device_error(reason)
+            raise _device_error(device, reason)
         preload()
     count = threads or physical_cores()
-    providers: list[Any] = [(CUDA_PROVIDER, CUDA_OPTIONS)] if device == "cuda" else [CPU_PROVIDER]
+    providers = _providers(device, gpu or GpuOptions())
     try:
         with quiet_runtime():
             session = onnxruntime.InferenceSession(
@@ -87,20 +143,20 @@ def open_session(
             )
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
         raise _open_error(Path(path), device, error) from error
-    return _prove(session, device, count)
+    return replace(_prove(session, device, count), metadata=_read_metadata(session, path))
 
 
-def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> Device:
+def resolve_device(device: Literal["auto"] | Device) -> Device:
     """Turn "auto" into "cuda" where a convolution really runs on it, otherwise into "cpu".
 
     Raises:
         DeviceError: "cuda" was asked for and does not work.
     """
-    if device == "cpu":
-        return "cpu"
+    if device in ("cpu", "tensorrt"):
+        return device
     works, reason = cuda_works()
     if not works and device == "cuda":
-        raise _device_error(reason)
+        raise _device_error(device, reason)
     return "cuda" if works else "cpu"
 
 
@@ -111,6 +167,11 @@ def physical_cores() -> int:
     return len({_siblings_of(cpu) for cpu in os.sched_getaffinity(0)})
 
 
+def machine_name() -> str:
+    """What tells one machine's latencies from another's: the processor and its cores in use."""
+    return f"{cpu_name()}, {physical_cores()} cores"
+
+
 def _siblings_of(cpu: int) -> str:
     topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
     try:
@@ -119,12 +180,24 @@ def _siblings_of(cpu: int) -> str:
         return str(cpu)
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Refuse a path that holds nothing.
+
+    Raises:
+        ModelFileError: it does not exist, is a folder, or is empty.
+    """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ModelFileError(f"a model must be an ONNX file: {path} {what}")
     if path.stat().st_size == 0:
         raise ModelFileError(f"{path} is empty: export or copy the model again")
+
+
+def _providers(device: Device, gpu: GpuOptions) -> list[Any]:
+    if device == "cpu":
+        return [CPU_PROVIDER]
+    cuda = (CUDA_PROVIDER, gpu.cuda())
+    return [cuda] if device == "cuda" else [(TENSORRT_PROVIDER, gpu.tensorrt()), cuda]
 
 
 def _options(threads: int, spinning: bool) -> SessionOptions:
@@ -140,35 +213,57 @@ def _options(threads: int, spinning: bool) -> SessionOptions:
 
 def _open_error(path: Path, device: Device, error: Exception) -> InputError:
     reason = one_line(error)
+    if "External data" in reason:
+        return ModelFileError(
+            f"{path} keeps weights in another file, which is missing or outside its folder "
+            f"({reason}): put the file there, or export the model as one file"
+        )
     provider_failed = isinstance(error, RuntimeError) or type(error).__name__ in _PROVIDER_ERRORS
-    if device == "cuda" and provider_failed:
-        return _device_error(reason)
+    if device != "cpu" and provider_failed:
+        return _device_error(device, reason)
     return ModelFileError(
         f"{path} is damaged or not an ONNX model ({reason}): export or copy it again"
     )
 
 
-def _device_error(reason: str) -> DeviceError:
+def _read_metadata(session: InferenceSession, path: str | Path) -> ModelMetadata | None:
+    metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
+    if metadata is None:
+        return None
+    inputs, outputs = (
+        [TensorSignature(tensor.name, tensor.type, tensor.shape) for tensor in tensors]
+        for tensors in (session.get_inputs(), session.get_outputs())
+    )
+    metadata.check_signature(inputs, outputs, path)
+    return metadata
+
+
+def _device_error(device: Device, reason: str) -> DeviceError:
     return DeviceError(
-        f"CUDA was asked for and does not run here: {reason}; "
+        f"{_LABELS[device]} was asked for and does not run here: {reason}; "
         "`bench doctor` tells what to install, `--device cpu` does without"
     )
 
 
 def _prove(session: InferenceSession, device: Device, threads: int) -> OpenedSession:
-    wanted = CUDA_PROVIDER if device == "cuda" else CPU_PROVIDER
+    wanted = _PROVIDERS[device]
     provider = session.get_providers()[0]
     if provider != wanted:
-        raise _device_error(f"ONNX Runtime gave a session on {provider}")
-    cpu_ops = frozenset(
-        node.op_type
+        raise _device_error(device, f"ONNX Runtime gave a session on {provider}")
+    assigned = [
+        (node.op_type, subgraph.ep_name)
         for subgraph in session.get_provider_graph_assignment_info()
-        if subgraph.ep_name == CPU_PROVIDER
         for node in subgraph.get_nodes()
-    )
-    stranded = sorted(cpu_ops & _HEAVY_OPS)
-    if device == "cuda" and stranded:
-        raise _device_error(f"ONNX Runtime left {', '.join(stranded)} of this model on the CPU")
+    ]
+    stranded = {(op, ep) for op, ep in assigned if op in _HEAVY_OPS and ep != wanted}
+    if device != "cpu" and stranded:
+        operators = ", ".join(sorted({op for op, _ in stranded}))
+        places = ", ".join(sorted({ep for _, ep in stranded}))
+        raise _device_error(device, f"ONNX Runtime left {operators} of this model on {places}")
     return OpenedSession(
-        session=session, device=device, provider=provider, threads=threads, cpu_ops=cpu_ops
+        session=session,
+        device=device,
+        provider=provider,
+        threads=threads,
+        cpu_ops=frozenset(op for op, ep in assigned if ep == CPU_PROVIDER),
     )

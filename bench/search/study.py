@@ -104,6 +104,8 @@ def _changed_data(stored: StudyPlan, wanted: StudyPlan) -> Iterable[str]:
         if old.crop != new.crop:
             yield f"crop: {old.crop} -> {new.crop}"
     elif stored.split.fingerprint != wanted.split.fingerprint:
+        if stored.split.protocol not in (None, wanted.split.protocol):
+            yield f"protocol: {stored.split.protocol} -> {wanted.split.protocol}"
         yield (
             f"split: {len(stored.split.folds)} folds and {len(stored.split.test)} test pictures "
             f"-> {len(wanted.split.folds)} folds and {len(wanted.split.test)} test pictures "

@@ -30,8 +30,10 @@ class FoldResult:
     probabilities_nk: npt.NDArray[np.float32]
 
 
-def fold_file(workspace: Workspace, study: str, trial: int, fold: int) -> Path:
-    return workspace.trial(study, trial) / f"fold-{fold}.npz"
+def fold_file(
+    workspace: Workspace, study: str, trial: int, fold: int, further_protocol: str | None = None
+) -> Path:
+    return workspace.trial(study, trial, further_protocol) / f"fold-{fold}.npz"
 
 
 def write_fold(file: Path, result: FoldResult) -> None:

@@ -27,6 +27,7 @@ from bench.records import (
     EpochScores,
     Event,
     FailureKind,
+    Protocol,
     Recipe,
     Settings,
     StudyPlan,
@@ -65,12 +66,18 @@ class Prepared:
 
 
 class Trainer:
-    """Trains trials of one study; keeps networks and decoded pictures between them."""
+    """Trains trials of one study; keeps networks and decoded pictures between them.
 
-    def __init__(self, plan: StudyPlan, *, workers: int = 1) -> None:
+    With `further_protocol` the plan's split is that protocol's, and its folds are stored apart.
+    """
+
+    def __init__(
+        self, plan: StudyPlan, *, workers: int = 1, further_protocol: Protocol | None = None
+    ) -> None:
         if plan.device == "cpu":
             keep_freed_memory()
         self.plan = plan
+        self._further_protocol = further_protocol
         self._workspace = Workspace(Path(plan.workspace))
         self._labels = np.asarray(plan.dataset.labels, dtype=np.int64)
         self._templates: dict[str, StagedModel] = {}
@@ -225,7 +232,7 @@ class Trainer:
     # --- folds ------------------------------------------------------------------------------
 
     def _fold(self, job: TrialJob, fold: int, parts: int) -> Iterator[EpochScores]:
-        file = fold_file(self._workspace, self.plan.study, job.number, fold)
+        file = fold_file(self._workspace, self.plan.study, job.number, fold, self._further_protocol)
         settings, recipe = self.plan.settings, job.recipe
         identity = training_identity(self.plan, recipe)
         finished = read_fold(file)

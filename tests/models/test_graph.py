@@ -363,9 +363,18 @@ def test_architectures_of_all_kinds_are_cut_without_changing_a_bit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "reason"), [("levit_128s", "several classifiers"), ("dla34", "a convolution")]
-)
-def test_a_network_without_one_dense_classifier_is_refused(name: str, reason: str) -> None:
-    with pytest.raises(InputError, match=f"{name} ends in {reason}"):
-        built(name, 224)
+@pytest.mark.parametrize("name", ["dla34", "resnetv2_50"])
+def test_a_1x1_convolution_at_the_end_becomes_a_dense_classifier(name: str) -> None:
+    model = built(name, 64)
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2)) * 255
+
+    assert isinstance(model.classifier, torch.nn.Linear)
+    assert model.boundaries == (0, 1, 2, 3, 4, 5)
+    assert_cut_is_the_whole(model, pictures)
+    assert_freezing_agrees_with_the_cut(model, pictures)
+
+
+@pytest.mark.slow
+def test_a_network_with_several_classifiers_is_refused() -> None:
+    with pytest.raises(InputError, match="levit_128s ends in several classifiers"):
+        built("levit_128s", 224)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import onnx
 import pytest
 import torch
 
+import bench
 from bench.errors import ExportError
-from bench.promote.export import OPSET, ServingModel, export
+from bench.promote import export as export_module
+from bench.promote.export import OPSET, ServingModel, export, rewrite_metadata
 from bench.runtime.predictor import Predictor
 
 Pictures = npt.NDArray[np.uint8]
@@ -92,3 +95,38 @@ def test_the_served_copy_leaves_the_trained_model_as_it_was(exported: Any) -> No
     assert isinstance(exported.model, ServingModel)
     assert not exported.model.training
     assert {parameter.dtype for parameter in exported.model.parameters()} == {torch.float32}
+
+
+def test_metadata_is_rewritten_without_a_touch_to_the_graph(
+    exported: Any, graph: onnx.ModelProto, pictures_nhwc: Pictures, tmp_path: Path
+) -> None:
+    copy = tmp_path / "model.onnx"
+    copy.write_bytes(exported.file.read_bytes())
+    scored = replace(exported.metadata, provenance={"test_balanced_accuracy": 0.75})
+
+    rewrite_metadata(copy, scored)
+
+    after = onnx.load(copy)
+    assert after.graph.SerializeToString(deterministic=True) == graph.graph.SerializeToString(
+        deterministic=True
+    )
+    before, now = (Predictor(file, device="cpu") for file in (exported.file, copy))
+    assert now.metadata == scored
+    np.testing.assert_array_equal(
+        now.probabilities(pictures_nhwc), before.probabilities(pictures_nhwc)
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_the_file_names_its_maker(graph: onnx.ModelProto) -> None:
+    assert (graph.producer_name, graph.producer_version) == ("bench", bench.__version__)
+
+
+def test_what_does_not_fit_in_one_file_is_refused(
+    exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_module, "MOST_WEIGHT_BYTES", 1000)
+
+    with pytest.raises(ExportError, match=r"GB of weights, .*: choose a smaller backbone"):
+        export(exported.model, exported.metadata, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bench.errors import InputError
-from bench.promote.select import Candidate, select
+from bench.promote.select import Candidate, select, winner_and_default
 from bench.records import EpochScores, Recipe, Role, TrialRecord, TrialState
 
 
@@ -110,3 +110,26 @@ def test_a_candidates_name_can_be_a_folders() -> None:
 def test_nothing_complete_is_nothing_to_promote(trials: list[TrialRecord]) -> None:
     with pytest.raises(InputError, match="--trials, or with --pruner none"):
         select(trials)
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        ([trial(0, 0.5, default=True), trial(1, 0.7)], [1, 0]),
+        ([trial(0, 0.8, default=True), trial(1, 0.7)], [0]),
+        (
+            [
+                trial(0, 0.5, default=True),
+                trial(1, 0.6),
+                trial(2, 0.4, default=True, backbone="legacy_xception"),
+                trial(3, 0.9, backbone="legacy_xception"),
+            ],
+            [3, 0],
+        ),
+    ],
+    ids=["tuned winner", "the default won", "two backbones"],
+)
+def test_winner_and_best_default_are_those_of_the_whole_study(
+    trials: list[TrialRecord], expected: list[int]
+) -> None:
+    assert [candidate.trial for candidate in winner_and_default(select(trials))] == expected

@@ -22,9 +22,12 @@ from bench.records import (
     Policy,
     Predictions,
     ProcessSample,
+    Protocol,
+    ProtocolScores,
     Recipe,
     Role,
     Scores,
+    SeedRun,
     Settings,
     Split,
     StudyReport,
@@ -40,7 +43,8 @@ BACKBONES = ("resnet50", "legacy_xception", "tf_efficientnet_lite0")
 MakeReport = Callable[..., StudyReport]
 
 
-def make_dataset(root: Path, names: tuple[str, ...], per_class: int = 12) -> Dataset:
+def make_dataset(root: Path, names: tuple[str, ...], per_class: int, *, grouped: bool) -> Dataset:
+    """Grouped: two pictures each, such that a test picture and one of a fold never share one."""
     pictures = tuple(
         Picture(
             path=f"{label}/{number}.png",
@@ -49,6 +53,7 @@ def make_dataset(root: Path, names: tuple[str, ...], per_class: int = 12) -> Dat
             width=60,
             height=40,
             mode="RGB",
+            group=f"{label}-{number % 4}-{number // 8}" if grouped else None,
         )
         for label in range(len(names))
         for number in range(per_class)
@@ -188,6 +193,43 @@ def make_model(
     )
 
 
+def make_seed_run(
+    dataset: Dataset, split: Split, model: ModelRecord, number: int, accuracy: float
+) -> SeedRun:
+    predictions = make_predictions(dataset, split, accuracy)
+    return SeedRun(
+        number=number,
+        trial=model.trial,
+        test=make_scores(dataset, predictions),
+        predictions=predictions,
+        seconds=60.0,
+        identity="",
+    )
+
+
+def with_protocols(
+    report: StudyReport, accuracy: float, protocol: Protocol = "random"
+) -> StudyReport:
+    """A grouped study whose models were also trained under another protocol."""
+    predictions = make_predictions(report.dataset, report.split, accuracy)
+    scores = tuple(
+        ProtocolScores(
+            study=report.study,
+            model=model.name,
+            trial=model.trial,
+            protocol=protocol,
+            fold_scores=(0.9, 0.92, 0.91),
+            test=make_scores(report.dataset, predictions),
+            predictions=predictions,
+            seconds=1.0,
+            identity="ab",
+        )
+        for model in report.models
+    )
+    split = replace(report.split, protocol="grouped")
+    return replace(report, split=split, protocol_scores=scores)
+
+
 def make_latency(model: ModelRecord, *, batch_size: int = 1, calls: int = 300) -> LatencyRow:
     """Three processes whose calls take 10 ms a picture, give or take."""
     samples = tuple(
@@ -236,8 +278,12 @@ def make_report(tmp_path: Path) -> MakeReport:
         synthetic: bool = False,
         winner_accuracy: float = 0.8,
         default_accuracy: float = 0.6,
+        per_class: int = 12,
+        grouped: bool = False,
+        seed_accuracies: tuple[float, ...] = (),
     ) -> StudyReport:
-        dataset = replace(make_dataset(tmp_path / "pictures", names), synthetic=synthetic)
+        dataset = make_dataset(tmp_path / "pictures", names, per_class, grouped=grouped)
+        dataset = replace(dataset, synthetic=synthetic)
         split = make_split(dataset)
         records = tuple(make_trial(number) for number in range(trials))
         models: tuple[ModelRecord, ...] = ()
@@ -262,6 +308,11 @@ def make_report(tmp_path: Path) -> MakeReport:
                 cv_mean=0.70,
                 weights=weights,
             )
+            seeds = tuple(
+                make_seed_run(dataset, split, best, number, accuracy)
+                for number, accuracy in enumerate(seed_accuracies, start=1)
+            )
+            best = replace(best, further_seeds=seeds)
             models = (default, best)
             latencies = tuple(
                 make_latency(m, batch_size=b, calls=c)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import InputError
-from bench.records import StudyReport, from_json
+from bench.records import GTZAN_GENRES, StudyReport, from_json
 from reports import figures
 from reports.markdown import ReportPaths, write_report
 
@@ -67,14 +67,37 @@ def test_a_promoted_study_gets_every_section_and_links_every_figure(
 def test_the_first_lines_say_what_won_and_by_how_much(
     make_report: MakeReport, tmp_path: Path
 ) -> None:
-    report = make_report(winner_accuracy=1.0, default_accuracy=0.2)
+    report = make_report(
+        per_class=80,
+        grouped=True,
+        winner_accuracy=0.9,
+        default_accuracy=0.2,
+        seed_accuracies=(0.8,),
+    )
     text = write_report([report], tmp_path).markdown.read_text("utf-8")
-    head = text.split("##")[0]
-    assert "has 36 pictures in 3 classes" in head
-    assert "81.0 ± 2.1 % over 3 folds" in head
-    assert "100.0 % on the locked test set of 9 pictures" in head
-    assert "The tuned winner scored above the default recipe" in head
+    head = text.split("##")[0].replace("\\", "")
+    winner, verdict, seeds, intervals, data = head.strip().split("\n\n")[1:]
+    assert "81.0 [72.8, 89.2] % over 3 folds" in winner
+    assert re.search(
+        r"90\.0 \[[\d., ]+\] % on the locked test set of 60 pictures in 30 groups", winner
+    )
+    assert re.search(r"Optimism .*: -9\.0 \[[-+\d., ]+\] points", winner)
+    assert re.search(r"The default recipe scores 20\.0 \[[\d., ]+\] %", winner)
+    assert "Tuning beat the default recipe beyond chance" in verdict
+    assert "Trained with 2 seeds it scored 90.0, 80.0 %" in seeds
+    assert "resamples whole groups" in intervals
+    assert "has 240 pictures in 3 classes" in data
     assert "synthetic" not in text
+    assert "best over the seeds of its training" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_suspected_leak_is_the_first_thing_that_is_said(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    report = make_report(names=GTZAN_GENRES, winner_accuracy=1.0)
+    text = write_report([report], tmp_path).markdown.read_text("utf-8")
+    assert text.split("\n\n")[1].startswith("Look for a leak: 100.0 % on GTZAN.")
 
 
 @pytest.mark.usefixtures("undrawn")

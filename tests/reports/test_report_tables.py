@@ -8,9 +8,18 @@ from dataclasses import replace
 
 import pytest
 
-from bench.records import GTZAN_GENRES, BrokenPicture, LatencyRow, StudyReport
+from bench.records import (
+    GTZAN_GENRES,
+    BrokenPicture,
+    StudyReport,
+    TiedBy,
+    VariantCheck,
+    VariantRecord,
+)
 from reports import tables
+from reports.latency import study_tables
 from reports.tables import Table, escape
+from tests.reports.conftest import with_protocols
 
 MakeReport = Callable[..., StudyReport]
 
@@ -18,12 +27,6 @@ MakeReport = Callable[..., StudyReport]
 def column(table: Table, header: str) -> list[str]:
     place = table.headers.index(header)
     return [row[place] for row in table.rows]
-
-
-def with_calls(row: LatencyRow, calls: int) -> LatencyRow:
-    first, *rest = row.samples
-    kept = calls - sum(len(sample.latencies_ns) for sample in rest)
-    return replace(row, samples=(replace(first, latencies_ns=first.latencies_ns[:kept]), *rest))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_every_row_of_every_table_is_as_wide_as_its_headers(make_report: MakeRep
         tables.confusion(report, winner),
         tables.hyper_parameters(report, winner, report.models[0]),
         tables.parity(report),
-        tables.latency(report),
+        *study_tables(report),
         tables.trial_counts(report),
         tables.trials(report),
         tables.failures(report),
@@ -110,7 +113,10 @@ def test_models_are_sorted_by_cross_validation_and_not_by_test_score(
 ) -> None:
     table = tables.comparison(make_report(winner_accuracy=0.3, default_accuracy=1.0))
     assert column(table, "model") == ["best", "default"]
-    assert column(table, "CV balanced accuracy, %") == ["81.0 ± 2.1", "70.0 ± 2.1"]
+    assert column(table, "CV balanced accuracy, %") == [
+        "81.0 [72.8, 89.2]",
+        "70.0 [61.8, 78.2]",
+    ]
 
 
 def test_published_figures_stand_apart_and_only_beside_real_gtzan(
@@ -141,10 +147,23 @@ def test_a_model_borrows_the_latency_of_its_graph_and_says_so(make_report: MakeR
     cells = column(tables.comparison(shared), "CPU batch 1: p50 / p90 / p99, ms")
     assert cells == [cells[1] + " †", cells[1]]
     assert any(note.startswith("†") for note in tables.comparison(shared).footnotes)
-    assert any("best, default" in note for note in tables.latency(shared).footnotes)
+    assert any("best, default" in note for note in study_tables(shared)[0].footnotes)
     stranger = replace(twin, image_size=99)
     apart = replace(shared, models=(default, stranger))
     assert column(tables.comparison(apart), "CPU batch 1: p50 / p90 / p99, ms")[0] == "not measured"
+
+
+def test_the_comparison_is_of_the_network_alone_on_the_machine_that_was_measured_last(
+    make_report: MakeReport,
+) -> None:
+    report = make_report()
+    row = next(r for r in report.latencies if r.model == "best" and r.batch_size == 1)
+    old = replace(row, machine="Old CPU, 1 cores")
+    new = replace(row, machine="New CPU, 2 cores", samples=row.samples[:1])
+    whole = replace(new, scope="end-to-end", samples=row.samples[2:])
+    table = tables.comparison(replace(report, latencies=(old, whole, new)))
+    assert column(table, "CPU batch 1: p50 / p90 / p99, ms")[0].startswith(tables.ms(new.p50_ms))
+    assert any(note.startswith("CPU: New CPU, 2 cores") for note in table.footnotes)
 
 
 def test_the_comparison_takes_every_cell_of_a_device_from_one_set_up(
@@ -167,37 +186,102 @@ def test_the_comparison_takes_every_cell_of_a_device_from_one_set_up(
     assert any(note.endswith("Other set-ups are in the latency table.") for note in table.footnotes)
 
 
-# --- latency --------------------------------------------------------------------------------
+# --- what the data do not tell apart ----------------------------------------------------------
 
 
-@pytest.mark.parametrize(("calls", "shown"), [(300, True), (299, False)])
-def test_a_99th_percentile_needs_300_calls(
-    make_report: MakeReport, calls: int, shown: bool
+def test_a_row_that_the_test_pictures_do_not_tell_from_the_first_is_a_tie(
+    make_report: MakeReport,
 ) -> None:
-    report = make_report()
-    row = with_calls(report.latencies[0], calls)
-    table = tables.latency(replace(report, latencies=(row,)))
-    assert column(table, "calls") == [str(calls)]
-    assert (column(table, "p99, ms") != [tables.NOTHING]) is shown
+    table = tables.comparison(make_report(winner_accuracy=0.7, default_accuracy=0.6))
+    assert column(table, "told apart") == [tables.NOTHING, "tie: undecided"]
+    assert any("its place means nothing" in note for note in table.footnotes)
 
 
-def test_an_unsteady_process_makes_the_row_unsteady(make_report: MakeReport) -> None:
-    report = make_report()
-    row = report.latencies[0]
-    shaken = replace(row, samples=(replace(row.samples[0], steady=False), *row.samples[1:]))
-    table = tables.latency(replace(report, latencies=(row, shaken)))
-    assert column(table, "steadiness") == ["steady", "unsteady"]
+def test_a_row_that_is_told_apart_is_said_to_be_worse(make_report: MakeReport) -> None:
+    table = tables.comparison(make_report(per_class=80, winner_accuracy=0.9, default_accuracy=0.2))
+    difference, verdict = (
+        column(table, name)[1] for name in ("against the first row, points", "told apart")
+    )
+    assert verdict == "worse"
+    assert difference.startswith("-70.")
 
 
-def test_the_best_batch_is_marked_once_in_each_set_up(make_report: MakeReport) -> None:
-    report = make_report()
-    table = tables.latency(report)
-    marked = [
-        (row.model, row.batch_size)
-        for row, cell in zip(report.latencies, column(table, "pictures/s"), strict=True)
-        if cell.endswith("(best)")
+def test_every_score_of_the_comparison_has_its_interval_or_the_reason_for_none(
+    make_report: MakeReport,
+) -> None:
+    names = (
+        "CV balanced accuracy, %",
+        "test balanced accuracy, %",
+        "precision, %",
+        "recall, %",
+        "F1, %",
+        "log-loss, nats",
+    )
+    table = tables.comparison(make_report(winner_accuracy=1.0, default_accuracy=0.5))
+    for name in names:
+        for cell in column(table, name):
+            assert re.fullmatch(r"[\d.]+ \[([\d.]+, [\d.]+|none)\]", cell), (name, cell)
+    assert column(table, "test balanced accuracy, %")[0] == "100.0 [none]"
+    assert "[none]: all answers are right, so no resample differs." in table.footnotes
+
+
+@pytest.mark.parametrize(
+    ("grouped", "said"),
+    [(True, "resamples whole groups"), (False, "single pictures, since no groups were given")],
+)
+def test_the_unit_that_was_resampled_is_said(
+    make_report: MakeReport, grouped: bool, said: str
+) -> None:
+    table = tables.comparison(make_report(grouped=grouped))
+    assert any(said in note for note in table.footnotes)
+
+
+def test_trials_that_the_folds_do_not_tell_from_the_best_are_ties(make_report: MakeReport) -> None:
+    report = make_report(trials=3)
+    best = replace(report.trials[2], value=0.9)
+    near = replace(
+        best,
+        number=3,
+        value=0.89,
+        epochs=tuple(
+            replace(row, balanced_accuracy=row.balanced_accuracy + 0.02 * (row.fold - 1.2))
+            for row in best.epochs
+        ),
+    )
+    far = replace(
+        best,
+        number=4,
+        value=0.4,
+        epochs=tuple(
+            replace(row, balanced_accuracy=row.balanced_accuracy - 0.5 + 0.001 * row.fold)
+            for row in best.epochs
+        ),
+    )
+    table = tables.trials(replace(report, trials=(report.trials[1], best, near, far)))
+    assert column(table, "told apart from the best") == [
+        tables.NOTHING,
+        "best",
+        "tie: undecided",
+        "worse",
     ]
-    assert marked == [("default", 8), ("best", 8)]
+    pruned, complete, *_ = column(table, "value, %")
+    assert "[" not in pruned
+    assert "[" in complete
+
+
+def test_recall_by_class_has_an_interval_of_its_own_pictures(make_report: MakeReport) -> None:
+    report = make_report(per_class=80, winner_accuracy=0.7)
+    table = tables.per_class(report, report.models[1])
+    assert all(
+        re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", cell) for cell in column(table, "recall, %")
+    )
+
+
+def test_each_seed_has_a_row_and_the_one_that_ships_is_named(make_report: MakeReport) -> None:
+    report = make_report(per_class=40, seed_accuracies=(0.5, 0.6))
+    table = tables.seeds(report, report.models[1])
+    assert column(table, "seed") == ["0 (the file that ships)", "1", "2"]
+    assert all("[" in cell for cell in column(table, "test balanced accuracy, %"))
 
 
 # --- trials ---------------------------------------------------------------------------------
@@ -206,7 +290,7 @@ def test_the_best_batch_is_marked_once_in_each_set_up(make_report: MakeReport) -
 def test_up_to_200_trials_are_all_shown_by_number(make_report: MakeReport) -> None:
     table = tables.trials(make_report(trials=200))
     assert column(table, "trial") == [str(number) for number in range(200)]
-    assert table.footnotes == ()
+    assert not any("are shown" in note for note in table.footnotes)
 
 
 def test_of_more_trials_the_best_and_the_last_are_shown_and_that_is_said(
@@ -314,3 +398,101 @@ def test_studies_on_different_splits_are_said_not_to_compare(
     assert ("do not compare" in table.footnotes[0]) is not same_split
     assert column(table, "labels") == ["synthetic data"] * 2
     assert "synthetic data" in table.caption
+
+
+def test_each_precision_has_a_row_and_a_refusal_its_reason(make_report: MakeReport) -> None:
+    check = VariantCheck(
+        provider="CPUExecutionProvider",
+        pictures=320,
+        top1_agreement=0.995,
+        fp32_balanced_accuracy=0.98,
+        balanced_accuracy=0.978,
+        lost=2,
+        gained=1,
+    )
+    report = make_report()
+    default, best = report.models
+    offered = VariantRecord(
+        precision="int8",
+        path="demo/models/best/model.int8.onnx",
+        size_bytes=24_000_000,
+        tolerance_points=0.5,
+        check=check,
+        method="Entropy",
+        calibration_pictures=128,
+        layers=54,
+        float_layers=("conv1",),
+        test=best.test,
+    )
+    refused = VariantRecord(
+        precision="fp16",
+        path="demo/models/best/model.fp16.onnx",
+        size_bytes=0,
+        tolerance_points=0.5,
+        refused="it fell apart",
+    )
+    best = replace(best, variants=(refused, offered))
+    (fp32_row,) = [r for r in report.latencies if r.model == "best" and r.batch_size == 1]
+    faster = tuple(
+        replace(sample, latencies_ns=tuple(ns // 2 for ns in sample.latencies_ns))
+        for sample in fp32_row.samples
+    )
+    int8_row = replace(
+        fp32_row,
+        path=offered.path,
+        precision="int8",
+        architecture_key=best.variant_key(offered),
+        samples=faster,
+    )
+    report = replace(report, models=(default, best), latencies=(*report.latencies, int8_row))
+
+    table = tables.variants(report)
+
+    assert column(table, "model") == ["best"] * 3  # the default has no variant
+    assert column(table, "precision") == ["fp32", "fp16", "int8"]
+    assert column(table, "offered") == ["yes", "no", "yes"]
+    assert column(table, "layers left in float32")[2] == "1 of 54"
+    assert column(table, "calibration")[2] == "Entropy, 128 pictures"
+    assert column(table, "balanced accuracy against fp32, points")[2] == "-0.20"
+    assert column(table, "answers lost / gained")[2] == "2 / 1"
+    assert column(table, "times faster than fp32") == [tables.NOTHING, tables.NOTHING, "2.00"]
+    assert column(table, "test balanced accuracy, %")[1] == tables.NOTHING
+    assert "best fp16 is not offered: it fell apart." in table.footnotes
+    assert "not measured" not in tables.comparison(report).rows[0][11]
+
+
+def test_protocols_stand_side_by_side_for_each_model(make_report: MakeReport) -> None:
+    report = with_protocols(make_report(winner_accuracy=0.2, per_class=40), 0.9)
+    table = tables.protocols(report)
+    assert column(table, "protocol") == ["grouped (searched)", "random"] * 2
+    assert column(table, "model") == ["best", "best", "default", "default"]
+    assert column(table, "CV balanced accuracy, %")[1] == "91.0 [87.1, 94.9]"
+    searched, further = (
+        float(cell.split()[0]) for cell in column(table, "test balanced accuracy, %")[:2]
+    )
+    none, gained = column(table, "test difference, points")[:2]
+    assert none == tables.NOTHING
+    value, low, high = (float(part.strip("[],")) for part in gained.split())
+    assert value == pytest.approx(further - searched, abs=0.11)
+    assert 0 < low < value < high
+
+
+def test_the_data_table_names_the_protocol_and_what_a_random_split_ignores(
+    make_report: MakeReport,
+) -> None:
+    report = make_report()
+    assert dict(tables.data_facts(report).rows)["protocol"] == "not recorded"
+    pictures = tuple(replace(p, group="g") for p in report.dataset.pictures)
+    random = replace(
+        report,
+        dataset=replace(
+            report.dataset,
+            pictures=pictures,
+            tied=(TiedBy(rule="--groups tracks.csv", pictures=36, groups=1),),
+        ),
+        split=replace(report.split, protocol="random"),
+    )
+    facts = dict(tables.data_facts(random).rows)
+    assert facts["protocol"] == "random"
+    assert "ignored by the random split" in facts["groups"]
+    assert facts["tied by a rule"] == "--groups tracks.csv: 36 pictures tied in 1 groups"

@@ -118,3 +118,23 @@ def test_preloading_prints_nothing(monkeypatch, capfd):
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libfoo"))
     cuda.preload()
     assert capfd.readouterr() == ("", "")
+
+
+def test_missing_tensorrt_is_told_with_the_package_that_brings_it(loadable, monkeypatch):
+    loadable("libnvinfer.so.10", "libnvonnxparser.so.10")
+    providers = [cuda.TENSORRT_PROVIDER, cuda.CUDA_PROVIDER]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    assert cuda.why_tensorrt_cannot_start() == (
+        "cannot load libnvinfer.so.10, libnvonnxparser.so.10 (pip install 'tensorrt-cu13<11')"
+    )
+    loadable()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    assert cuda.why_tensorrt_cannot_start() is None
+
+
+def test_tensorrt_needs_what_cuda_needs_and_a_build_that_has_it(loadable, monkeypatch):
+    loadable("libcurand.so.10")
+    assert "built without TensorRT" in (cuda.why_tensorrt_cannot_start() or "")
+    providers = [cuda.TENSORRT_PROVIDER, cuda.CUDA_PROVIDER]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    assert cuda.why_tensorrt_cannot_start() == "cannot load libcurand.so.10"

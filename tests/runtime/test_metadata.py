@@ -3,7 +3,7 @@ import json
 import pytest
 
 from bench.errors import ModelFileError
-from bench.runtime.metadata import ModelMetadata
+from bench.runtime.metadata import SCHEMA, ModelMetadata, Normalisation
 from bench.runtime.preprocess import Geometry
 
 FULL = ModelMetadata(
@@ -15,7 +15,8 @@ FULL = ModelMetadata(
         crop_pct=0.9,
         interpolation="bilinear",
     ),
-    provenance={"study": "s", "scores": {"balanced_accuracy": 0.8}},
+    normalisation=Normalisation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)),
+    provenance={"study": "s", "weights": {"kind": "package", "detail": "p", "digest": ""}},
 )
 
 
@@ -27,50 +28,112 @@ def geometry(**changes: object) -> dict[str, object]:
     return {**json.loads(FULL.to_props()["bench"])["geometry"], **changes}
 
 
+def read(**changes: object) -> ModelMetadata:
+    metadata = ModelMetadata.from_props({"bench": json.dumps(document(**changes))}, "m.onnx")
+    assert metadata is not None
+    return metadata
+
+
 def test_metadata_survives_the_way_into_the_file_and_back():
-    assert ModelMetadata.from_props(FULL.to_props()) == FULL
+    assert ModelMetadata.from_props(FULL.to_props(), "m.onnx") == FULL
 
 
 def test_class_names_stand_plainly_beside_the_document():
     assert json.loads(FULL.to_props()["class_names"]) == ["blues", "metal", "Ünïcode"]
 
 
-def test_a_crop_may_be_absent():
-    props = {"bench": json.dumps(document(geometry=geometry(crop=None)))}
-    assert ModelMetadata.from_props(props).geometry.crop is None
+def test_a_file_of_another_program_has_no_metadata_and_that_is_no_error():
+    assert ModelMetadata.from_props({"class_names": "[]"}, "m.onnx") is None
 
 
-@pytest.mark.parametrize(
-    ("props", "message"),
-    [
-        ({}, r"no `bench` metadata \(keys found: none\)"),
-        ({"class_names": "[]"}, r"keys found: class_names"),
-        ({"bench": "{"}, "is not JSON"),
-        ({"bench": "[]"}, "must have schema 1, this has None"),
-        ({"bench": json.dumps(document(schema=2))}, "must have schema 1, this has 2"),
-        ({"bench": json.dumps(document(classes="abc"))}, "`classes` must be a list"),
-        ({"bench": json.dumps(document(classes=[]))}, "`classes` must be distinct and at least"),
-        ({"bench": json.dumps(document(classes=["a", "a"]))}, "`classes` must be distinct"),
-        ({"bench": json.dumps(document(provenance=[]))}, "`provenance` must be an object"),
-        ({"bench": json.dumps(document(geometry=None))}, "`geometry` must be an object"),
-        ({"bench": json.dumps(document(geometry=geometry(tint=1)))}, "does not know `tint`"),
-        ({"bench": json.dumps(document(geometry={}))}, "`image_size` must be a whole number"),
-        ({"bench": json.dumps(document(geometry=geometry(image_size=0)))}, "not 0"),
-        ({"bench": json.dumps(document(geometry=geometry(crop=[0, 0, 0, 5])))}, "`crop` must be"),
-        ({"bench": json.dumps(document(geometry=geometry(crop_pct=1.5)))}, r"\(0, 1\], not 1.5"),
-        ({"bench": json.dumps(document(geometry=geometry(resize="tile")))}, "squash, center-crop"),
-        ({"bench": json.dumps(document(geometry=geometry(interpolation=3)))}, "bilinear, bicubic"),
-    ],
-)
-def test_damage_is_named_and_the_remedy_given(props, message):
+def test_a_crop_and_a_normalisation_may_be_absent():
+    metadata = read(geometry=geometry(crop=None), normalisation=None)
+    assert (metadata.geometry.crop, metadata.normalisation) == (None, None)
+
+
+def test_provenance_that_is_not_known_is_kept():
+    assert read(provenance={"colour of the sky": "blue"}).provenance == {
+        "colour of the sky": "blue"
+    }
+
+
+# --- versions ---------------------------------------------------------------------------------
+
+
+def test_the_schema_is_written():
+    assert document()["schema"] == SCHEMA == 2
+
+
+def test_schema_1_is_still_read():
+    """A document as bench 0.1.0 wrote it, with the normalisation among the provenance."""
+    first = {
+        "schema": 1,
+        "classes": ["blues", "metal", "Ünïcode"],
+        "geometry": geometry(),
+        "provenance": {
+            "study": "s",
+            "normalisation": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]},
+            "weights": {"kind": "package", "detail": "p", "digest": ""},
+        },
+    }
+    assert ModelMetadata.from_props({"bench": json.dumps(first)}, "m.onnx") == FULL
+    del first["provenance"]
+    assert ModelMetadata.from_props({"bench": json.dumps(first)}, "m.onnx") is not None
+
+
+def test_a_later_schema_is_refused_with_both_numbers_and_two_ways_out():
+    with pytest.raises(ModelFileError) as caught:
+        read(schema=SCHEMA + 1)
+    for fragment in ("m.onnx", "has schema 3", "reads 1 to 2", "install", "bench promote"):
+        assert fragment in str(caught.value)
+
+
+# --- damage -----------------------------------------------------------------------------------
+
+DAMAGE = [
+    ("{", "is not JSON"),
+    ('{"schema": 1' + "0" * 5000 + "}", "is not JSON"),
+    ("[" * 100_000, "is not JSON"),
+    ("[]", "schema of 1 to 2, this has None"),
+    ({"schema": "2"}, "schema of 1 to 2, this has '2'"),
+    ({"schema": 0}, "schema of 1 to 2, this has 0"),
+    ({"schema": 10**30}, "has schema 1000000000"),
+    ({"classes": "abc"}, "`classes` must be a list"),
+    ({"classes": []}, "`classes` must be distinct and at least"),
+    ({"classes": ["a", "a"]}, "`classes` must be distinct"),
+    ({"provenance": []}, "`provenance` must be an object"),
+    ({"geometry": None}, "`geometry` must be an object"),
+    ({"geometry": geometry(tint=1)}, "does not know `'tint'`"),
+    ({"geometry": {}}, "`image_size` must be a whole number"),
+    ({"geometry": geometry(image_size=0)}, "from 1 to 4096, not 0"),
+    ({"geometry": geometry(image_size=10**9)}, "from 1 to 4096, not 1000000000"),
+    ({"geometry": geometry(image_size=True)}, "from 1 to 4096, not True"),
+    ({"geometry": geometry(crop=[0, 0, 0, 5])}, "`crop` must be"),
+    ({"geometry": geometry(crop=[-1, 0, 5, 5])}, "`crop` must be"),
+    ({"geometry": geometry(crop=[0, 0, 10**9, 5])}, "within 65535 pixels"),
+    ({"geometry": geometry(crop="../../etc/passwd")}, "`crop` must be"),
+    ({"geometry": geometry(crop_pct=1.5)}, r"\[0.1, 1\], not 1.5"),
+    ({"geometry": geometry(crop_pct=1e-9)}, r"\[0.1, 1\], not 1e-09"),
+    ({"geometry": geometry(crop_pct=float("nan"))}, r"\[0.1, 1\], not nan"),
+    ({"geometry": geometry(resize="tile")}, "squash, center-crop"),
+    ({"geometry": geometry(interpolation=[3])}, "bilinear, bicubic"),
+    ({"normalisation": {"mean": [0.5] * 3}}, "give `std` as three numbers"),
+    ({"normalisation": {"mean": [0.5] * 2, "std": ["a"] * 3}}, "give `mean` as three numbers"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE)
+def test_damage_is_named_with_the_file_and_the_remedy(damage, message):
+    text = damage if isinstance(damage, str) else json.dumps(document(**damage))
     with pytest.raises(ModelFileError, match=message) as caught:
-        ModelMetadata.from_props(props)
+        ModelMetadata.from_props({"bench": text}, "m.onnx")
+    assert str(caught.value).startswith("m.onnx: ")
     assert "bench promote" in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 def test_all_faults_of_one_file_are_told_together():
-    damaged = document(classes=[], geometry=geometry(image_size=-1, crop_pct=0))
     with pytest.raises(ModelFileError) as caught:
-        ModelMetadata.from_props({"bench": json.dumps(damaged)})
-    for name in ("classes", "image_size", "crop_pct"):
+        read(classes=[], geometry=geometry(image_size=-1, crop_pct=0), normalisation=[])
+    for name in ("classes", "image_size", "crop_pct", "normalisation"):
         assert f"`{name}`" in str(caught.value)

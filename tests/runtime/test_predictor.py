@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto
 from PIL import Image
 
-from bench.errors import DataError, ModelFileError
+from bench.errors import DataError, InputError, ModelFileError
 from bench.runtime.predictor import Prediction, Predictor, find_pictures
 from bench.runtime.preprocess import Geometry
 
@@ -103,11 +103,53 @@ def test_a_picture_that_cannot_be_used_is_named(make_model, metadata, tmp_path):
         assert str(caught.value).startswith(f"{path}: {message[:3]}")
 
 
-def test_threads_may_share_a_predictor(predictor):
-    colours = [*COLOURS] * 10
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda colour: predictor.predict(picture(colour)), colours))
-    assert [answer.label for (answer,) in answers] == colours
+def test_a_folder_stands_for_the_pictures_below_it(predictor, tmp_path):
+    for name in ("b/green.png", "a/red.png"):
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True)
+        (tmp_path / "pictures" / name).write_bytes(png(name[2:-4]))
+    for folder in (tmp_path / "pictures", str(tmp_path / "pictures")):
+        predictions = predictor.predict([picture("blue"), folder])
+        assert [p.label for p in predictions] == ["blue", "red", "green"]
+        assert [p.source for p in predictor.predict(folder)] == [
+            str(tmp_path / "pictures/a/red.png"),
+            str(tmp_path / "pictures/b/green.png"),
+        ]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no picture"):
+        predictor.predict(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("batch_size", [0, -3])
+def test_a_batch_holds_at_least_one_picture(predictor, batch_size):
+    with pytest.raises(InputError, match=f"at least one picture, not {batch_size}"):
+        predictor.predict(picture("red"), batch_size=batch_size)
+
+
+def test_threads_that_share_a_predictor_get_what_one_thread_gets(predictor):
+    """Pictures, batch sizes and kinds of source differ from call to call, at the same time."""
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (3 + n, 9, 3), dtype=np.uint8) for n in range(24)]
+
+    def answers(first: int) -> list[Prediction]:
+        mixed = [Image.fromarray(p) if first % 2 else p for p in pictures[first:]]
+        return predictor.predict(mixed, batch_size=1 + first % 5)
+
+    alone = [answers(first) for first in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(answers, [*range(24)] * 10))
+    assert together == alone * 10
+
+
+def test_a_network_that_fails_to_run_is_told_without_a_traceback(predictor, monkeypatch):
+    class Failing:
+        """As a session does that runs out of the GPU's memory."""
+
+        def run(self, *_: object) -> None:
+            raise RuntimeError("[ONNXRuntimeError] : 6 :\nout of memory")
+
+    monkeypatch.setattr(predictor, "_opened", replace(predictor._opened, session=Failing()))
+    with pytest.raises(ModelFileError, match=r"model\.onnx failed to run on CPU.* with 1 pictures"):
+        predictor.predict(picture("red"))
 
 
 @pytest.mark.parametrize(
@@ -116,11 +158,12 @@ def test_threads_may_share_a_predictor(predictor):
         {"dtype": TensorProto.FLOAT},
         {"shape": ("batch", 9, 9, 3)},
         {"shape": ("batch", "height", "width", 3)},
+        {"shape": (4, 8, 8, 3)},
     ],
 )
-def test_a_graph_that_contradicts_its_metadata_is_refused(make_model, how):
+def test_a_graph_that_contradicts_its_metadata_is_refused(make_model, metadata, how):
     with pytest.raises(ModelFileError, match="its metadata promises"):
-        Predictor(make_model(**how), device="cpu")
+        Predictor(make_model(props=metadata.to_props(), **how), device="cpu")
 
 
 def test_a_model_without_metadata_is_refused(make_model):

@@ -1,5 +1,7 @@
 import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -34,6 +36,13 @@ def palette_png(transparency: int | bytes | None = None) -> bytes:
 
 def wide_grey(value: int) -> bytes:
     return encoded(Image.fromarray(np.full((4, 4), value, np.uint16)), "PNG")
+
+
+def bomb() -> bytes:
+    """A few bytes that promise 60,000 x 60,000 pixels."""
+    small = encoded(Image.new("1", (8, 8)), "PNG")
+    header = struct.pack(">4sIIBBBBB", b"IHDR", 60_000, 60_000, 1, 0, 0, 0, 0)
+    return small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +123,8 @@ def test_arrays_are_pixels():
         (np.zeros((4, 4, 3), np.float32), "uint8"),
         (np.zeros((4, 4, 4), np.uint8), r"\(H, W, 3\)"),
         (np.zeros(4, np.uint8), r"\(H, W\)"),
+        (np.zeros((0, 4, 3), np.uint8), "a pixel at least"),
+        (bomb(), "not a picture that can be decoded"),
         (Image.new("F", (4, 4)), "floating-point pixels"),
     ],
 )
@@ -171,6 +182,13 @@ def test_the_crop_is_cut_before_resizing():
 def test_a_crop_beyond_the_picture_is_refused(crop):
     with pytest.raises(PictureError, match="reaches beyond a picture of 30x20"):
         prepare(Image.new("RGB", (30, 20)), Geometry(image_size=8, crop=crop))
+
+
+def test_a_thread_of_a_picture_is_refused_before_it_is_blown_up():
+    thread = Image.new("RGB", (60_000, 1))
+    with pytest.raises(PictureError, match="60000x1 pixels is too narrow"):
+        prepare(thread, Geometry(image_size=224, resize="center-crop"))
+    assert prepare(thread, Geometry(image_size=224)).shape == (224, 224, 3)
 
 
 def test_prepared_pictures_are_square_uint8():

@@ -3,10 +3,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.errors import DeviceError, ModelFileError
+from bench.errors import DeviceError, InputError, ModelFileError
 from bench.runtime import session as session_module
 from bench.runtime.cuda import cuda_works
-from bench.runtime.session import open_session, physical_cores, resolve_device
+from bench.runtime.session import GpuOptions, open_session, physical_cores, resolve_device
 
 needs_no_cuda = pytest.mark.skipif(cuda_works()[0], reason="CUDA works here")
 
@@ -74,14 +74,16 @@ def test_a_cpu_session_in_place_of_cuda_is_refused(make_model, monkeypatch, capf
     assert capfd.readouterr() == ("", "")
 
 
-def fake_session(*assigned: tuple[str, str]) -> SimpleNamespace:
-    """A CUDA session, which this machine may not have, with (operator, provider) pairs."""
+def fake_session(
+    *assigned: tuple[str, str], provider: str = "CUDAExecutionProvider"
+) -> SimpleNamespace:
+    """A GPU session, which this machine may not have, with (operator, provider) pairs."""
     subgraphs = [
-        SimpleNamespace(ep_name=provider, get_nodes=lambda op=op: [SimpleNamespace(op_type=op)])
-        for op, provider in assigned
+        SimpleNamespace(ep_name=place, get_nodes=lambda op=op: [SimpleNamespace(op_type=op)])
+        for op, place in assigned
     ]
     return SimpleNamespace(
-        get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        get_providers=lambda: [provider, "CPUExecutionProvider"],
         get_provider_graph_assignment_info=lambda: subgraphs,
     )
 
@@ -96,8 +98,37 @@ def test_shapes_on_the_cpu_are_right_in_a_cuda_session():
 @pytest.mark.parametrize("operator", ["Conv", "MatMul", "Gemm"])
 def test_heavy_work_on_the_cpu_is_not_a_cuda_session(operator):
     session = fake_session(("Add", "CUDAExecutionProvider"), (operator, "CPUExecutionProvider"))
-    with pytest.raises(DeviceError, match=f"left {operator} of this model on the CPU"):
+    with pytest.raises(DeviceError, match=f"left {operator} of this model on CPUExecution"):
         session_module._prove(session, "cuda", 1)
+
+
+def test_work_that_tensorrt_leaves_to_cuda_is_not_a_tensorrt_session():
+    session = fake_session(("Conv", "CUDAExecutionProvider"), provider="TensorrtExecutionProvider")
+    with pytest.raises(DeviceError, match=r"TensorRT .* left Conv of this model on CUDAExecution"):
+        session_module._prove(session, "tensorrt", 1)
+
+
+def test_tf32_and_graphs_are_said_to_cuda_in_so_many_words():
+    assert GpuOptions().cuda() == {
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0",
+        "enable_cuda_graph": "0",
+    }
+    rounded = GpuOptions(tf32=True, cuda_graph=True)
+    assert (rounded.cuda()["use_tf32"], rounded.cuda()["enable_cuda_graph"]) == ("1", "1")
+    assert rounded.described() == {"tf32": "on", "cuda_graph": "on"}
+
+
+def test_tensorrt_has_no_switch_for_tf32():
+    assert GpuOptions(tf32=True, cuda_graph=True).tensorrt() == {"trt_cuda_graph_enable": "1"}
+    with pytest.raises(InputError, match="give --tf32"):
+        GpuOptions().tensorrt()
+
+
+@needs_no_cuda
+def test_tensorrt_asked_for_and_absent_is_an_error(make_model):
+    with pytest.raises(DeviceError, match="TensorRT was asked for and does not run here"):
+        open_session(make_model(), device="tensorrt")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,248 @@
+"""Which pictures belong together, and so never stand on both sides of a split.
+
+Rules of several kinds (a file, a pattern in the names, identical bytes, an audit) tie pictures;
+what is connected by any of them is one group.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from bench.data.names import PictureNames
+from bench.data.sources import read_rows
+from bench.errors import DataError
+from bench.records import Dataset, TiedBy
+
+OWN_GROUPS = "the data set's groups"
+COPIES = "identical files"
+PATTERN = "--group-pattern"
+
+_SHOWN = 5  # offending names in a message
+_NAMED = 3  # names of joined groups within the joint name
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """Two pictures (indices into `Dataset.pictures`) that stay together, and what says so.
+
+    `group` is what the rule calls the set that they belong to. A picture that is tied to itself
+    gets that name and no companion.
+    """
+
+    kind: str
+    a: int
+    b: int
+    group: str | None = None
+
+
+def load_groups(dataset: Dataset, *, file: Path | None, pattern: str | None) -> Dataset:
+    """Join the groups that a data set has with those of a CSV file and of a pattern.
+
+    Raises:
+        DataError: the file or the pattern does not fit the pictures.
+    """
+    ties: list[Tie] = []
+    if file is not None:
+        ties += ties_of_file(dataset, file.expanduser())
+    if pattern is not None:
+        ties += ties_of_pattern(dataset, pattern)
+    return join(dataset, ties)
+
+
+def ties_of_file(dataset: Dataset, file: Path) -> tuple[Tie, ...]:
+    """Read a CSV file `path,group`; a picture in several rows belongs to each of their groups.
+
+    Paths are relative to the data set's folder; GTZAN's own names (`blues.00029`) do as well.
+
+    Raises:
+        DataError: the file is missing or malformed, or names pictures that are not there.
+    """
+    if not file.is_file():
+        raise DataError(f"--groups {file}: no such file; give a CSV with the columns path,group")
+    names = PictureNames(dataset)
+    members: dict[str, list[int]] = defaultdict(list)
+    strangers = []
+    for _, row in read_rows(file, ("path", "group")):
+        name, group = row["path"] or "", row["group"]
+        index = names.find(name)
+        if index is None and not names.is_broken(name):
+            strangers.append(name)
+        elif index is not None and group:
+            members[group].append(index)
+    if strangers:
+        raise DataError(
+            f"--groups {file}: {len(strangers)} of its files are not in {dataset.root}: "
+            f"{_some(strangers)}; mend the paths (relative to that folder) or take the rows out"
+        )
+    return ties_of(f"--groups {file.name}", members)
+
+
+def ties_of_pattern(dataset: Dataset, pattern: str) -> tuple[Tie, ...]:
+    """Take each picture's group from its path: what the first capture group of a regex finds.
+
+    Raises:
+        DataError: the regex is malformed, captures nothing, or does not match every path.
+    """
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f"--group-pattern {pattern!r} is no regular expression: {error}") from error
+    if not regex.groups:
+        raise DataError(
+            f"--group-pattern {pattern!r} has no capture group: put parentheses around the part "
+            r"of the path that names the group, such as '([^/]+)-\d+\.png'"
+        )
+    members: dict[str, list[int]] = defaultdict(list)
+    unmatched = []
+    for index, picture in enumerate(dataset.pictures):
+        found = regex.search(picture.path)
+        if found is None or not found[1]:
+            unmatched.append(picture.path)
+        else:
+            members[found[1]].append(index)
+    if unmatched:
+        raise DataError(
+            f"--group-pattern {pattern!r} must name a group for every picture, and does not for "
+            f"{len(unmatched)} of {len(dataset.pictures)}: {_some(unmatched)}; widen the pattern, "
+            "or list the groups in a file for --groups"
+        )
+    return ties_of(PATTERN, members)
+
+
+def ties_of(kind: str, members: Mapping[str, Sequence[int]]) -> tuple[Tie, ...]:
+    """Tie the members of each named group to its first."""
+    return tuple(
+        Tie(kind, indices[0], index, group)
+        for group, indices in members.items()
+        for index in indices
+    )
+
+
+def join(dataset: Dataset, ties: Iterable[Tie]) -> Dataset:
+    """Give pictures that are connected by `ties`, groups or identical bytes one common group.
+
+    The data set that comes back also says how many pictures each rule tied (`Dataset.tied`).
+    Copies that nothing else ties keep no group, because their bytes say it.
+    """
+    ties, own, copies = tuple(ties), _own_ties(dataset), _copy_ties(dataset)
+    before = dataset.tied or _count([*own, *copies])
+    numbers = _components(len(dataset.pictures), [*own, *copies, *ties])
+    names = _names_of_sets(dataset, numbers, ties)
+    return replace(
+        dataset,
+        pictures=tuple(
+            replace(picture, group=names.get(int(number)))
+            for picture, number in zip(dataset.pictures, numbers, strict=True)
+        ),
+        tied=(*before, *_count(ties)),
+    )
+
+
+def group_numbers(dataset: Dataset) -> Indices:
+    """Number the sets of pictures that stay together, by group and identical bytes: (N,)."""
+    return _components(len(dataset.pictures), [*_own_ties(dataset), *_copy_ties(dataset)])
+
+
+def is_tied(dataset: Dataset) -> bool:
+    """Whether any picture stays together with another one."""
+    numbers = group_numbers(dataset)
+    return len(np.unique(numbers)) < len(numbers)
+
+
+def remarks(dataset: Dataset) -> tuple[str, ...]:
+    """What a person should know of a joined data set's groups, a line each."""
+    said = [str(tied) for tied in dataset.tied]
+    labels: dict[str, set[str]] = defaultdict(set)
+    for picture in dataset.pictures:
+        if picture.group is not None:
+            labels[picture.group].add(dataset.classes[picture.label])
+    mixed = sorted(group for group, names in labels.items() if len(names) > 1)
+    if mixed:
+        said.append(
+            f"{len(mixed)} groups hold pictures of several classes, such as {mixed[0]!r} "
+            f"({', '.join(sorted(labels[mixed[0]]))}): right where a source has several, "
+            "otherwise a wrong label"
+        )
+    return tuple(said)
+
+
+def _own_ties(dataset: Dataset) -> tuple[Tie, ...]:
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, picture in enumerate(dataset.pictures):
+        if picture.group is not None:
+            members[picture.group].append(index)
+    return ties_of(OWN_GROUPS, members)
+
+
+def _copy_ties(dataset: Dataset) -> tuple[Tie, ...]:
+    first: dict[str, int] = {}
+    ties = []
+    for index, picture in enumerate(dataset.pictures):
+        original = first.setdefault(picture.sha256, index)
+        if original != index:
+            ties.append(Tie(COPIES, original, index))
+    return tuple(ties)
+
+
+def _components(count: int, ties: Sequence[Tie]) -> Indices:
+    rows, columns = [tie.a for tie in ties], [tie.b for tie in ties]
+    graph = coo_array((np.ones(len(ties)), (rows, columns)), shape=(count, count))
+    _, numbers = connected_components(graph, directed=False)
+    return np.asarray(numbers, dtype=np.int64)
+
+
+def _count(ties: Sequence[Tie]) -> tuple[TiedBy, ...]:
+    """Count the pictures that each rule ties to another one, and the sets that they make."""
+    by_kind: dict[str, list[Tie]] = defaultdict(list)
+    for tie in ties:
+        if tie.a != tie.b:
+            by_kind[tie.kind].append(tie)
+    counted = []
+    for kind, of_kind in by_kind.items():
+        tied = sorted({index for tie in of_kind for index in (tie.a, tie.b)})
+        numbers = _components(tied[-1] + 1, of_kind)
+        sets = len(np.unique(numbers[tied]))
+        counted.append(TiedBy(rule=kind, pictures=len(tied), groups=sets))
+    return tuple(counted)
+
+
+def _names_of_sets(dataset: Dataset, numbers: Indices, ties: Sequence[Tie]) -> dict[int, str]:
+    """Name each set after its groups, or its first picture; no two sets get one name."""
+    parts: dict[int, set[str]] = defaultdict(set)
+    for index, picture in enumerate(dataset.pictures):
+        if picture.group is not None:
+            parts[int(numbers[index])].add(picture.group)
+    for tie in ties:
+        parts[int(numbers[tie.a])] |= {tie.group} if tie.group else set()
+    names: dict[int, str] = {}
+    taken: set[str] = set()
+    for index, number in enumerate(numbers.tolist()):
+        if number not in parts or number in names:
+            continue
+        path = dataset.pictures[index].path
+        name = _joint_name(sorted(parts[number])) or path
+        # Two rules may use one word for different things.
+        names[number] = f"{name} ({path})" if name in taken else name
+        taken.add(names[number])
+    return names
+
+
+def _joint_name(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return " + ".join(names[:_NAMED]) + more
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

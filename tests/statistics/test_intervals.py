@@ -1,0 +1,173 @@
+"""What an interval is, and when none is given; how often it holds the truth is tested by draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bench.statistics.answers import Answers
+from bench.statistics.intervals import (
+    Spread,
+    balanced_accuracy,
+    bootstrap,
+    cluster_spread,
+    cross_validated,
+    f1,
+    fold_spread,
+    log_loss,
+    optimism,
+)
+
+
+def answers_of(*right: str, size: int = 1) -> Answers:
+    """A class for each text: a letter a group, `+` right and `-` wrong for all its pictures."""
+    labels = [k for k, groups in enumerate(right) for _ in groups for _ in range(size)]
+    marks = [mark for groups in right for mark in groups for _ in range(size)]
+    named = [
+        k if mark == "+" else (k + 1) % len(right) for k, mark in zip(labels, marks, strict=True)
+    ]
+    groups = np.repeat(np.arange(len(labels) // size), size)
+    return Answers.of(np.asarray(labels), np.eye(len(right))[named], groups, "groups")
+
+
+MIXED = answers_of("++-+++-+", "+-+-++-+", "++++-+++")
+
+
+@pytest.mark.parametrize("metric", [balanced_accuracy, f1, log_loss])
+def test_an_interval_lies_around_its_score_and_is_the_same_every_time(metric) -> None:
+    estimate = bootstrap(MIXED, metric, resamples=999)
+    assert estimate.interval is not None
+    assert estimate.interval[0] < estimate.value < estimate.interval[1]
+    assert bootstrap(MIXED, metric, resamples=999) == estimate
+
+
+def test_more_pictures_of_the_same_groups_make_no_interval_narrower() -> None:
+    marks = ("++-+++-+", "+-+-++-+")
+    one, many = (bootstrap(answers_of(*marks, size=size), balanced_accuracy) for size in (1, 50))
+    assert one == many
+
+
+def test_more_groups_make_it_narrower() -> None:
+    marks = ("++-+++-+", "+-+-++-+")
+    few, many = (
+        bootstrap(answers_of(*(mark * times for mark in marks)), balanced_accuracy).interval
+        for times in (1, 9)
+    )
+    assert few is not None and many is not None
+    assert many[1] - many[0] < 0.5 * (few[1] - few[0])
+
+
+def test_near_the_ceiling_it_reaches_further_down_than_up_and_never_beyond_1() -> None:
+    estimate = bootstrap(answers_of("+" * 19 + "-", "+" * 18 + "--"), balanced_accuracy)
+    assert estimate.interval is not None
+    low, high = estimate.interval
+    assert estimate.value - low > high - estimate.value > 0
+    assert high <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (answers_of("++++", "++++"), "all answers are right"),
+        (answers_of("----", "----"), "all answers are wrong"),
+        (answers_of("++++", "----"), "all groups score alike"),
+        (answers_of("++-+-+", "+-"), "a class has only 2 of the 8 groups"),
+        (answers_of("+", "-"), "a class has only 1 of the 2 groups"),
+    ],
+)
+def test_where_no_honest_interval_can_be_given_it_says_why(answers: Answers, said: str) -> None:
+    estimate = bootstrap(answers, balanced_accuracy, resamples=199)
+    assert estimate.interval is None
+    assert said in (estimate.why_not or "")
+
+
+def test_the_variance_of_single_pictures_is_the_binomial_one() -> None:
+    """Recalls p over n pictures each: the sum of p (1 - p) / (n - 1) over K squared."""
+    spread = cluster_spread(answers_of("+++-" * 5, "++--" * 5))
+    assert spread.value == pytest.approx(0.625)
+    assert spread.variance == pytest.approx((0.75 * 0.25 + 0.5 * 0.5) / 19 / 4)
+    assert spread.freedom == 38
+
+
+def test_the_bootstrap_agrees_with_the_variance_of_the_groups() -> None:
+    answers = answers_of("+++-" * 10, "++--" * 10)
+    estimate, spread = bootstrap(answers, balanced_accuracy), cluster_spread(answers).estimate
+    assert estimate.interval == pytest.approx(spread.interval, abs=0.015)
+
+
+def test_a_paired_variance_counts_only_what_differs() -> None:
+    first, second = answers_of("+++-" * 5, "++--" * 5), answers_of("+++-" * 5, "++--" * 5)
+    assert cluster_spread(first, against=second).variance == 0.0
+    worse = answers_of("+++-" * 4 + "--+-", "++--" * 5)
+    difference = cluster_spread(first, against=worse)
+    assert difference.value == pytest.approx(2 / 20 / 2)
+    assert difference.variance < cluster_spread(first).variance
+
+
+# --- folds ----------------------------------------------------------------------------------
+
+
+def test_the_corrected_variance_is_nadeau_and_bengios() -> None:
+    spread = fold_spread(0.8, 0.05, folds=5)
+    assert spread.variance == pytest.approx(0.05**2 * (1 / 5 + 1 / 4))
+    interval = cross_validated(0.8, 0.05, folds=5).interval
+    half = stats.t.ppf(0.975, 4) * 0.05 * (0.2 + 0.25) ** 0.5
+    assert interval == pytest.approx((0.8 - half, 0.8 + half))
+
+
+def test_scores_end_at_1() -> None:
+    assert cross_validated(0.95, 0.1, folds=3).interval == (pytest.approx(0.5572, abs=1e-3), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("sd", "said"), [(None, "one fold has no spread"), (0.0, "all folds score alike")]
+)
+def test_folds_without_spread_have_no_interval(sd: float | None, said: str) -> None:
+    estimate = cross_validated(0.8, sd, folds=3)
+    assert (estimate.interval, estimate.why_not) == (None, said)
+
+
+def test_the_optimism_is_as_unsure_as_both_scores_together() -> None:
+    estimate = optimism(0.8, 0.03, 5, MIXED)
+    outer = cluster_spread(MIXED)
+    assert estimate.value == pytest.approx(0.8 - outer.value)
+    assert estimate.interval is not None
+    alone = Spread(value=0.0, variance=outer.variance, freedom=outer.freedom).estimate.interval
+    assert alone is not None
+    assert estimate.interval[1] - estimate.interval[0] > alone[1] - alone[0]
+
+
+@pytest.mark.parametrize(
+    ("sd", "answers", "said"),
+    [
+        (None, MIXED, "one fold"),
+        (0.1, answers_of("+-", "-+"), "only 2 of the 4"),
+        (0.0, answers_of("++++", "++++"), "nothing varies"),
+    ],
+)
+def test_an_optimism_that_nothing_tells_of_has_no_interval(
+    sd: float | None, answers: Answers, said: str
+) -> None:
+    estimate = optimism(0.8, sd, 3, answers)
+    assert estimate.interval is None
+    assert said in (estimate.why_not or "")
+
+
+# --- the stated rate ------------------------------------------------------------------------
+
+
+def test_over_correlated_folds_the_corrected_interval_holds_and_the_plain_one_does_not() -> None:
+    """Under the assumption of the correction: fold scores correlated by 1 / folds."""
+    folds, draws = 5, 2000
+    rng = np.random.default_rng(0)
+    common, own = rng.normal(size=(draws, 1)), rng.normal(size=(draws, folds))
+    scores = (common + (folds - 1) ** 0.5 * own) / folds**0.5  # correlation 1 / folds
+    corrected, plain = 0, 0
+    for mean, sd in zip(scores.mean(axis=1), scores.std(axis=1, ddof=1), strict=True):
+        spread = fold_spread(mean, sd, folds)
+        half = stats.t.ppf(0.975, spread.freedom)
+        corrected += abs(mean) <= half * spread.variance**0.5
+        plain += abs(mean) <= half * sd / folds**0.5
+    assert 0.93 <= corrected / draws <= 0.97
+    assert plain / draws < 0.90

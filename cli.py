@@ -101,6 +101,14 @@ GroupPatternOption = Annotated[
         help="Regular expression whose first (...) finds the group in each picture's path.",
     ),
 ]
+TieOption = Annotated[
+    bool,
+    typer.Option(
+        "--tie-duplicates/--no-tie-duplicates",
+        help="Look for copies, crops and shifts in time, and keep each found pair on one side of "
+        "every split (seconds for 1,000 pictures, minutes for 20,000; once a data set).",
+    ),
+]
 PartsOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -166,6 +174,7 @@ def search(
     crop: CropOption = "auto",
     groups: GroupsOption = None,
     group_pattern: GroupPatternOption = None,
+    tie_duplicates: TieOption = True,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -264,6 +273,7 @@ def search(
         store=store,
         groups=groups,
         group_pattern=group_pattern,
+        tie_duplicates=tie_duplicates,
         protocols=parse_protocols(protocol) if protocol is not None else (),
         parts=tuple(parts or ()),
     )
@@ -649,11 +659,13 @@ def data_split(
     ] = None,
     groups: GroupsOption = None,
     group_pattern: GroupPatternOption = None,
+    tie_duplicates: TieOption = True,
     parts: PartsOption = None,
 ) -> None:
     """Print the split that a search would use, as CSV: path,label,group,part."""
     import csv
 
+    from bench.data.audit.tying import tie_duplicates as tied
     from bench.data.groups import load_groups, remarks
     from bench.data.protocols import make_splits, parse_protocols
     from bench.data.sources import load_dataset
@@ -662,6 +674,8 @@ def data_split(
     if len(chosen) > 1:
         raise InputError("`bench data split` prints one split: give --protocol one name")
     dataset = load_groups(load_dataset(data), file=groups, pattern=group_pattern)
+    if tie_duplicates:
+        dataset = tied(dataset, tell=_say)
     (split,), said = make_splits(
         dataset,
         chosen,

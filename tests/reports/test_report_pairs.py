@@ -20,7 +20,10 @@ def test_rows_are_shared_out_over_pages_of_a_readable_width(row: PictureRow, tmp
     pages = write_pages([row] * (ROWS_A_PAGE + 1), tmp_path / "out")
 
     assert [page.name for page in pages] == ["pairs-01.png", "pairs-02.png"]
-    sizes = [Image.open(page).size for page in pages]
+    sizes = []
+    for page in pages:
+        with Image.open(page) as drawn:
+            sizes.append(drawn.size)
     assert {width for width, _ in sizes} == {900}
     assert sizes[0][1] == ROWS_A_PAGE * sizes[1][1]
 
@@ -38,4 +41,5 @@ def test_a_picture_that_went_leaves_a_gap(row: PictureRow, tmp_path: Path):
 
     (page,) = write_pages([row], tmp_path / "out")
 
-    assert Image.open(page).format == "PNG"
+    with Image.open(page) as drawn:
+        assert drawn.format == "PNG"

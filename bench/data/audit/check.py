@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.data.audit.duplicates import search_duplicates, tie_numbers
+from bench.data.audit.duplicates import search_duplicates, ties_of_pairs
+from bench.data.audit.guesses import guess_groups
 from bench.data.audit.labels import check_labels
-from bench.data.audit.names import guess_groups
 from bench.data.audit.shortcuts import find_shortcuts
 from bench.data.audit.thumbnails import Floats, make_thumbnails
+from bench.data.groups import group_numbers, join
 from bench.records import Audit, Dataset, Pair
 
 # Pictures of the largest class for one of the smallest, from which classes are out of balance.
@@ -52,8 +54,7 @@ def audit(dataset: Dataset, features: Features | None = None) -> Audit:
     """
     thumbnails = make_thumbnails(dataset)
     search = search_duplicates(dataset, thumbnails)
-    flat = thumbnails.grey_nhw.reshape(len(dataset.pictures), -1)
-    features_nf = features.compute(dataset) if features else flat.astype("float32") / 255
+    features = features or Features(SMALL_PICTURES, lambda _dataset: thumbnails.flat_nf())
     return Audit(
         pairs=search.pairs,
         thresholds=search.thresholds,
@@ -62,9 +63,9 @@ def audit(dataset: Dataset, features: Features | None = None) -> Audit:
         shortcuts=find_shortcuts(dataset, thumbnails),
         labels=check_labels(
             dataset,
-            features_nf,
-            tie_numbers(dataset, search.pairs),
-            features=features.name if features else SMALL_PICTURES,
+            features.compute(dataset),
+            group_numbers(join(dataset, ties_of_pairs(search.pairs))),
+            features=features.name,
         ),
     )
 
@@ -156,7 +157,7 @@ def _given_split(dataset: Dataset, found: Audit) -> Finding | None:
 
 def _loose_pairs(dataset: Dataset, found: Audit) -> list[Finding | None]:
     meanings = {
-        "identical": "pairs are the same file (a split keeps them together already)",
+        "identical": "pairs are the same file",
         "copy": "pairs are one picture saved twice",
         "cropped": "pairs are a picture and a part of it",
         "shifted": "pairs are the same recording, shifted in time",
@@ -168,7 +169,7 @@ def _loose_pairs(dataset: Dataset, found: Audit) -> list[Finding | None]:
             f"duplicates: {kind}",
             [pair for pair in loose if pair.kind == kind],
             what,
-            "give both the same group (groups.csv or the manifest), or remove one",
+            "`bench search` ties them by itself; better to remove one, or to name their groups",
         )
         for kind, what in meanings.items()
     ]
@@ -232,7 +233,7 @@ def _group_guess(found: Audit) -> Finding | None:
         count=guess.groups,
         what=f"groups are suggested by the names of {guess.pictures} pictures, such as "
         f"{guess.example}",
-        remedy=f"if a name is a source, tie its pictures by this pattern: {guess.pattern}",
+        remedy=f"if a name is a source: --group-pattern {shlex.quote(guess.pattern)}",
         details=({"pattern": guess.pattern, "example": guess.example},),
     )
 

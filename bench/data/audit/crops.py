@@ -9,7 +9,7 @@ Shapes: N pictures, P pairs, H = 32 rows, W = 128 columns; K = 8 frequencies a d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -35,7 +35,9 @@ _SAMPLES = 500_000
 _BLOCK = 1024
 # Correlation of the low frequencies, all 255 of them, from which a candidate is worth a fit.
 _WORTH_A_FIT = 0.6
-_MOST_FITS_PER_PICTURE = 2
+# A fit takes some 25 ms, so where very many pictures look alike the most alike are fitted: so many
+# and so many more a picture.
+_MOST_FITS, _MOST_FITS_PER_PICTURE = 500, 0.1
 
 
 def _windows() -> tuple[Window, ...]:
@@ -64,11 +66,16 @@ class Match:
     correlation: float
 
 
-def find_crops(grey_nhw: Greys, pictures: Indices, rng: np.random.Generator) -> list[Match]:
+def find_crops(
+    grey_nhw: Greys,
+    pictures: Indices,
+    rng: np.random.Generator,
+    known: Container[tuple[int, int]] = (),
+) -> list[Match]:
     """Return pairs of `pictures` of which one resembles a part of the other, with its window.
 
     Whether the resemblance is enough is for the caller to decide. A part keeps at least about
-    four fifths of either side.
+    four fifths of either side. The pairs (first < second) of `known` are left out.
     """
     whole_nk = _low_frequencies(grey_nhw[pictures], _WHOLE, _FREQUENCIES)
     middle_k = np.median(whole_nk, axis=0)
@@ -83,10 +90,14 @@ def find_crops(grey_nhw: Greys, pictures: Indices, rng: np.random.Generator) -> 
         for whole, part in _close(cut_n, hashes_n, most):
             candidates.append(np.stack([np.full_like(whole, place), whole, part]))
     place_p, whole_p, part_p = np.concatenate(candidates, axis=1)
-    return [
-        _fit(grey_nhw, int(pictures[whole]), int(pictures[part]), WINDOWS[place])
-        for place, whole, part in _worth_a_fit(grey_nhw[pictures], place_p, whole_p, part_p)
+    best = _worth_a_fit(grey_nhw[pictures], place_p, whole_p, part_p)
+    unknown = [
+        (WINDOWS[place], int(pictures[whole]), int(pictures[part]))
+        for place, whole, part in best
+        if (int(pictures[min(whole, part)]), int(pictures[max(whole, part)])) not in known
     ]
+    most = int(_MOST_FITS + _MOST_FITS_PER_PICTURE * len(pictures))
+    return [_fit(grey_nhw, whole, part, window) for window, whole, part in unknown[:most]]
 
 
 def _low_frequencies(grey_nhw: Greys, window: Window, frequencies: int) -> Floats:
@@ -137,7 +148,10 @@ def _close(cut_n: Hashes, hashes_n: Hashes, most: int) -> Iterator[tuple[Indices
 def _worth_a_fit(
     grey_nhw: Greys, place_p: Indices, whole_p: Indices, part_p: Indices
 ) -> list[tuple[int, int, int]]:
-    """Return the best (window, whole, part) of each pair whose low frequencies correlate."""
+    """Return the best (window, whole, part) of each pair whose low frequencies correlate.
+
+    The pairs that correlate most come first.
+    """
     fine_nk = _low_frequencies(grey_nhw, _WHOLE, 2 * _FREQUENCIES)
     in_common_k = fine_nk.mean(axis=0) if len(grey_nhw) >= _FREQUENCIES else 0.0
     scores_p = np.zeros(len(place_p), dtype=np.float32)
@@ -150,7 +164,7 @@ def _worth_a_fit(
         scores_p[of_place] = (cut_pk * part_pk).sum(axis=1) / np.maximum(lengths, 1e-6)
     best: dict[tuple[int, int], tuple[int, int, int]] = {}
     for p in np.argsort(-scores_p, kind="stable"):
-        if scores_p[p] < _WORTH_A_FIT or len(best) >= _MOST_FITS_PER_PICTURE * len(grey_nhw):
+        if scores_p[p] < _WORTH_A_FIT:
             break
         pair = (min(whole_p[p], part_p[p]), max(whole_p[p], part_p[p]))
         best.setdefault(pair, (int(place_p[p]), int(whole_p[p]), int(part_p[p])))

@@ -8,6 +8,7 @@ on the set: pairs of one class, drawn at random, say how much unrelated pictures
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,8 @@ from bench.data.audit.crops import Match, find_crops
 from bench.data.audit.detail import MOST_SHIFT, Alignment, Detail, Indices, align, weigh
 from bench.data.audit.shifts import ShiftScreen
 from bench.data.audit.thumbnails import COLUMNS, Thumbnails, make_thumbnails
-from bench.records import Dataset, Pair
+from bench.data.groups import Tie
+from bench.records import Dataset, Pair, PairKind
 
 # Weighed scores (Fisher's z times the root of the overlap) from which a pair is one, at the
 # least: a correlation of 0.64 in full overlap, of 0.73 in two thirds. Among 1,000 real clips of
@@ -35,9 +37,18 @@ _LEAST_PICTURES = 10
 _EXPECTED_FALSE = 0.01
 # Lags up to so many columns are a copy's: rounding, or a line more or less of the frame.
 _COPY_LAG = 1
+# No crop explains better a pair that correlates so well as it is.
+_CERTAIN = 0.95
 # A window that keeps this share of both sides is the whole picture.
 _WHOLE_SIDE = 0.985
 
+
+# What each kind of pair is called as a rule that ties pictures.
+TIED_BY: Mapping[PairKind, str] = {
+    "copy": "copies found by the audit",
+    "cropped": "crops found by the audit",
+    "shifted": "shifts in time found by the audit",
+}
 
 Scores = npt.NDArray[np.float64]
 
@@ -81,11 +92,12 @@ def search_duplicates(dataset: Dataset, thumbnails: Thumbnails) -> Search:
         for pair in _confirmed(first, second, align(detail, first, second), chance, labels)
     }
     whole_k = chance.thresholds(1.0)
-    for match in find_crops(thumbnails.grey_nhw, comparable, rng):
+    certain = {places for places, pair in found.items() if pair.correlation >= _CERTAIN}
+    for match in find_crops(thumbnails.grey_nhw, comparable, rng, certain):
         pair = _as_pair(match)
         asked = whole_k[labels[[pair.first, pair.second]]].max()
         known = found.get((pair.first, pair.second))
-        if weigh(np.float32(pair.correlation), 1.0) >= asked and (
+        if float(weigh(np.asarray(pair.correlation, np.float32), 1.0)) >= asked and (
             known is None or known.correlation < pair.correlation
         ):
             found[pair.first, pair.second] = pair
@@ -150,7 +162,8 @@ class _Chance:
 
         Pictures of a style agree no better in a part than in the whole, only less surely.
         """
-        return np.maximum(_LEAST_SCORE, self.middle_k * np.sqrt(overlap) + self.reach_k)
+        expected_k: Scores = self.middle_k * np.sqrt(overlap) + self.reach_k
+        return np.maximum(_LEAST_SCORE, expected_k)
 
 
 def _confirmed(
@@ -190,17 +203,8 @@ def _as_pair(match: Match) -> Pair:
     )
 
 
-def tie_numbers(dataset: Dataset, pairs: tuple[Pair, ...]) -> npt.NDArray[np.int64]:
-    """Number the sets of pictures that belong together by group or by pair: (N,)."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    first_of: dict[str, int] = {}
-    ties = [(index, index) for index in range(len(dataset.pictures))]
-    ties += [(pair.first, pair.second) for pair in pairs]
-    for index, picture in enumerate(dataset.pictures):
-        if picture.group is not None:
-            ties.append((index, first_of.setdefault(picture.group, index)))
-    rows, columns = np.asarray(ties).T
-    graph = coo_array((np.ones(len(ties)), (rows, columns)), shape=(len(dataset.pictures),) * 2)
-    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+def ties_of_pairs(pairs: Iterable[Pair]) -> tuple[Tie, ...]:
+    """Tie what was found; identical files are tied by a rule of their own (`groups.join`)."""
+    return tuple(
+        Tie(TIED_BY[pair.kind], pair.first, pair.second) for pair in pairs if pair.kind in TIED_BY
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from scipy import fft
@@ -45,7 +46,7 @@ class ShiftScreen:
         """Return the pairs (first < second) that score at least `least`, the best ones only."""
         firsts, seconds, scores = [], [], []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for i, j, score in pool.map(lambda block: self._above(*block, least), self._blocks()):
+            for i, j, score in pool.map(partial(self._above, least=least), self._blocks()):
                 firsts.append(i)
                 seconds.append(j)
                 scores.append(score)
@@ -61,7 +62,8 @@ class ShiftScreen:
                 if j >= i:
                     yield slice(i, i + _BLOCK), slice(j, j + _BLOCK)
 
-    def _above(self, i: slice, j: slice, least: float) -> tuple[Indices, Indices, Floats]:
+    def _above(self, block: tuple[slice, slice], least: float) -> tuple[Indices, Indices, Floats]:
+        i, j = block
         scores = self._score(i, j)
         if i == j:
             scores[np.tril_indices(len(scores))] = -np.inf

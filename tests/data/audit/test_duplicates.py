@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data.audit.duplicates import find_duplicates, search_duplicates, tie_numbers
+from bench.data.audit.duplicates import find_duplicates, search_duplicates
 from bench.data.audit.thumbnails import make_thumbnails
 from bench.data.sources import load_dataset
 from bench.errors import DataError
@@ -107,19 +106,6 @@ def test_pictures_that_show_nothing_are_named_and_not_paired(tmp_path: Path):
     search = search_duplicates(dataset, make_thumbnails(dataset))
 
     assert (search.pairs, search.blank) == ((), (0, 1, 2))
-
-
-def test_groups_and_pairs_tie_pictures_together(tmp_path: Path):
-    rows = "path,label,group\n" + "".join(f"{k}.png,a,{g}\n" for k, g in enumerate(["x", "x", ""]))
-    (tmp_path / "set.csv").write_text(rows + "3.png,b,\n4.png,b,y\n")
-    for k in range(5):
-        (tmp_path / f"{k}.png").write_bytes(png(draw(recording(k, k))))
-    dataset = load_dataset(tmp_path / "set.csv", crop="none")
-
-    numbers = tie_numbers(dataset, (Pair(first=1, second=3, kind="copy", correlation=1.0),))
-
-    assert numbers[0] == numbers[1] == numbers[3]
-    assert len(np.unique(numbers)) == 3
 
 
 def test_a_picture_that_went_in_the_meantime_is_named(tmp_path: Path):

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import re
-
 import pytest
 
-from bench.data.audit.names import guess_groups
+from bench.data.audit.guesses import guess_groups
+from bench.data.groups import ties_of_pattern
 from bench.records import Dataset, Picture
 
 
@@ -38,12 +37,13 @@ def named(*paths: str, group: str | None = None) -> Dataset:
 def test_groups_in_names_are_offered_with_a_pattern_that_finds_them(template, group):
     paths = [template.format(c=c, s=s, k=k) for c in "ab" for s in (1, 2, 3) for k in (1, 2)]
 
-    guess = guess_groups(named(*paths))
+    dataset = named(*paths, "a/lone.png")
+    guess = guess_groups(dataset)
 
     assert guess is not None
     assert (guess.groups, guess.pictures) == (6, 12)
-    found = {match[1] for path in paths if (match := re.match(guess.pattern, path))}
-    assert found == {group.format(c=c, s=s) for c in "ab" for s in (1, 2, 3)}
+    found = {tie.group for tie in ties_of_pattern(dataset, guess.pattern)}
+    assert found == {group.format(c=c, s=s) for c in "ab" for s in (1, 2, 3)} | {"a/lone"}
     assert guess.example in found
 
 

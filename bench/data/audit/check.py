@@ -89,11 +89,18 @@ def findings(dataset: Dataset, found: Audit) -> tuple[Finding, ...]:
 
 
 def worst_pairs(dataset: Dataset, found: Audit) -> tuple[Pair, ...]:
-    """Return the pairs that are findings: other labels first, then by correlation."""
+    """Return the pairs that are findings: other labels first, then by correlation.
+
+    Identical files come last, because there is nothing to be judged in them.
+    """
     pairs = [
         pair for pair in found.pairs if _is_conflict(dataset, pair) or _is_loose(dataset, pair)
     ]
-    return tuple(sorted(pairs, key=lambda p: (not _is_conflict(dataset, p), -p.correlation)))
+
+    def rank(pair: Pair) -> tuple[bool, bool, float]:
+        return not _is_conflict(dataset, pair), pair.kind == "identical", -pair.correlation
+
+    return tuple(sorted(pairs, key=rank))
 
 
 # --- pairs ----------------------------------------------------------------------------------
@@ -158,7 +165,7 @@ def _given_split(dataset: Dataset, found: Audit) -> Finding | None:
 def _loose_pairs(dataset: Dataset, found: Audit) -> list[Finding | None]:
     meanings = {
         "identical": "pairs are the same file",
-        "copy": "pairs are one picture saved twice",
+        "copy": "pairs show the same thing, saved twice or repeated",
         "cropped": "pairs are a picture and a part of it",
         "shifted": "pairs are the same recording, shifted in time",
     }

@@ -26,7 +26,7 @@ Indices = npt.NDArray[np.int64]
 # real overlapping clips (none, 1/5, 1/11, 1/32), it told them best from other clips of their style.
 _SLOW = 1 / 32
 # Fewer pictures than this share too much by chance for it to be taken away.
-_LEAST_IN_COMMON = 20
+LEAST_IN_COMMON = 20
 # The largest shift looked for, as a share of the width; in the rest, pictures overlap.
 MOST_SHIFT = 2 / 3
 # An overlap holds at least this share of its part of the detail: silence matches anything.
@@ -52,7 +52,7 @@ class Detail:
     def in_common_rt(self) -> Floats:
         """The mean detail over the set."""
         total = np.zeros(self.grey_nrt.shape[1:], dtype=np.float64)
-        if len(self.grey_nrt) < _LEAST_IN_COMMON:
+        if len(self.grey_nrt) < LEAST_IN_COMMON:
             return total.astype(np.float32)
         for start in range(0, len(self.grey_nrt), 256):
             total += detail_of(self.grey_nrt[start : start + 256]).sum(axis=0)

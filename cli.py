@@ -848,13 +848,14 @@ def _draw_pairs(dataset: Dataset, found: Audit, folder: Path) -> tuple[Path, ...
     rows = []
     for pair in worst_pairs(dataset, found)[:MOST_DRAWN_PAIRS]:
         first, second = dataset.pictures[pair.first], dataset.pictures[pair.second]
-        shift = f", {pair.shift:+.0%} of the width" if pair.shift else ""
+        shift = f", shifted by {pair.shift:+.0%} of the width" if pair.shift else ""
         rows.append(
             PictureRow(
                 left=dataset.picture_path(pair.first),
                 right=dataset.picture_path(pair.second),
                 left_caption=first.path,
-                right_caption=f"{second.path}: {pair.kind} {pair.correlation:.2f}{shift}",
+                right_caption=second.path,
+                finding=f"{pair.kind}, correlation {pair.correlation:.2f}{shift}",
                 is_alarming=first.label != second.label,
             )
         )

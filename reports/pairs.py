@@ -22,12 +22,13 @@ CAPTION_CHARACTERS = 52
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureRow:
-    """Two picture files with what stands above each; `is_alarming` colours the captions."""
+    """Two picture files with what stands above them; `is_alarming` colours the captions."""
 
     left: Path
     right: Path
     left_caption: str
     right_caption: str
+    finding: str  # what was found of the two
     is_alarming: bool = False
 
 
@@ -54,16 +55,22 @@ def _page(rows: Sequence[PictureRow]) -> bytes:
         figure = Figure(figsize=(WIDTH_IN, ROW_IN * len(rows)))
         all_axes = figure.subplots(len(rows), 2, squeeze=False)
         for row, (left, right) in zip(rows, all_axes, strict=True):
-            _show(left, row.left, row.left_caption, alarming=row.is_alarming)
-            _show(right, row.right, row.right_caption, alarming=row.is_alarming)
+            captions = _lines(row.left_caption), _lines(row.right_caption, row.finding)
+            _show(left, row.left, captions[0], alarming=row.is_alarming)
+            _show(right, row.right, captions[1], alarming=row.is_alarming)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
+def _lines(name: str, finding: str = "") -> str:
+    """Two lines in any case, so that pictures side by side are of one size."""
+    return f"{short(name, CAPTION_CHARACTERS)}\n{finding}"
+
+
 def _show(axes: Axes, file: Path, caption: str, *, alarming: bool) -> None:
     axes.set_axis_off()
-    title = axes.set_title(short(caption, CAPTION_CHARACTERS), fontsize=8)
+    title = axes.set_title(caption, fontsize=8)
     if alarming:
         title.set_color(VERMILION)
     try:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import cli
 from bench import pipeline
@@ -115,6 +118,25 @@ def test_findings_are_printed_and_are_no_errors(bench: Bench, doubled: Path) -> 
     assert "40x40 (40)" in told.out
     assert re.search(r"conflicting labels +1 ", told.out)
     assert "blue/000.png and red/twin.png" in told.out
+
+
+@pytest.mark.parametrize(
+    ("option", "tied"), [("--tie-duplicates", True), ("--no-tie-duplicates", False)]
+)
+def test_a_split_ties_the_duplicates_that_are_found_unless_told_not_to(
+    option: str, tied: bool, bench: Bench, tmp_path: Path
+) -> None:
+    folder = write_pictures(tmp_path / "again")
+    with Image.open(folder / "red" / "002.png") as picture:
+        brighter = picture.point(lambda value: min(255, value + 5))
+    brighter.save(folder / "red" / "brighter.png")
+    told = bench("data", "split", str(folder), option)
+
+    assert told.code == 0, told.err
+    rows = csv.DictReader(io.StringIO(told.out))
+    groups = {row["path"]: row["group"] for row in rows}
+    assert (groups["red/002.png"] == groups["red/brighter.png"] != "") == tied
+    assert ("copies found by the audit: 2 pictures tied in 1 groups" in told.err) == tied
 
 
 def test_the_audit_is_one_json_document_beside_the_facts(

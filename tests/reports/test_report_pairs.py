@@ -13,7 +13,13 @@ def row(tmp_path: Path) -> PictureRow:
     files = [tmp_path / name for name in ("left.png", "right.png")]
     for file in files:
         Image.new("RGB", (60, 40), "teal").save(file)
-    return PictureRow(left=files[0], right=files[1], left_caption="$a$_1", right_caption="b" * 200)
+    return PictureRow(
+        left=files[0],
+        right=files[1],
+        left_caption="$a$_1",
+        right_caption="b" * 200,
+        finding="copy, correlation 0.98",
+    )
 
 
 def test_rows_are_shared_out_over_pages_of_a_readable_width(row: PictureRow, tmp_path: Path):

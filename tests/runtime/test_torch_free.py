@@ -23,7 +23,7 @@ from bench.records import WeightSource
 from bench.runtime.metadata import ModelMetadata
 from bench.runtime.predictor import Predictor, find_pictures
 from bench.runtime.preprocess import prepare
-from tests.tiny import BACKBONE, CLASSES, write_pictures
+from tests.tiny import BACKBONE, CLASSES, coloured_noise, write_pictures
 
 pytestmark = pytest.mark.slow
 
@@ -102,8 +102,15 @@ def model() -> StagedModel:
     spec = describe_backbone(BACKBONE)
     source = WeightSource(kind="random")
     model = build_model(spec, source, classes=len(CLASSES), image_size=32, seed=0).eval()
-    with torch.no_grad():  # far apart answers: those of a fresh network agree with any other's
-        model.classifier.weight.mul_(300)
+    # Far apart answers: a fresh network's, all nearly alike, would agree with any other's.
+    images_nhwc, _ = coloured_noise(each=4, side=32)
+    with torch.no_grad():
+        logits_nk = model(torch.from_numpy(images_nhwc).permute(0, 3, 1, 2).float())
+        factor_k = 2 / logits_nk.std(dim=0)
+        head = model.classifier
+        assert isinstance(head, torch.nn.Linear)
+        head.weight.mul_(factor_k[:, None])
+        head.bias.copy_((head.bias - logits_nk.mean(dim=0)) * factor_k)
     return model
 
 

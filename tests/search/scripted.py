@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Generator
+from dataclasses import replace
 from math import log10
 from pathlib import Path
 
@@ -92,3 +93,20 @@ class Scripted:
 
 def make_scripted(plan: StudyPlan, sharing: int) -> Scripted:
     return Scripted(plan, sharing)
+
+
+class SaysWhere(Scripted):
+    """Remarks of each trial on which node of a Ray cluster it was trained."""
+
+    def run(self, job: TrialJob) -> Generator[Event, bool, None]:
+        import ray
+
+        events = super().run(job)
+        event = next(events)
+        while not isinstance(event, TrialDone):
+            event = events.send((yield event))
+        yield replace(event, remark=ray.get_runtime_context().get_node_id())
+
+
+def make_saying_where(plan: StudyPlan, sharing: int) -> SaysWhere:
+    return SaysWhere(plan, sharing)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import sys
 import uuid
@@ -34,6 +35,7 @@ _LOCAL = "local"
 # A plan is a few megabytes; Ray would reserve a third of the memory for larger things.
 _OBJECT_STORE_BYTES = 128 << 20
 _ANSWER_S = 5.0
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class RayExecutor:
@@ -341,4 +343,7 @@ def _no_cluster(address: str, error: Exception) -> InputError:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """What happened and why; Ray puts the traceback of a worker, in colours, in between."""
+    lines = _COLOUR.sub("", str(error)).strip().splitlines()
+    ends = lines if len(lines) <= 2 else [lines[0], "...", lines[-1]]
+    return " ".join(" ".join(ends).split())

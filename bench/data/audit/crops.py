@@ -9,8 +9,11 @@ Shapes: N pictures, P pairs, H = 32 rows, W = 128 columns; K = 8 frequencies a d
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+import os
+from collections.abc import Container
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -124,10 +127,12 @@ def find_crops(
         for window in WINDOWS
     ]
     most = _most_bits(per_window, hashes_n, rng)
-    candidates = []
-    for place, cut_n in enumerate(per_window):
-        for whole, part in _close(cut_n, hashes_n, most):
-            candidates.append(np.stack([np.full_like(whole, place), whole, part]))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        close = list(pool.map(partial(_close, hashes_n=hashes_n, most=most), per_window))
+    candidates = [
+        np.stack([np.full_like(whole, place), whole, part])
+        for place, (whole, part) in enumerate(close)
+    ]
     place_p, whole_p, part_p = np.concatenate(candidates, axis=1)
     best = _worth_a_fit(grey_nhw[pictures], place_p, whole_p, part_p)
     unknown = [
@@ -184,12 +189,15 @@ def _most_bits(per_window: list[Hashes], hashes_n: Hashes, rng: np.random.Genera
     return int(np.searchsorted(below[:_MOST_BITS], allowed, side="right"))
 
 
-def _close(cut_n: Hashes, hashes_n: Hashes, most: int) -> Iterator[tuple[Indices, Indices]]:
+def _close(cut_n: Hashes, hashes_n: Hashes, most: int) -> tuple[Indices, Indices]:
+    wholes, parts = [], []
     for start in range(0, len(cut_n), _BLOCK):
         distances = np.bitwise_count(cut_n[start : start + _BLOCK, None] ^ hashes_n)
         whole, part = np.nonzero(distances <= most)
         whole += start
-        yield whole[whole != part], part[whole != part]
+        wholes.append(whole[whole != part])
+        parts.append(part[whole != part])
+    return np.concatenate(wholes), np.concatenate(parts)
 
 
 def _worth_a_fit(

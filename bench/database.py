@@ -23,6 +23,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 
 from bench.errors import InputError, StorageError
 from bench.records import (
+    Conditions,
     Environment,
     EpochScores,
     LatencyRow,
@@ -77,6 +78,14 @@ _epochs = sa.Table(
     sa.Column("recall", sa.Float, nullable=False),
     sa.Column("f1", sa.Float, nullable=False),
     sa.Column("seconds", sa.Float, nullable=False),
+)
+_conditions = sa.Table(
+    "bench_conditions",
+    _tables,
+    sa.Column("study", sa.String(255), primary_key=True),
+    sa.Column("trial", sa.Integer, primary_key=True),
+    sa.Column("fold", sa.Integer, primary_key=True),
+    sa.Column("record", sa.Text, nullable=False),
 )
 _models = sa.Table(
     "bench_models",
@@ -231,17 +240,26 @@ class Database:
             )
 
     def drop_epochs(self, study: str) -> None:
-        """Forget all epochs of a study."""
+        """Forget all epochs of a study, and what they were trained under."""
         with self._engine.begin() as connection:
-            connection.execute(_epochs.delete().where(_epochs.c.study == study))
+            for table in (_epochs, _conditions):
+                connection.execute(table.delete().where(table.c.study == study))
 
-    def save_epoch(self, study: str, trial: int, scores: EpochScores) -> None:
-        """Store an epoch; one that is told again replaces itself."""
+    def save_epoch(
+        self, study: str, trial: int, scores: EpochScores, conditions: Conditions | None = None
+    ) -> None:
+        """Store an epoch, and what it was trained under where that is told.
+
+        An epoch that is told again replaces itself, and leaves the conditions of its fold alone.
+        """
         values = {name: getattr(scores, name) for name in EpochScores.__dataclass_fields__}
         key = {"study": study, "trial": trial}
         key |= {"fold": values.pop("fold"), "epoch": values.pop("epoch")}
         with self._engine.begin() as connection:
             self._put(connection, _epochs, key, **values)
+            if conditions is not None:
+                del key["epoch"]
+                self._put(connection, _conditions, key, record=_text(conditions))
 
     def save_model(self, model: ModelRecord) -> None:
         with self._engine.begin() as connection:
@@ -330,6 +348,15 @@ class Database:
                 values = {name: row[name] for name in EpochScores.__dataclass_fields__}
                 epochs.setdefault(row["trial"], []).append(EpochScores(**values))
         return {trial: tuple(rows) for trial, rows in epochs.items()}
+
+    def load_conditions(self, study: str, trial: int) -> dict[int, Conditions]:
+        """What each fold of a trial was trained under, where that was recorded."""
+        table = _conditions
+        query = sa.select(table.c.fold, table.c.record)
+        query = query.where(table.c.study == study, table.c.trial == trial)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.order_by(table.c.fold)).all()
+        return {fold: _decode(record, Conditions) for fold, record in rows}
 
     def load_models(self, study: str) -> tuple[ModelRecord, ...]:
         query = sa.select(_models.c.record).where(_models.c.study == study).order_by(_models.c.name)

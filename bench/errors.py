@@ -15,6 +15,7 @@
     ├── ExportError                 a network that cannot become an ONNX file
     ├── ParityError                 an exported file differs from the trained model
     ├── MeasurementError            a latency could not be measured
+    ├── ReproductionError           a trial trained again does not give what was recorded
     └── InterruptedRun              exit code 130: stopped by the user, resumable
 
 A message states the rule, the value that broke it, and the remedy. `cli.py` prints it as one
@@ -90,6 +91,10 @@ class ParityError(BenchError):
 
 class MeasurementError(BenchError):
     """A latency could not be measured."""
+
+
+class ReproductionError(BenchError):
+    """A trial that was trained again does not give what was recorded of it."""
 
 
 class InterruptedRun(BenchError):

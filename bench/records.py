@@ -40,6 +40,8 @@ FailureKind = Literal[
 BatchNormMode = Literal["frozen", "updating"]
 Store = Literal["exact", "half"]
 Role = Literal["best", "default"]
+PairKind = Literal["identical", "copy", "cropped", "shifted"]
+ShortcutFacet = Literal["size", "mode", "format", "frame"]
 Precision = Literal["fp32", "fp16", "int8"]
 # How pictures are shared out between training and testing; the order is that of docs/protocols.md.
 Protocol = Literal["grouped", "gtzan-filtered", "file", "random"]
@@ -164,6 +166,82 @@ class Dataset:
 
     def picture_path(self, index: int) -> Path:
         return Path(self.root) / self.pictures[index].path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two pictures that show the same thing, as indices into `Dataset.pictures`.
+
+    kind: "identical" files; a "copy" of the whole picture, saved anew; one "cropped" out of the
+        other; or "shifted", the same recording later on.
+    correlation: of the detail of both, aligned, where they overlap.
+    shift: how much later the content of `first` stands in `second`, as a share of the width.
+    """
+
+    first: int
+    second: int
+    kind: PairKind
+    correlation: float
+    shift: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupGuess:
+    """Groups that file names suggest: `pattern` finds a group's name in a picture's path."""
+
+    pattern: str
+    groups: int
+    pictures: int
+    example: str  # a group's name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortcut:
+    """A class that can be told from the others without looking at what a picture shows.
+
+    `recall` and `false_alarms` are shares of the class and of all others that a small tree,
+    which saw nothing but `facet`, called by the class's name.
+    """
+
+    label: int
+    facet: ShortcutFacet
+    recall: float
+    false_alarms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuspiciousLabel:
+    """A picture whose out-of-fold prediction speaks against its label, with both probabilities."""
+
+    picture: int
+    predicted: int
+    given_probability: float
+    predicted_probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelCheck:
+    """What a linear probe on `features` says of the labels.
+
+    `suspicious` is empty where the probe knows too little to accuse anybody: `note` says so.
+    """
+
+    features: str
+    balanced_accuracy: float
+    suspicious: tuple[SuspiciousLabel, ...]
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """What was found in a data set; `thresholds` are the scores asked of pairs, by class."""
+
+    pairs: tuple[Pair, ...]
+    thresholds: tuple[float, ...]
+    blank: tuple[int, ...]
+    group_guess: GroupGuess | None
+    shortcuts: tuple[Shortcut, ...]
+    labels: LabelCheck
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,11 +381,27 @@ class EpochScores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What the last bits of a trained fold depend on besides its study's plan."""
+
+    cpu: str
+    instructions: str  # the widest vector instructions that torch uses, such as AVX512
+    threads: int  # in one operation of torch
+    blas_threads: int  # in one matrix product of numpy and SciPy, which fit the linear probe
+    gpu: str | None
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone:
-    """An epoch of a trial was scored; the executor waits for the answer go on or stop."""
+    """An epoch of a trial was scored; the executor waits for the answer go on or stop.
+
+    `conditions` are those that it was trained under; None of a stored epoch that is told again.
+    """
 
     trial: int
     scores: EpochScores
+    conditions: Conditions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -554,6 +648,7 @@ class ModelRecord:
     identity: str = ""  # of the training, to know whether it must be done again
     variants: tuple[VariantRecord, ...] = ()
     further_seeds: tuple[SeedRun, ...] = ()
+    weights_license: str = ""  # of the starting weights; empty where timm or the record has none
     calibration: Calibration | None = None  # of early versions, whose graphs divide by nothing
 
     @property

@@ -8,7 +8,7 @@ import platform
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -92,6 +92,11 @@ class Workspace:
     @property
     def cache(self) -> Path:
         return self.root / "cache"
+
+    @property
+    def duplicates(self) -> Path:
+        """Where the duplicates found in data sets are kept."""
+        return self.cache / "duplicates"
 
     @property
     def latencies(self) -> Path:
@@ -205,10 +210,10 @@ def describe_environment(gpu: str | None) -> Environment:
     )
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that results depend on."""
+def package_versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
+    """Versions of those packages that are installed; by default of all that results depend on."""
     versions = {}
-    for package in _PACKAGES:
+    for package in packages:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

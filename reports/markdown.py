@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from bench.errors import InputError
 from bench.records import ModelRecord, StudyReport, ranked, to_json
 from bench.workspace import write_atomic
 from reports import figures, tables
+from reports.checklist import checklist
 from reports.findings import (
     Example,
     default_of,
@@ -31,6 +29,7 @@ from reports.findings import (
     winner_of,
 )
 from reports.latency import study_tables
+from reports.rendering import render
 from reports.scores import (
     cv_optimism,
     cv_score,
@@ -42,7 +41,7 @@ from reports.scores import (
     tested_score,
     with_interval,
 )
-from reports.tables import Table, escape
+from reports.tables import Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +115,7 @@ class StudyPart:
     failures: Table | None
     data: tuple[Table, ...]
     machine: tuple[Table, ...]
+    checklist: Table
 
     @property
     def figure_files(self) -> tuple[FigureFile, ...]:
@@ -156,23 +156,12 @@ def write_report(reports: Sequence[StudyReport], out_dir: Path) -> ReportPaths:
 
 
 def _render(parts: Sequence[StudyPart]) -> str:
-    environment = Environment(
-        loader=PackageLoader("reports"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        # Markdown, not HTML: the `md` filter and `Table.to_markdown` escape what users named.
-        autoescape=False,
-    )
-    environment.filters["md"] = escape
-    environment.filters["literal"] = json.dumps
     several = len(parts) > 1
-    text = environment.get_template("report.md.j2").render(
+    return render(
+        "report.md.j2",
         parts=parts,
         overview=tables.cross_study([part.report for part in parts]) if several else None,
     )
-    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 # --- one study ------------------------------------------------------------------------------
@@ -208,6 +197,7 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
             *((tables.broken_files(report),) if report.dataset.broken else ()),
         ),
         machine=(tables.study_settings(report), tables.machine(report)),
+        checklist=checklist(report),
     )
 
 

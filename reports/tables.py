@@ -430,15 +430,6 @@ def hyper_parameters(
     """The winner's recipe, beside the default one where another model was trained by it."""
     models = (winner,) if default in (None, winner) else (winner, default)
     named = [model for model in models if model is not None]
-    rows = [
-        (field.name, *(_value(getattr(model.recipe, field.name)) for model in named))
-        for field in fields(Recipe)
-    ]
-    rows += [
-        ("starting weights", *(model.weights for model in named)),
-        ("image size, pixels", *(str(model.image_size) for model in named)),
-        ("trial", *(str(model.trial) for model in named)),
-    ]
     heads = ("winner", "default")
     return Table(
         caption=caption_of(report, "Hyper-parameters"),
@@ -446,7 +437,28 @@ def hyper_parameters(
             "parameter",
             *(f"{head}: {model.name}" for head, model in zip(heads, named, strict=False)),
         ),
-        rows=tuple(rows),
+        rows=_recipe_rows(named),
+    )
+
+
+def recipe(report: StudyReport, model: ModelRecord) -> Table:
+    """How one model was trained."""
+    return Table(
+        caption=caption_of(report, f"Recipe of {model.name}"),
+        headers=("parameter", "value"),
+        rows=_recipe_rows((model,)),
+    )
+
+
+def _recipe_rows(models: Sequence[ModelRecord]) -> tuple[tuple[str, ...], ...]:
+    return (
+        *(
+            (field.name, *(_value(getattr(model.recipe, field.name)) for model in models))
+            for field in fields(Recipe)
+        ),
+        ("starting weights", *(model.weights for model in models)),
+        ("image size, pixels", *(str(model.image_size) for model in models)),
+        ("trial", *(str(model.trial) for model in models)),
     )
 
 

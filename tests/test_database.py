@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from bench.database import Database, safe_url
 from bench.errors import InputError
-from bench.records import EpochScores, LatencyRow, ProtocolScores
+from bench.records import Conditions, EpochScores, LatencyRow, ProtocolScores
 
 
 @pytest.fixture
@@ -69,6 +69,28 @@ def test_what_was_never_stored_is_not_there(database):
     assert database.load_models("pets") == ()
     assert database.load_latencies(["pets/models/best/model.onnx"]) == ()
     assert database.load_latencies([]) == ()
+
+
+def test_conditions_of_a_fold_outlive_epochs_told_again_and_go_with_the_study(database, reopened):
+    then = Conditions(
+        cpu="Test CPU",
+        instructions="AVX2",
+        threads=2,
+        blas_threads=1,
+        gpu=None,
+        versions={"a": "1"},
+    )
+    database.save_epoch("pets", 3, epoch(0, 0), then)
+    database.save_epoch("pets", 3, epoch(0, 1), then)
+    database.save_epoch("pets", 3, epoch(0, 0))
+    database.save_epoch("pets", 3, epoch(1, 0))
+    assert reopened.load_conditions("pets", 3) == {0: then}
+    assert reopened.load_conditions("pets", 4) == {}
+    trained_anew = replace(then, threads=4)
+    database.save_epoch("pets", 3, epoch(0, 0), trained_anew)
+    assert reopened.load_conditions("pets", 3) == {0: trained_anew}
+    database.drop_epochs("pets")
+    assert reopened.load_conditions("pets", 3) == {}
 
 
 def test_a_plan_stored_again_replaces_itself(database, plan, environment):
@@ -198,7 +220,7 @@ def test_optunas_tables_lie_beside_ours(database):
     assert optuna.load_study(study_name="pets", storage=database.storage).best_value == 0.5
     tables = sa.inspect(database.storage.engine).get_table_names()
     ours = {"datasets", "splits", "studies", "epochs", "models", "protocol_scores", "latencies",
-            "owners"}  # fmt: skip
+            "owners", "conditions"}  # fmt: skip
     assert {f"bench_{name}" for name in ours} == {t for t in tables if t.startswith("bench_")}
     assert {"studies", "trials", "trial_values"} <= set(tables)
 

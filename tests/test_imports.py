@@ -33,7 +33,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("bench.latency_plan", "bench.training"),
     ("bench.search",),
     ("bench.promote", "bench.results", "bench.progress"),
-    ("bench.pipeline",),
+    ("bench.pipeline", "bench.reproduce"),
 )
 
 RUNTIME_MAY = {"numpy", "PIL", "onnxruntime", "bench.errors", "bench.runtime"}

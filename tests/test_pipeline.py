@@ -24,6 +24,7 @@ from bench.latency import LatencyJob, LatencyProtocol
 from bench.progress import make_progress
 from bench.promote import promotion, seeds
 from bench.promote.retrain import retrain
+from bench.promote.select import select
 from bench.records import (
     LatencyRow,
     ModelRecord,
@@ -271,6 +272,50 @@ def test_the_report_is_written_with_its_figures(place: Place) -> None:
     json.loads(Path(paths["json"]).read_text())
 
 
+def test_each_promoted_file_has_a_card_which_the_report_writes_anew(
+    place: Place, tmp_path: Path
+) -> None:
+    workspace = shutil.copytree(place.workspace, tmp_path / "runs")
+    cards = {
+        model.trial: (workspace / model.path).with_name("model.md") for model in place.report.models
+    }
+    first = {trial: card.read_text("utf-8") for trial, card in cards.items()}
+    for trial, card in cards.items():
+        assert f"bench reproduce tiny {trial}\n" in first[trial]
+        assert "They were random numbers, and carry no licence." in first[trial]
+        card.unlink()
+
+    told = bench("report", "tiny", "--workspace", str(workspace))
+
+    assert told.code == 0, told.err
+    assert {trial: card.read_text("utf-8") for trial, card in cards.items()} == first
+
+
+def test_a_model_that_fails_does_not_cost_the_others_their_cards(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = shutil.copytree(place.workspace, tmp_path / "runs")
+    for card in workspace.rglob("model.md"):
+        card.unlink()
+    kept = ranked(place.report.models)[0]
+
+    def fails_but_for_the_winner(trainer: Any, candidate: Any, place: Any) -> ModelRecord:
+        if candidate.name != kept.name:
+            raise ParityError("the exported file differs from the trained model")
+        return promotion.promote_candidate(trainer, candidate, place)
+
+    monkeypatch.setattr(pipeline, "promote_candidate", fails_but_for_the_winner)
+    monkeypatch.setattr(pipeline, "select", lambda trials: (*select(trials), other(trials)))
+
+    def other(trials: Any) -> Any:
+        return replace(select(trials)[0], name="another")
+
+    told = bench("promote", "tiny", "--workspace", str(workspace), "--variants", "fp32")
+
+    assert told.code == 1
+    assert [card.parent.name for card in workspace.rglob("model.md")] == [kept.name]
+
+
 def test_status_counts_trials_and_models(place: Place) -> None:
     told = bench("status", "tiny", "--workspace", str(place.workspace), "--json")
 
@@ -470,6 +515,28 @@ def test_int8_is_made_measured_reported_and_not_made_again(
 
     assert again.code == 0, again.err
     assert from_json(again.out, StudyReport).models == report.models
+
+
+# --- duplicates ------------------------------------------------------------------------------
+
+
+def test_a_search_ties_the_duplicates_that_it_finds_and_says_so(
+    place: Place, tmp_path: Path
+) -> None:
+    with Image.open(place.pictures / "red" / "002.png") as picture:
+        brighter = picture.point(lambda value: min(255, value + 5))
+    folder = shutil.copytree(place.pictures, tmp_path / "again")
+    brighter.save(folder / "red" / "brighter.png")
+    told = search(folder, tmp_path, "--trials", "1", "--no-promote")
+
+    assert told.code == 0, told.err
+    report = from_json(told.out, StudyReport)
+    assert [str(tied) for tied in report.dataset.tied] == [
+        "copies found by the audit: 2 pictures tied in 1 groups"
+    ]
+    assert report.split.protocol == "grouped"
+    assert any(note.startswith("No groups were given") for note in report.notes)
+    assert len(list((tmp_path / "cache" / "duplicates").iterdir())) == 1
 
 
 # --- protocols side by side -----------------------------------------------------------------

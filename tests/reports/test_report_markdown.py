@@ -49,6 +49,7 @@ def test_a_promoted_study_gets_every_section_and_links_every_figure(
         "Trials",
         "Data",
         "Machine and settings",
+        "Checklist (after REFORMS)",
         "Using the model",
     ]
     assert {path.name for path in paths.figures} == {

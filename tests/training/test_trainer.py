@@ -13,8 +13,18 @@ import torch
 from bench.data.splits import make_split
 from bench.errors import DataError
 from bench.metrics import score_epoch
-from bench.records import EpochDone, Event, Recipe, StudyPlan, TrialDone, TrialFailed, TrialJob
+from bench.records import (
+    Conditions,
+    EpochDone,
+    Event,
+    Recipe,
+    StudyPlan,
+    TrialDone,
+    TrialFailed,
+    TrialJob,
+)
 from bench.training import trainer as trainer_module
+from bench.training.conditions import describe_conditions
 from bench.training.folds import fold_file, read_fold
 from bench.training.trainer import Trainer, fold_seed
 from bench.workspace import Workspace
@@ -85,6 +95,23 @@ def test_finished_folds_are_told_again_and_not_trained_again(
     monkeypatch.setattr(trainer_module, "fit", no_training)
 
     assert run(small_plan) == first
+
+
+def test_what_was_trained_just_now_tells_under_which_conditions(small_plan: StudyPlan) -> None:
+    def told() -> list[Conditions | None]:
+        return [event.conditions for event in run(small_plan) if isinstance(event, EpochDone)]
+
+    assert told() == [describe_conditions("cpu")] * 4
+    assert told() == [None] * 4
+
+
+def test_folds_may_be_stored_elsewhere(small_plan: StudyPlan, tmp_path: Path) -> None:
+    aside = Workspace(tmp_path / "aside")
+
+    all_events(Trainer(small_plan, folds_in=aside), JOB)
+
+    assert fold_file(aside, "tiny", JOB.number, 0).exists()
+    assert not fold_file(Workspace(Path(small_plan.workspace)), "tiny", JOB.number, 0).exists()
 
 
 def test_a_fold_whose_file_is_missing_is_trained_again_with_the_same_scores(

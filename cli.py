@@ -21,10 +21,13 @@ import typer
 from bench.errors import BenchError, DataError, InputError, InterruptedRun
 
 if TYPE_CHECKING:
+    from bench.data.audit.check import Features, Finding
     from bench.database import Database
     from bench.inspection import Inspection
     from bench.latency import Comparison, LatencyJob
     from bench.records import (
+        Audit,
+        Dataset,
         LatencyRow,
         ModelRecord,
         StudyReport,
@@ -99,6 +102,14 @@ GroupPatternOption = Annotated[
         help="Regular expression whose first (...) finds the group in each picture's path.",
     ),
 ]
+TieOption = Annotated[
+    bool,
+    typer.Option(
+        "--tie-duplicates/--no-tie-duplicates",
+        help="Look for copies, crops and shifts in time, and keep each found pair on one side of "
+        "every split (seconds for 1,000 pictures, minutes for 20,000; once a data set).",
+    ),
+]
 PartsOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -108,6 +119,8 @@ PartsOption = Annotated[
     ),
 ]
 RUNS = Path("runs")
+FEATURE_SIZE = 128  # px; `data check` judges labels by features of pictures of this side
+MOST_DRAWN_PAIRS = 30
 
 
 @app.command()
@@ -162,6 +175,7 @@ def search(
     crop: CropOption = "auto",
     groups: GroupsOption = None,
     group_pattern: GroupPatternOption = None,
+    tie_duplicates: TieOption = True,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -260,6 +274,7 @@ def search(
         store=store,
         groups=groups,
         group_pattern=group_pattern,
+        tie_duplicates=tie_duplicates,
         protocols=parse_protocols(protocol) if protocol is not None else (),
         parts=tuple(parts or ()),
     )
@@ -621,11 +636,26 @@ def data_check(
     crop: CropOption = "auto",
     groups: GroupsOption = None,
     group_pattern: GroupPatternOption = None,
+    backbone: Annotated[
+        str,
+        typer.Option(
+            help="Its pretrained features judge the labels; none: small grey pictures do, without "
+            "loading torch."
+        ),
+    ] = "efficientnet_lite0",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to draw the worst pairs into, side by side.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print classes, counts, sizes, modes, groups and broken files."""
-    from collections import Counter
+    """Print what is in a data set, and what in it would make scores mislead.
 
+    Looked for: duplicates and pieces of one recording, labels that contradict one another or the
+    pictures, groups in file names, shortcuts, imbalance. Findings are no errors: exit code 0.
+    """
+    from dataclasses import asdict
+
+    from bench.data.audit.check import audit, findings
     from bench.data.groups import load_groups, remarks
     from bench.data.sources import load_dataset, parse_crop
     from bench.records import to_builtins
@@ -633,40 +663,33 @@ def data_check(
     dataset = load_groups(
         load_dataset(data, crop=parse_crop(crop)), file=groups, pattern=group_pattern
     )
-    sizes = Counter(f"{p.width}x{p.height}" for p in dataset.pictures)
-    modes = Counter(p.mode for p in dataset.pictures)
-    names = {p.group for p in dataset.pictures if p.group is not None}
+    facts = _dataset_facts(dataset)
+    if not as_json:
+        _print_dataset(facts, remarks(dataset))
+    found = audit(dataset, _features(backbone))
+    told = findings(dataset, found)
+    pages = _draw_pairs(dataset, found, out) if out else ()
     if as_json:
+        labels = {
+            "features": found.labels.features,
+            "balanced_accuracy": found.labels.balanced_accuracy,
+            "note": found.labels.note,
+        }
         _print_json(
             {
-                "name": dataset.name,
-                "kind": dataset.kind,
-                "synthetic": dataset.synthetic,
-                "pictures": len(dataset.pictures),
-                "classes": dict(zip(dataset.classes, dataset.counts, strict=True)),
-                "groups": len(names),
-                "tied": to_builtins(dataset.tied),
-                "sizes": dict(sizes.most_common()),
-                "modes": dict(modes.most_common()),
-                "crop": dataset.crop,
-                "fingerprint": dataset.fingerprint,
-                "broken": to_builtins(dataset.broken),
+                **facts,
+                "labels": labels,
+                "pair_thresholds": dict(zip(dataset.classes, found.thresholds, strict=True)),
+                "findings": [to_builtins(asdict(finding)) for finding in told],
+                "figures": [str(page) for page in pages],
             }
         )
         return
-    synthetic = ", synthetic" if dataset.synthetic else ""
-    print(f"{dataset.name}: {len(dataset.pictures)} pictures ({dataset.kind}{synthetic})")
-    for name, count in zip(dataset.classes, dataset.counts, strict=True):
-        print(f"  {name:<20} {count}")
-    print(f"sizes   {_counted(sizes)}")
-    print(f"modes   {_counted(modes)}")
-    print(f"groups  {len(names) or 'none given'}")
-    for remark in remarks(dataset):
-        print(f"  {remark}")
-    print(f"crop    {','.join(map(str, dataset.crop)) if dataset.crop else 'none'}")
-    print(f"broken  {len(dataset.broken)}")
-    for picture in dataset.broken:
-        print(f"  {picture.path}: {picture.reason}")
+    _print_findings(told)
+    if found.labels.note:
+        print(f"note: {found.labels.note}")
+    for page in pages:
+        print(page)
 
 
 @data_app.command("split")
@@ -680,11 +703,13 @@ def data_split(
     ] = None,
     groups: GroupsOption = None,
     group_pattern: GroupPatternOption = None,
+    tie_duplicates: TieOption = True,
     parts: PartsOption = None,
 ) -> None:
     """Print the split that a search would use, as CSV: path,label,group,part."""
     import csv
 
+    from bench.data.audit.tying import tie_duplicates as tied
     from bench.data.groups import load_groups, remarks
     from bench.data.protocols import make_splits, parse_protocols
     from bench.data.sources import load_dataset
@@ -693,6 +718,8 @@ def data_split(
     if len(chosen) > 1:
         raise InputError("`bench data split` prints one split: give --protocol one name")
     dataset = load_groups(load_dataset(data), file=groups, pattern=group_pattern)
+    if tie_duplicates:
+        dataset = tied(dataset, tell=_say)
     (split,), said = make_splits(
         dataset,
         chosen,
@@ -821,6 +848,101 @@ def _fail_for(broken: Sequence[DataError]) -> None:
     """End with the error of pictures that could not be predicted, if there are any."""
     if broken:
         raise DataError("; ".join(str(error) for error in broken))
+
+
+def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    from collections import Counter
+
+    from bench.records import to_builtins
+
+    return {
+        "name": dataset.name,
+        "kind": dataset.kind,
+        "synthetic": dataset.synthetic,
+        "pictures": len(dataset.pictures),
+        "classes": dict(zip(dataset.classes, dataset.counts, strict=True)),
+        "groups": len({p.group for p in dataset.pictures if p.group is not None}),
+        "tied": to_builtins(dataset.tied),
+        "sizes": dict(Counter(f"{p.width}x{p.height}" for p in dataset.pictures).most_common()),
+        "modes": dict(Counter(p.mode for p in dataset.pictures).most_common()),
+        "crop": dataset.crop,
+        "fingerprint": dataset.fingerprint,
+        "broken": to_builtins(dataset.broken),
+    }
+
+
+def _print_dataset(facts: dict[str, Any], remarks: Sequence[str]) -> None:
+    synthetic = ", synthetic" if facts["synthetic"] else ""
+    print(f"{facts['name']}: {facts['pictures']} pictures ({facts['kind']}{synthetic})")
+    for name, count in facts["classes"].items():
+        print(f"  {name:<20} {count}")
+    print(f"sizes   {_counted(facts['sizes'])}")
+    print(f"modes   {_counted(facts['modes'])}")
+    print(f"groups  {facts['groups'] or 'none given'}")
+    for remark in remarks:
+        print(f"  {remark}")
+    print(f"crop    {','.join(map(str, facts['crop'])) if facts['crop'] else 'none'}")
+    print(f"broken  {len(facts['broken'])}")
+    for picture in facts["broken"]:
+        print(f"  {picture['path']}: {picture['reason']}")
+
+
+def _features(backbone: str) -> Features | None:
+    """What judges labels; None stands for small pictures."""
+    if backbone == "none":
+        return None
+    from bench.data.audit.check import Features
+    from bench.models.features import pooled_features
+
+    return Features(
+        name=f"features of {backbone}",
+        compute=lambda dataset: pooled_features(dataset, backbone, image_size=FEATURE_SIZE),
+    )
+
+
+def _draw_pairs(dataset: Dataset, found: Audit, folder: Path) -> tuple[Path, ...]:
+    from bench.data.audit.check import worst_pairs
+    from reports.pairs import PictureRow, write_pages
+
+    rows = []
+    for pair in worst_pairs(dataset, found)[:MOST_DRAWN_PAIRS]:
+        first, second = dataset.pictures[pair.first], dataset.pictures[pair.second]
+        shift = f", shifted by {pair.shift:+.0%} of the width" if pair.shift else ""
+        rows.append(
+            PictureRow(
+                left=dataset.picture_path(pair.first),
+                right=dataset.picture_path(pair.second),
+                left_caption=first.path,
+                right_caption=second.path,
+                finding=f"{pair.kind}, correlation {pair.correlation:.2f}{shift}",
+                is_alarming=first.label != second.label,
+            )
+        )
+    return write_pages(rows, folder)
+
+
+def _print_findings(told: Sequence[Finding]) -> None:
+    if not told:
+        print("findings  none")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("finding", "count", "what", "such as", "remedy", box=None)
+    for finding in told:
+        # Text, because a path may hold what rich takes for markup.
+        cells = (finding.kind, str(finding.count), finding.what, _example(finding), finding.remedy)
+        table.add_row(*(Text(cell) for cell in cells))
+    _print_rich(table)
+
+
+def _example(finding: Finding) -> str:
+    worst = finding.details[0]
+    if "first" in worst:
+        return f"{worst['first']} and {worst['second']} ({worst['correlation']:.2f})"
+    if "predicted" in worst:
+        return f"{worst['picture']}: {worst['label']} or {worst['predicted']}?"
+    return str(worst.get("picture") or worst.get("class") or worst["example"])
 
 
 def _weight_files(pairs: Sequence[str]) -> dict[str, Path]:
@@ -1119,8 +1241,9 @@ def _relative(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _counted(counter: Any) -> str:
-    return ", ".join(f"{name} ({count})" for name, count in counter.most_common(8))
+def _counted(counts: dict[str, int]) -> str:
+    """The most frequent ones; `counts` stand in order."""
+    return ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:8])
 
 
 def _cell(value: object) -> str:

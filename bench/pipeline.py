@@ -6,9 +6,11 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from bench.data.audit.tying import tie_duplicates
 from bench.data.demo import make_demo
 from bench.data.groups import is_tied, load_groups, remarks
 from bench.data.protocols import make_splits
@@ -101,6 +103,7 @@ class SearchOptions:
     store: str = "exact"
     groups: Path | None = None
     group_pattern: str | None = None
+    tie_duplicates: bool = True
     protocols: tuple[Protocol, ...] = ()
     parts: tuple[Path, ...] = ()
 
@@ -200,15 +203,16 @@ def _train_further_seeds(
         return []
     winner = ranked(models)[0]
     (candidate,) = (candidate for candidate in candidates if candidate.name == winner.name)
+    further = partial(further_seeds, trainer, candidate, workspace, temperature=winner.temperature)
     failures: list[BenchError] = []
     if seeds > 1:
         listener.stage(f"training {winner.name} with {seeds} seeds in all")
     try:
-        runs = further_seeds(trainer, candidate, workspace, seeds=seeds)
+        runs = further(seeds=seeds)
     except (ExportError, NonFiniteLossError) as error:
         listener.stage(f"a further seed of {winner.name} failed: {error}")
         failures = [error]
-        runs = further_seeds(trainer, candidate, workspace, seeds=1)  # those that are finished
+        runs = further(seeds=1)  # those that are finished
     database.save_model(replace(winner, further_seeds=runs))
     return failures
 
@@ -328,7 +332,10 @@ def make_plan(
     dataset = load_groups(
         load_dataset(data, crop=options.crop), file=options.groups, pattern=options.group_pattern
     )
-    listener.stage(_describe(dataset))
+    groups_given = any(picture.group is not None for picture in dataset.pictures)
+    if options.tie_duplicates:
+        dataset = tie_duplicates(dataset, workspace.duplicates, listener.stage)
+    listener.stage(_describe(dataset, groups_given=groups_given))
     (split, *further_splits), said = make_splits(
         dataset,
         options.protocols,
@@ -391,7 +398,7 @@ def make_plan(
         arithmetic=arithmetic,
         workspace=str(workspace.root),
         cache_bytes=int(options.cache_gb * 1e9),
-        notes=(*_notes(dataset, split, weights), *limited),
+        notes=(*_notes(dataset, split, weights, groups_given=groups_given), *limited),
         further_splits=tuple(further_splits),
     )
     if stored is not None:
@@ -503,14 +510,14 @@ def _arithmetic_of(
     return chosen
 
 
-def _describe(dataset: Dataset) -> str:
+def _describe(dataset: Dataset, *, groups_given: bool) -> str:
     groups = {picture.group for picture in dataset.pictures if picture.group is not None}
     parts = [
         f"data: {dataset.name}, {len(dataset.pictures)} pictures of {len(dataset.classes)} classes"
     ]
-    parts.append(f"{len(groups)} groups" if groups else "no groups given")
+    parts.append(f"{len(groups)} groups" if groups_given else "no groups given")
     alone = sum(picture.group is None for picture in dataset.pictures)
-    if groups and alone:
+    if groups_given and alone:
         parts.append(f"{alone} pictures without a group")
     if dataset.crop:
         parts.append(f"cropped to {','.join(map(str, dataset.crop))}")
@@ -524,7 +531,9 @@ def _describe(dataset: Dataset) -> str:
     return text
 
 
-def _notes(dataset: Dataset, split: Split, weights: Mapping[str, WeightSource]) -> tuple[str, ...]:
+def _notes(
+    dataset: Dataset, split: Split, weights: Mapping[str, WeightSource], *, groups_given: bool
+) -> tuple[str, ...]:
     notes = []
     if dataset.synthetic:
         notes.append("The data are synthetic, made by the built-in generator to try the tool.")
@@ -536,15 +545,15 @@ def _notes(dataset: Dataset, split: Split, weights: Mapping[str, WeightSource]) 
             f"Random weights: {', '.join(random)} began from random weights, not pretrained ones; "
             "scores are far below what pretrained weights give."
         )
-    if all(picture.group is None for picture in dataset.pictures):
+    if not groups_given:
         notes.append(
             "No groups were given: pictures cut from one recording or source may stand on both "
             "sides of a split, which inflates scores. A groups.csv (path,group) closes that leak."
         )
-    elif split.protocol == "random" and is_tied(dataset):
+    if split.protocol == "random" and is_tied(dataset):
         notes.append(
-            "The split is random: groups were given and are ignored on purpose, so pictures of one "
-            "group stand on both sides, which inflates scores."
+            "The split is random: groups and duplicates are known and ignored on purpose, so "
+            "pictures of one group stand on both sides, which inflates scores."
         )
     return tuple(notes)
 

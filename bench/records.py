@@ -40,6 +40,8 @@ FailureKind = Literal[
 BatchNormMode = Literal["frozen", "updating"]
 Store = Literal["exact", "half"]
 Role = Literal["best", "default"]
+PairKind = Literal["identical", "copy", "cropped", "shifted"]
+ShortcutFacet = Literal["size", "mode", "format", "frame"]
 Precision = Literal["fp32", "fp16", "int8"]
 # How pictures are shared out between training and testing; the order is that of docs/protocols.md.
 Protocol = Literal["grouped", "gtzan-filtered", "file", "random"]
@@ -164,6 +166,82 @@ class Dataset:
 
     def picture_path(self, index: int) -> Path:
         return Path(self.root) / self.pictures[index].path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two pictures that show the same thing, as indices into `Dataset.pictures`.
+
+    kind: "identical" files; a "copy" of the whole picture, saved anew; one "cropped" out of the
+        other; or "shifted", the same recording later on.
+    correlation: of the detail of both, aligned, where they overlap.
+    shift: how much later the content of `first` stands in `second`, as a share of the width.
+    """
+
+    first: int
+    second: int
+    kind: PairKind
+    correlation: float
+    shift: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupGuess:
+    """Groups that file names suggest: `pattern` finds a group's name in a picture's path."""
+
+    pattern: str
+    groups: int
+    pictures: int
+    example: str  # a group's name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortcut:
+    """A class that can be told from the others without looking at what a picture shows.
+
+    `recall` and `false_alarms` are shares of the class and of all others that a small tree,
+    which saw nothing but `facet`, called by the class's name.
+    """
+
+    label: int
+    facet: ShortcutFacet
+    recall: float
+    false_alarms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuspiciousLabel:
+    """A picture whose out-of-fold prediction speaks against its label, with both probabilities."""
+
+    picture: int
+    predicted: int
+    given_probability: float
+    predicted_probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelCheck:
+    """What a linear probe on `features` says of the labels.
+
+    `suspicious` is empty where the probe knows too little to accuse anybody: `note` says so.
+    """
+
+    features: str
+    balanced_accuracy: float
+    suspicious: tuple[SuspiciousLabel, ...]
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """What was found in a data set; `thresholds` are the scores asked of pairs, by class."""
+
+    pairs: tuple[Pair, ...]
+    thresholds: tuple[float, ...]
+    blank: tuple[int, ...]
+    group_guess: GroupGuess | None
+    shortcuts: tuple[Shortcut, ...]
+    labels: LabelCheck
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -381,6 +459,15 @@ class TrialRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A value and its 95 % interval, or the reason why there is none."""
+
+    value: float
+    interval: tuple[float, float] | None
+    why_not: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClassScores:
     name: str
     precision: float
@@ -410,6 +497,54 @@ class Predictions:
     indices: tuple[int, ...]
     labels: tuple[int, ...]
     probabilities: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationScores:
+    """How far probabilities can be believed; smaller is better. See docs/calibration.md.
+
+    log_loss: in nats.
+    brier: the sum over the classes of squared errors, 0..2.
+    ece: expected calibration error of the predicted class, 0..1.
+    ece_by_chance: what it would be on as many pictures if these very probabilities were right:
+        the mean, and the range that holds it in 95 of 100 cases.
+    """
+
+    log_loss: Estimate
+    brier: Estimate
+    ece: float
+    ece_by_chance: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationEffect:
+    """What a temperature does to the probabilities of some pictures; a change is after - before."""
+
+    pictures: int
+    before: CalibrationScores
+    after: CalibrationScores
+    log_loss_change: Estimate
+    brier_change: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The temperature in a model's graph, and the evidence for it.
+
+    temperature: logits are divided by it before the softmax; 1 leaves them as they are.
+    fitted: the temperature that fits all out-of-fold predictions best; None without them.
+    fold_temperatures: for each fold, the one that fits all other folds best.
+    why_none: why the graph has temperature 1, where it does.
+    out_of_fold: each fold's pictures before and after the temperature of the other folds.
+    test: the shipped file on the locked test set, without and with its temperature.
+    """
+
+    temperature: float
+    fitted: float | None = None
+    fold_temperatures: tuple[float, ...] = ()
+    why_none: str | None = None
+    out_of_fold: CalibrationEffect | None = None
+    test: CalibrationEffect | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -514,6 +649,12 @@ class ModelRecord:
     variants: tuple[VariantRecord, ...] = ()
     further_seeds: tuple[SeedRun, ...] = ()
     weights_license: str = ""  # of the starting weights; empty where timm or the record has none
+    calibration: Calibration | None = None  # of early versions, whose graphs divide by nothing
+
+    @property
+    def temperature(self) -> float:
+        """What the graph divides the logits by."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
 
     @property
     def architecture_key(self) -> str:

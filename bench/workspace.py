@@ -94,6 +94,11 @@ class Workspace:
         return self.root / "cache"
 
     @property
+    def duplicates(self) -> Path:
+        """Where the duplicates found in data sets are kept."""
+        return self.cache / "duplicates"
+
+    @property
     def latencies(self) -> Path:
         return self.root / "latency"
 

@@ -7,7 +7,7 @@ import datetime
 import json
 from collections.abc import Mapping
 
-_PATHS = ("data", "out")  # they say where things lay, which is nobody's business
+_PATHS = ("data", "pictures", "out")  # they say where things lay, which is nobody's business
 
 
 def write_result(options: argparse.Namespace, result: Mapping[str, object]) -> None:

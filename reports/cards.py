@@ -25,8 +25,8 @@ from reports.scores import (
     cv_optimism,
     cv_score,
     legend,
-    nats,
     percent,
+    plain,
     points,
     reasons,
     tested_score,
@@ -99,7 +99,7 @@ def _scores(report: StudyReport, model: ModelRecord) -> Table:
         ("balanced accuracy on the test set, %", with_interval(tested)),
         ("cross-validation minus test, points", points(optimism) if optimism else NOTHING),
         *((f"{name} on the test set, %", with_interval(score)) for name, score in others),
-        ("log-loss on the test set, nats", nats(loss)),
+        ("log-loss on the test set, nats", plain(loss)),
     ]
     estimates = (cross_validated, tested, optimism, *(score for _, score in others), loss)
     return Table(

@@ -25,6 +25,7 @@ from PIL import Image
 
 from bench.records import EpochScores, ModelRecord, Policy, StudyReport, TrialRecord
 from bench.runtime.preprocess import PictureError, open_rgb
+from bench.statistics.calibration import CONFIDENCE_BINS, with_temperature
 from reports.findings import Example, labels_of, scored, tuned_parameters
 
 P = ParamSpec("P")
@@ -151,6 +152,51 @@ def _name_ticks(axes: Axes, total: int) -> None:
     if total > 3:
         for label in axes.get_xticklabels():
             label.set(rotation=45, ha="right", rotation_mode="anchor")
+
+
+# --- calibration ----------------------------------------------------------------------------
+
+
+@_png
+def reliability(report: StudyReport, model: ModelRecord) -> Figure:
+    """How often the predicted class is right against its probability, before and after.
+
+    The reliability diagram of the predicted class (DeGroot and Fienberg, 1983, "The comparison
+    and evaluation of forecasters", The Statistician 32; as in Guo et al., 2017), over a histogram
+    of the probabilities.
+    """
+    from sklearn.calibration import calibration_curve
+
+    after_nk = np.asarray(model.predictions.probabilities, dtype=np.float64)
+    right_n = after_nk.argmax(axis=1) == np.asarray(model.predictions.labels)
+    before_nk = with_temperature(after_nk, 1.0 / model.temperature)
+    figure = Figure(figsize=(WIDTH_IN * 0.55, 5.6))
+    diagram, histogram = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    diagram.plot([0, 1], [0, 1], color=GREY, linewidth=1.0, label="as often right as it says")
+    shown = [(f"after: temperature {model.temperature:.3f}", after_nk, BLUE, "o")]
+    if model.temperature != 1.0:
+        shown.insert(0, ("before", before_nk, ORANGE, "s"))
+    for label, probabilities_nk, color, marker in shown:
+        confidences_n = np.minimum(probabilities_nk.max(axis=1), 1.0)
+        shares, means = calibration_curve(right_n, confidences_n, n_bins=CONFIDENCE_BINS)
+        diagram.plot(means, shares, color=color, marker=marker, markersize=4, label=label)
+        histogram.hist(
+            confidences_n,
+            bins=[*np.linspace(0.0, 1.0, CONFIDENCE_BINS + 1)],
+            histtype="step",
+            linewidth=1.5,
+            color=color,
+        )
+    diagram.set(
+        title=f"{short(model.name, 34)}, test pictures",
+        ylabel="share of right answers",
+        xlim=(0, 1),
+        ylim=(-0.02, 1.02),
+    )
+    diagram.legend(loc="upper left")
+    histogram.set(xlabel="probability of the predicted class", ylabel="pictures")
+    histogram.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+    return figure
 
 
 # --- curves ---------------------------------------------------------------------------------

@@ -64,11 +64,12 @@ class FigureFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPart:
-    """The confusions of one model, as a table and as a figure."""
+    """The confusions of one model, as a table and as a figure, and its reliability diagram."""
 
     name: str
     confusion: Table
     figure: FigureFile
+    reliability: FigureFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,7 @@ class StudyPart:
     summary: tuple[str, ...]
     comparison: Table | None
     protocols: Table | None
+    calibration: Table | None
     variants: Table | None
     latency: tuple[Table, ...]
     parity: Table | None
@@ -117,7 +119,9 @@ class StudyPart:
 
     @property
     def figure_files(self) -> tuple[FigureFile, ...]:
-        found = [self.history, self.parameters, *(model.figure for model in self.models)]
+        found = [self.history, self.parameters]
+        for model in self.models:
+            found += [model.figure, model.reliability]
         if self.winner is not None:
             found += [self.winner.curves, self.winner.mistakes.figure, self.winner.right.figure]
         return tuple(figure for figure in found if figure is not None)
@@ -174,6 +178,7 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
         summary=_summary(report),
         comparison=tables.comparison(report) if models else None,
         protocols=tables.protocols(report) if report.protocol_scores else None,
+        calibration=tables.calibration(report) if any(m.calibration for m in models) else None,
         variants=tables.variants(report) if any(m.variants for m in models) else None,
         latency=study_tables(report) if report.latencies else (),
         parity=tables.parity(report) if any(model.parity for model in models) else None,
@@ -297,6 +302,14 @@ def _model_part(report: StudyReport, model: ModelRecord, folder: str, number: in
         name=model.name,
         confusion=tables.confusion(report, model),
         figure=_figure(report, folder, f"confusion-{number}-{safe}", caption, png),
+        reliability=_figure(
+            report,
+            folder,
+            f"reliability-{number}-{safe}",
+            f"Reliability of {model.name} on the test set: how often the predicted class is right, "
+            "against its probability; below, how many pictures have that probability.",
+            figures.reliability(report, model),
+        ),
     )
 
 

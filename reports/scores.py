@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bench.records import ModelRecord, Predictions, ProtocolScores, StudyReport, TrialRecord
+from bench.records import (
+    Estimate,
+    ModelRecord,
+    Predictions,
+    ProtocolScores,
+    StudyReport,
+    TrialRecord,
+)
 from bench.statistics.answers import Answers, answers_of, groups_of
 from bench.statistics.comparisons import (
     Comparison,
@@ -14,7 +21,6 @@ from bench.statistics.comparisons import (
     on_test_pictures,
 )
 from bench.statistics.intervals import (
-    Estimate,
     Metric,
     balanced_accuracy,
     bootstrap,
@@ -113,11 +119,17 @@ def points(estimate: Estimate) -> str:
     return f"{value} [{', '.join(bounds)}]" if bounds else f"{value} {NO_INTERVAL}"
 
 
-def nats(estimate: Estimate) -> str:
+def plain(estimate: Estimate, form: str = ".3f") -> str:
+    """A loss with its interval, as it is: ``'0.412 [0.350, 0.498]'``."""
     if estimate.interval is None:
-        return f"{estimate.value:.3f} {NO_INTERVAL}"
+        return f"{estimate.value:{form}} {NO_INTERVAL}"
     low, high = estimate.interval
-    return f"{estimate.value:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{estimate.value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def signed(estimate: Estimate) -> str:
+    """The change of a loss: ``'-0.021 [-0.040, -0.004]'``."""
+    return plain(estimate, "+.3f")
 
 
 def reasons(estimates: Iterable[Estimate | None]) -> tuple[str, ...]:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
 import re
 import signal
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import cli
 from bench import pipeline
@@ -87,6 +91,71 @@ def test_every_command_explains_itself(bench: Bench, command: str) -> None:
 
     assert told.code == 0
     assert command in told.out
+
+
+# --- the audit ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def doubled(tmp_path: Path) -> Path:
+    """A set in which one picture stands in two classes."""
+    folder = write_pictures(tmp_path / "doubled")
+    (folder / "red" / "twin.png").write_bytes((folder / "blue" / "000.png").read_bytes())
+    return folder
+
+
+def test_data_check_of_clean_pictures_finds_nothing(bench: Bench, pictures: Path) -> None:
+    told = bench("data", "check", str(pictures), "--backbone", "none")
+
+    assert told.code == 0
+    assert "39 pictures" in told.out
+    assert "findings  none" in told.out
+
+
+def test_findings_are_printed_and_are_no_errors(bench: Bench, doubled: Path) -> None:
+    told = bench("data", "check", str(doubled), "--backbone", "none")
+
+    assert told.code == 0
+    assert "40x40 (40)" in told.out
+    assert re.search(r"conflicting labels +1 ", told.out)
+    assert "blue/000.png and red/twin.png" in told.out
+
+
+@pytest.mark.parametrize(
+    ("option", "tied"), [("--tie-duplicates", True), ("--no-tie-duplicates", False)]
+)
+def test_a_split_ties_the_duplicates_that_are_found_unless_told_not_to(
+    option: str, tied: bool, bench: Bench, tmp_path: Path
+) -> None:
+    folder = write_pictures(tmp_path / "again")
+    with Image.open(folder / "red" / "002.png") as picture:
+        brighter = picture.point(lambda value: min(255, value + 5))
+    brighter.save(folder / "red" / "brighter.png")
+    told = bench("data", "split", str(folder), option)
+
+    assert told.code == 0, told.err
+    rows = csv.DictReader(io.StringIO(told.out))
+    groups = {row["path"]: row["group"] for row in rows}
+    assert (groups["red/002.png"] == groups["red/brighter.png"] != "") == tied
+    assert ("copies found by the audit: 2 pictures tied in 1 groups" in told.err) == tied
+
+
+def test_the_audit_is_one_json_document_beside_the_facts(
+    bench: Bench, doubled: Path, tmp_path: Path
+) -> None:
+    figures = tmp_path / "figures"
+    told = bench(
+        "data", "check", str(doubled), "--backbone", "none", "--json", "--out", str(figures)
+    )
+    document = json.loads(told.out)
+
+    assert document["classes"] == {"blue": 13, "green": 13, "red": 14}
+    kinds = {finding["kind"]: finding for finding in document["findings"]}
+    assert set(kinds) == {"conflicting labels", "duplicates: identical"}
+    assert kinds["conflicting labels"]["details"][0]["second"] == "red/twin.png"
+    assert document["labels"]["features"] == "small grey pictures"
+    assert [Path(page).name for page in document["figures"]] == ["pairs-01.png"]
+    assert (figures / "pairs-01.png").is_file()
 
 
 # --- bad usage ------------------------------------------------------------------------------

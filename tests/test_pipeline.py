@@ -517,6 +517,28 @@ def test_int8_is_made_measured_reported_and_not_made_again(
     assert from_json(again.out, StudyReport).models == report.models
 
 
+# --- duplicates ------------------------------------------------------------------------------
+
+
+def test_a_search_ties_the_duplicates_that_it_finds_and_says_so(
+    place: Place, tmp_path: Path
+) -> None:
+    with Image.open(place.pictures / "red" / "002.png") as picture:
+        brighter = picture.point(lambda value: min(255, value + 5))
+    folder = shutil.copytree(place.pictures, tmp_path / "again")
+    brighter.save(folder / "red" / "brighter.png")
+    told = search(folder, tmp_path, "--trials", "1", "--no-promote")
+
+    assert told.code == 0, told.err
+    report = from_json(told.out, StudyReport)
+    assert [str(tied) for tied in report.dataset.tied] == [
+        "copies found by the audit: 2 pictures tied in 1 groups"
+    ]
+    assert report.split.protocol == "grouped"
+    assert any(note.startswith("No groups were given") for note in report.notes)
+    assert len(list((tmp_path / "cache" / "duplicates").iterdir())) == 1
+
+
 # --- protocols side by side -----------------------------------------------------------------
 
 

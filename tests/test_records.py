@@ -14,8 +14,12 @@ from bench import records
 from bench.records import (
     GTZAN_GENRES,
     BrokenPicture,
+    Calibration,
+    CalibrationEffect,
+    CalibrationScores,
     EpochDone,
     EpochScores,
+    Estimate,
     ModelRecord,
     Picture,
     ProcessSample,
@@ -85,6 +89,38 @@ def variant_record(*float_layers: str) -> VariantRecord:
     )
 
 
+def calibration_scores() -> CalibrationScores:
+    return CalibrationScores(
+        log_loss=Estimate(value=0.5, interval=(0.25, 0.75)),
+        brier=Estimate(value=0.5, interval=None, why_not="too few groups"),
+        ece=0.125,
+        ece_by_chance=Estimate(value=0.1, interval=(0.05, 0.2)),
+    )
+
+
+def calibration() -> Calibration:
+    change = Estimate(value=0.0, interval=None, why_not="nothing varies")
+    return Calibration(
+        temperature=1.5,
+        fitted=1.5,
+        fold_temperatures=(1.25, 1.75),
+        test=CalibrationEffect(
+            pictures=2,
+            before=calibration_scores(),
+            after=calibration_scores(),
+            log_loss_change=change,
+            brier_change=change,
+        ),
+    )
+
+
+def test_a_model_that_was_stored_before_temperatures_has_1(model_record):
+    old = to_builtins(model_record)
+    del old["calibration"]
+    assert from_json(msgspec.json.encode(old), ModelRecord).temperature == 1.0
+    assert replace(model_record, calibration=calibration()).temperature == 1.5
+
+
 @pytest.fixture
 def one_of_each(plan, environment, model_record, latency_row) -> dict[str, object]:
     trial = trial_record(epoch_scores(0, 0))
@@ -132,6 +168,10 @@ def one_of_each(plan, environment, model_record, latency_row) -> dict[str, objec
         model_record,
         variant_record(),
         variant_record().check,
+        calibration(),
+        calibration().test,
+        calibration_scores(),
+        calibration_scores().brier,
         SeedRun(
             number=1,
             trial=model_record.trial,

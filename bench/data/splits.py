@@ -187,7 +187,8 @@ def _check_given_groups(dataset: Dataset, groups: Indices, test: Indices, train:
             tie = f"pictures of the group {picture.group!r}"
         raise DataError(
             f"the given split has {tie} in test and in train: "
-            "move them to one side, or take --protocol grouped"
+            "move them to one side, or take --protocol grouped (where only the audit ties them, "
+            "--no-tie-duplicates lets them stand)"
         )
 
 

@@ -96,10 +96,11 @@ class StagedModel(nn.Module):
         return max(boundary for boundary in self.boundaries if boundary <= freeze_depth)
 
     @torch.no_grad()
-    def probabilities(self, images_nhwc: torch.Tensor) -> torch.Tensor:
+    def probabilities(self, images_nhwc: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:
         """(N, S, S, 3) uint8 pictures -> (N, K) class probabilities, in eval mode."""
         self.eval()
-        return torch.softmax(self(images_nhwc.permute(0, 3, 1, 2).float()), dim=1)
+        logits = self(images_nhwc.permute(0, 3, 1, 2).float())
+        return torch.softmax(logits / temperature, dim=1)
 
     # --- running ----------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Write a trained model as one ONNX file that explains itself.
 
 Input `image`: (batch, S, S, 3) uint8, as `bench.runtime.preprocess` makes it. Output
-`probabilities`: (batch, K) float32. Normalisation and softmax are inside the graph.
+`probabilities`: (batch, K) float32. Normalisation, temperature and softmax are inside the graph.
 """
 
 from __future__ import annotations
@@ -35,19 +35,22 @@ class ServingModel(nn.Module):
 
     scale: torch.Tensor
     bias: torch.Tensor
+    temperature: torch.Tensor
 
-    def __init__(self, model: StagedModel) -> None:
+    def __init__(self, model: StagedModel, *, temperature: float = 1.0) -> None:
         super().__init__()
         # Fuses branches that exist for training only (RepVGG, FastViT); a copy for the others.
         self.network = reparameterize_model(copy.deepcopy(model.network))
         self.register_buffer("scale", model.scale.clone())
         self.register_buffer("bias", model.bias.clone())
+        self.register_buffer("temperature", torch.tensor(temperature))
         self.float().eval().to(memory_format=torch.contiguous_format)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(N, S, S, 3) uint8 -> (N, K) probabilities."""
         pixels = image.permute(0, 3, 1, 2).float()
-        return torch.softmax(self.network(pixels * self.scale + self.bias), dim=1)
+        logits = self.network(pixels * self.scale + self.bias)
+        return torch.softmax(logits / self.temperature, dim=1)
 
 
 def export(model: ServingModel, metadata: ModelMetadata, target: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from bench.data.unchanged import refuse_changed_pictures
 from bench.metrics import score
+from bench.promote.calibrate import fit_calibration, with_test_effect
 from bench.promote.export import OPSET, ServingModel, export, rewrite_metadata
 from bench.promote.retrain import retrain
 from bench.promote.select import Candidate
@@ -51,13 +53,16 @@ def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspa
     file = folder / MODEL_FILE
     for replaced in (folder / _MARK, file):
         replaced.unlink(missing_ok=True)
+    calibration = fit_calibration(plan, candidate)
+    temperature = calibration.temperature
     retrained = retrain(trainer, candidate)
-    serving, metadata = ServingModel(retrained.model), _metadata(trainer, candidate)
+    serving = ServingModel(retrained.model, temperature=temperature)
+    metadata = _metadata(trainer, candidate, temperature)
     test = np.asarray(plan.split.test, dtype=np.int64)
     with atomic_path(file) as draft:
         export(serving, metadata, draft)
         parity = verify(
-            retrained.model.probabilities,
+            partial(retrained.model.probabilities, temperature=temperature),
             draft,
             trainer.images(candidate.recipe.backbone).read(test),
             np.asarray(plan.dataset.labels, dtype=np.int64)[test],
@@ -85,6 +90,7 @@ def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspa
         train_curve=retrained.train_curve,
         seconds=time.perf_counter() - started,
         identity=identity,
+        calibration=with_test_effect(calibration, predictions, plan.dataset),
         weights_license=retrained.model.spec.license or "",
     )
     write_atomic(folder / _MARK, to_json(record, indent=2))
@@ -115,11 +121,13 @@ def _read_finished(folder: Path, candidate: Candidate, identity: str) -> ModelRe
         record = from_json(mark.read_bytes(), ModelRecord)
     except ValueError:
         return None  # of another version
+    if record.calibration is None:
+        return None  # exported before graphs had a temperature
     same = (record.trial, record.identity) == (candidate.trial, identity)
     return record if same and record.size_bytes == file.stat().st_size else None
 
 
-def _metadata(trainer: Trainer, candidate: Candidate) -> ModelMetadata:
+def _metadata(trainer: Trainer, candidate: Candidate, temperature: float) -> ModelMetadata:
     plan, spec = trainer.plan, trainer.spec(candidate.recipe.backbone)
     return ModelMetadata(
         classes=plan.dataset.classes,
@@ -129,6 +137,7 @@ def _metadata(trainer: Trainer, candidate: Candidate) -> ModelMetadata:
             resize=plan.settings.resize,
         ),
         normalisation=Normalisation(mean=spec.mean, std=spec.std),
+        temperature=temperature,
         provenance={
             "study": plan.study,
             "trial": candidate.trial,

@@ -10,25 +10,31 @@ from bench.promote.export import ServingModel, export
 from bench.promote.promotion import MODEL_FILE, evaluate
 from bench.promote.retrain import retrain
 from bench.promote.select import Candidate
-from bench.records import SeedRun, from_json, to_json
+from bench.records import SeedRun, fingerprint_of, from_json, to_json
 from bench.runtime.metadata import ModelMetadata
 from bench.training.trainer import Trainer, training_identity
 from bench.workspace import Workspace, write_atomic
 
 
 def further_seeds(
-    trainer: Trainer, candidate: Candidate, workspace: Workspace, *, seeds: int
+    trainer: Trainer,
+    candidate: Candidate,
+    workspace: Workspace,
+    *,
+    seeds: int,
+    temperature: float,
 ) -> tuple[SeedRun, ...]:
     """Return the runs 1 to `seeds` - 1, training those that are missing; more are kept.
 
-    Each is tested as the shipped file was: exported, then read from the picture files.
+    Each is tested as the shipped file was: exported with the same temperature, then read from the
+    picture files.
 
     Raises:
         NonFiniteLossError: a training came to nothing; the runs before it are kept.
         ExportError: the network cannot be exported.
     """
     folder = workspace.model(trainer.plan.study, candidate.name) / "seeds"
-    identity = training_identity(trainer.plan, candidate.recipe)
+    identity = fingerprint_of((training_identity(trainer.plan, candidate.recipe), temperature))
     runs: list[SeedRun] = []
     while True:
         number = len(runs) + 1
@@ -37,12 +43,14 @@ def further_seeds(
         if run is None and number >= seeds:
             return tuple(runs)
         if run is None:
-            run = _train(trainer, candidate, number, identity)
+            run = _train(trainer, candidate, number, temperature, identity)
             write_atomic(file, to_json(run))
         runs.append(run)
 
 
-def _train(trainer: Trainer, candidate: Candidate, number: int, identity: str) -> SeedRun:
+def _train(
+    trainer: Trainer, candidate: Candidate, number: int, temperature: float, identity: str
+) -> SeedRun:
     plan, started = trainer.plan, time.perf_counter()
     retrained = retrain(trainer, candidate, run=number)
     metadata = ModelMetadata(
@@ -52,10 +60,11 @@ def _train(trainer: Trainer, candidate: Candidate, number: int, identity: str) -
             crop=plan.dataset.crop,
             resize=plan.settings.resize,
         ),
+        temperature=temperature,
     )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / MODEL_FILE
-        export(ServingModel(retrained.model), metadata, file)
+        export(ServingModel(retrained.model, temperature=temperature), metadata, file)
         predictions, scores = evaluate(file, plan)
     return SeedRun(
         number=number,

@@ -10,6 +10,7 @@ What stands in a file is not trusted: all that shapes memory (sizes, boxes, rati
 from __future__ import annotations
 
 import json
+import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -120,6 +121,7 @@ class Document:
     geometry: Geometry
     normalisation: Normalisation | None
     provenance: Provenance
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,12 +130,15 @@ class ModelMetadata:
 
     classes: names in the order of the output's columns.
     normalisation: for the record, as it happens in the graph; None in files that do not tell.
+    temperature: for the record too, the graph divides the logits by it before the softmax; the
+        graphs of files that do not tell divide by nothing, which is 1.
     """
 
     classes: tuple[str, ...]
     geometry: Geometry
     normalisation: Normalisation | None = None
     provenance: Provenance = field(default_factory=Provenance)
+    temperature: float = 1.0
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON document as plain values."""
@@ -145,6 +150,7 @@ class ModelMetadata:
                 geometry=self.geometry,
                 normalisation=self.normalisation,
                 provenance=self.provenance,
+                temperature=self.temperature,
             )
         )
 
@@ -174,6 +180,7 @@ class ModelMetadata:
             *_classes_faults(document.get("classes")),
             *_geometry_faults(document.get("geometry")),
             *_normalisation_faults(document.get("normalisation")),
+            *_temperature_faults(document.get("temperature", 1.0)),
         ]
         if not isinstance(document.get("provenance", {}), dict):
             faults.append("`provenance` must be an object")
@@ -189,6 +196,7 @@ class ModelMetadata:
             normalisation=normalisation
             and Normalisation(mean=tuple(normalisation["mean"]), std=tuple(normalisation["std"])),
             provenance=document.get("provenance", {}),
+            temperature=document.get("temperature", 1.0),
         )
 
     def check_signature(
@@ -298,6 +306,12 @@ def _normalisation_faults(normalisation: object) -> list[str]:
         for name in ("mean", "std")
         if not _is_list(values.get(name), 3) or not all(map(_is_number, values[name]))
     ]
+
+
+def _temperature_faults(temperature: object) -> list[str]:
+    if _is_number(temperature) and 0.0 < temperature < math.inf:
+        return []
+    return [f"`temperature` must be a positive number, not {_short(temperature)}"]
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

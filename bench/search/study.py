@@ -101,6 +101,8 @@ def _changed_data(stored: StudyPlan, wanted: StudyPlan) -> Iterable[str]:
             f"data set: {len(now - before)} pictures are new or altered and {len(before - now)} "
             f"are gone or altered ({old.fingerprint} -> {new.fingerprint})"
         )
+        if old.tied != new.tied:
+            yield f"ties: {'; '.join(map(str, old.tied))} -> {'; '.join(map(str, new.tied))}"
         if old.crop != new.crop:
             yield f"crop: {old.crop} -> {new.crop}"
     elif stored.split.fingerprint != wanted.split.fingerprint:

@@ -21,12 +21,18 @@ Unit = Literal["groups", "pictures"]
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Sums over pictures by class: all that the scores are made of. `losses` are in nats."""
+    """Sums over pictures: all that the scores are made of.
+
+    right, true, predicted: pictures by class.
+    losses: negative log-likelihoods in nats.
+    briers: squared errors of the probabilities, summed over the classes.
+    """
 
     right: Floats  # (..., K)
     true: Floats  # (..., K)
     predicted: Floats  # (..., K)
     losses: Floats  # (...)
+    briers: Floats  # (...)
 
     def weighted(self, weights_bg: Floats) -> Counts:
         """Sum rows of (G, K), each taken as often as its weight says, to (B, K)."""
@@ -35,6 +41,7 @@ class Counts:
             true=weights_bg @ self.true,
             predicted=weights_bg @ self.predicted,
             losses=weights_bg @ self.losses,
+            briers=weights_bg @ self.briers,
         )
 
     @property
@@ -54,6 +61,12 @@ class Counts:
     @property
     def log_loss(self) -> Floats:
         mean: Floats = self.losses / self.true.sum(axis=-1)
+        return mean
+
+    @property
+    def brier(self) -> Floats:
+        """Brier score of all classes, 0..2 (Brier, 1950, Monthly Weather Review 78)."""
+        mean: Floats = self.briers / self.true.sum(axis=-1)
         return mean
 
     def _mean_over_classes(self, scores: Floats) -> Floats:
@@ -78,10 +91,11 @@ class Answers:
         classes = probabilities_nk.shape[1]
         _, rows_n = np.unique(groups_n, return_inverse=True)
         groups = int(rows_n.max()) + 1
+        probabilities_nk = probabilities_nk / probabilities_nk.sum(axis=1, keepdims=True)
         predicted_n = probabilities_nk.argmax(axis=1)
         likelihoods_n = probabilities_nk[np.arange(len(labels_n)), labels_n]
-        likelihoods_n = likelihoods_n / probabilities_nk.sum(axis=1)
         losses_n = -np.log(np.maximum(likelihoods_n, np.finfo(np.float64).eps))
+        briers_n = ((probabilities_nk - np.eye(classes)[labels_n]) ** 2).sum(axis=1)
 
         def counted(rows: Integers, columns: Integers) -> Floats:
             cells = np.bincount(rows * classes + columns, minlength=groups * classes)
@@ -94,6 +108,7 @@ class Answers:
                 true=counted(rows_n, labels_n),
                 predicted=counted(rows_n, predicted_n),
                 losses=np.bincount(rows_n, weights=losses_n).astype(np.float64),
+                briers=np.bincount(rows_n, weights=briers_n).astype(np.float64),
             ),
             unit,
         )
@@ -129,6 +144,7 @@ class Answers:
                 true=(here.true * only)[rows],
                 predicted=here.predicted[rows],
                 losses=here.losses[rows],
+                briers=here.briers[rows],
             ),
             self.unit,
         )

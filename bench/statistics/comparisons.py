@@ -14,8 +14,9 @@ from typing import Literal
 import numpy as np
 from baycomp.single import CorrelatedTTest, Posterior
 
+from bench.records import Estimate
 from bench.statistics.answers import Answers
-from bench.statistics.intervals import Estimate, Spread, cluster_spread, lack_of_groups, unpaired
+from bench.statistics.intervals import Spread, cluster_spread, lack_of_groups, unpaired
 
 ROPE = 0.01  # a difference below one point of balanced accuracy is none in practice
 DECIDED = 0.95

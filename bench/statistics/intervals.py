@@ -14,6 +14,7 @@ from operator import attrgetter
 import numpy as np
 from scipy import stats
 
+from bench.records import Estimate
 from bench.statistics.answers import Answers, Counts, Floats, Integers
 
 LEVEL = 0.95
@@ -28,15 +29,7 @@ balanced_accuracy: Metric = attrgetter("balanced_accuracy")
 precision: Metric = attrgetter("precision")
 f1: Metric = attrgetter("f1")
 log_loss: Metric = attrgetter("log_loss")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A value and its 95 % interval, or the reason why there is none."""
-
-    value: float
-    interval: tuple[float, float] | None
-    why_not: str | None = None
+brier: Metric = attrgetter("brier")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +69,31 @@ def bootstrap(answers: Answers, metric: Metric, *, resamples: int = RESAMPLES) -
     The same answers give the same interval. How often it held the truth in simulations, and how
     much less often with few groups a class, is in benchmarks/results/coverage.md.
     """
-    everything = answers.by_group
-    value = float(metric(answers.whole))
+    return _resampled(
+        answers, lambda weights_bg: metric(answers.by_group.weighted(weights_bg)), resamples
+    )
+
+
+def bootstrap_change(
+    before: Answers, after: Answers, metric: Metric, *, resamples: int = RESAMPLES
+) -> Estimate:
+    """How a score of the same pictures changes, after - before, with the interval of `bootstrap`.
+
+    Both are taken of the same resamples, so that what makes pictures hard cancels out.
+    """
+
+    def change(weights_bg: Floats) -> Floats:
+        changed: Floats = metric(after.by_group.weighted(weights_bg)) - metric(
+            before.by_group.weighted(weights_bg)
+        )
+        return changed
+
+    return _resampled(after, change, resamples)
+
+
+def _resampled(answers: Answers, metric_of: Callable[[Floats], Floats], resamples: int) -> Estimate:
+    """The BCa interval of a metric, which is given (B, G) weights of the groups."""
+    value = float(metric_of(np.ones((1, answers.groups)))[0])
     why_not = lack_of_groups(answers)
     if why_not is not None:
         return Estimate(value=value, interval=None, why_not=why_not)
@@ -89,7 +105,7 @@ def bootstrap(answers: Answers, metric: Metric, *, resamples: int = RESAMPLES) -
         offsets = groups * np.arange(len(rows))[:, None]
         cells = np.bincount((rows + offsets).ravel(), minlength=groups * len(rows))
         weights_bg = cells.reshape(len(rows), groups).astype(np.float64)
-        return metric(everything.weighted(weights_bg)).reshape(drawn.shape[:-1])
+        return metric_of(weights_bg).reshape(drawn.shape[:-1])
 
     with warnings.catch_warnings():
         # Resamples that are all alike; told below.

@@ -17,6 +17,7 @@ from bench.runtime.metadata import ModelMetadata
 from tests.tiny import BACKBONE, CLASSES
 
 SIZE = 32
+TEMPERATURE = 1.5
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Exported:
 
 def serving_model(spec: BackboneSpec, seed: int) -> ServingModel:
     source = WeightSource(kind="random")
-    return ServingModel(build_model(spec, source, classes=3, image_size=SIZE, seed=seed))
+    model = build_model(spec, source, classes=3, image_size=SIZE, seed=seed)
+    return ServingModel(model, temperature=TEMPERATURE)
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +41,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         classes=CLASSES,
         geometry=spec.geometry(image_size=SIZE, crop=(1, 2, 30, 40), resize="center-crop"),
         provenance={"study": "tiny", "trial": 3},
+        temperature=TEMPERATURE,
     )
     file = tmp_path_factory.mktemp("exported") / "model.onnx"
     export(model, metadata, file)

@@ -78,6 +78,21 @@ def test_the_file_computes_what_torch_computes_at_any_batch_size(
     np.testing.assert_allclose(theirs, exported.model(torch.from_numpy(images)).numpy(), atol=1e-5)
 
 
+@torch.no_grad()
+def test_the_temperature_is_in_the_graph(exported: Any, pictures_nhwc: Pictures) -> None:
+    model = exported.model
+    pixels = torch.from_numpy(pictures_nhwc).permute(0, 3, 1, 2).float()
+    logits = model.network(pixels * model.scale + model.bias)
+    predictor = Predictor(exported.file, device="cpu")
+
+    theirs = predictor.probabilities(pictures_nhwc)
+
+    assert predictor.metadata.temperature == 1.5
+    np.testing.assert_allclose(theirs, torch.softmax(logits / 1.5, dim=1).numpy(), atol=1e-5)
+    assert not np.allclose(theirs, torch.softmax(logits, dim=1).numpy(), atol=1e-4)
+    np.testing.assert_array_equal(theirs.argmax(axis=1), logits.argmax(dim=1).numpy())
+
+
 def test_a_network_that_torch_cannot_export_is_refused_and_leaves_no_file(
     exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

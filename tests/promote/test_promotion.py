@@ -16,7 +16,7 @@ from bench.promote import promotion
 from bench.promote.export import ServingModel, export
 from bench.promote.promotion import promote_candidate
 from bench.promote.select import Candidate
-from bench.records import ModelRecord, Recipe
+from bench.records import ModelRecord, Recipe, to_json
 from bench.runtime.metadata import ModelMetadata
 from bench.runtime.predictor import Predictor
 from bench.training.trainer import Trainer
@@ -81,9 +81,31 @@ def test_where_a_file_of_weights_lay_is_not_shipped(promoted: Promoted) -> None:
     source = replace(plan.weights[BACKBONE], kind="file", detail="/home/me/w.pth", digest="ab12")
     trainer = Trainer(replace(plan, weights={BACKBONE: source}))
 
-    told = promotion._metadata(trainer, CANDIDATE)
+    told = promotion._metadata(trainer, CANDIDATE, 1.0)
 
     assert told.provenance["weights"] == {"kind": "file", "detail": "w.pth", "digest": "ab12"}
+
+
+def test_without_out_of_fold_predictions_the_graph_has_temperature_1_and_the_record_says_why(
+    promoted: Promoted,
+) -> None:
+    calibration = promoted.record.calibration
+    assert calibration is not None
+    assert promoted.record.temperature == 1.0
+    assert "0 of 2 folds" in (calibration.why_none or "")
+    assert calibration.test is not None
+    assert calibration.test.pictures == len(promoted.trainer.plan.split.test)
+
+
+def test_a_record_without_calibration_is_of_an_early_version_and_is_made_again(
+    promoted: Promoted, tmp_path: Path
+) -> None:
+    folder = tmp_path / "net-best"
+    shutil.copytree(promoted.file.parent, folder)
+    found = promotion._read_finished(folder, CANDIDATE, promoted.record.identity)
+    assert found == promoted.record
+    (folder / "model.json").write_bytes(to_json(replace(promoted.record, calibration=None)))
+    assert promotion._read_finished(folder, CANDIDATE, promoted.record.identity) is None
 
 
 def test_a_file_that_fails_the_gate_is_not_kept_and_neither_is_the_one_before(

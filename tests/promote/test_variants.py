@@ -26,6 +26,7 @@ from bench.workspace import Workspace
 from tests.tiny import BACKBONE, CLASSES, make_plan, write_pictures
 
 SIZE = 32
+TEMPERATURE = 1.25
 INT8 = VariantChoice.parse("fp32,int8", 0.5)
 
 
@@ -54,12 +55,14 @@ def colour_network(file: Path, *, outlier: float, layers: int) -> None:
         nodes.append(helper.make_node("Conv", [f"x{k}", f"w{k}"], [f"c{k}"], f"conv{k}"))
         nodes.append(helper.make_node("Relu", [f"c{k}"], [f"x{k + 1}"], f"relu{k}"))
     # Colours come as red, green, blue; classes are blue, green, red.
-    constants.append(numpy_helper.from_array(20 * np.eye(3, dtype=np.float32)[::-1].copy(), "head"))
+    constants.append(numpy_helper.from_array(25 * np.eye(3, dtype=np.float32)[::-1].copy(), "head"))
+    constants.append(numpy_helper.from_array(np.float32(TEMPERATURE), "temperature"))
     nodes += [
         helper.make_node("GlobalAveragePool", [f"x{len(kernels)}"], ["pooled"], "pool"),
         helper.make_node("Flatten", ["pooled"], ["flat"], "flatten"),
         helper.make_node("MatMul", ["flat", "head"], ["logits"], "head"),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], "softmax", axis=1),
+        helper.make_node("Div", ["logits", "temperature"], ["tempered"], "temper"),
+        helper.make_node("Softmax", ["tempered"], ["probabilities"], "softmax", axis=1),
     ]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])
     shares = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 3])
@@ -69,7 +72,10 @@ def colour_network(file: Path, *, outlier: float, layers: int) -> None:
         ir_version=10,
     )
     metadata = ModelMetadata(
-        classes=CLASSES, geometry=Geometry(image_size=SIZE), provenance={"trial": 3}
+        classes=CLASSES,
+        geometry=Geometry(image_size=SIZE),
+        provenance={"trial": 3},
+        temperature=TEMPERATURE,
     )
     helper.set_model_props(model, metadata.to_props())
     onnx.checker.check_model(model, full_check=True)
@@ -244,12 +250,26 @@ def test_the_file_says_what_it_is_and_how_it_was_made(place: MakePlace) -> None:
 
     assert metadata.classes == CLASSES
     assert metadata.provenance["trial"] == 3
+    assert metadata.temperature == TEMPERATURE
     assert metadata.provenance["precision"] == "int8"
     made = metadata.provenance["quantisation"]
     assert made["calibration"] == variant.method
     assert made["calibration_pictures"] == variant.calibration_pictures > 0
     assert made["float_layers"] == list(variant.float_layers)
     assert len(made["from_sha256"]) == 64
+
+
+def test_an_int8_file_divides_by_the_same_temperature_unrounded(place: MakePlace) -> None:
+    here = place()
+    (variant,) = here.make().variants
+
+    graph = onnx.load(here.workspace.root / variant.path).graph
+
+    (softmax,) = (node for node in graph.node if node.op_type == "Softmax")
+    (division,) = (node for node in graph.node if softmax.input[0] in node.output)
+    (divisor,) = (t for t in graph.initializer if t.name == division.input[1])
+    assert division.op_type == "Div"
+    assert numpy_helper.to_array(divisor) == TEMPERATURE
 
 
 def test_weights_are_signed_per_channel_and_activations_unsigned(place: MakePlace) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from bench.records import (
+    Calibration,
     ClassScores,
     Dataset,
     Environment,
@@ -34,6 +36,9 @@ from bench.records import (
     TrialRecord,
     TrialState,
 )
+from bench.statistics import calibration
+from bench.statistics.answers import groups_of
+from bench.statistics.calibration import effect_of
 
 EPOCHS = 4
 FOLDS = 3
@@ -228,6 +233,25 @@ def with_protocols(
     )
     split = replace(report.split, protocol="grouped")
     return replace(report, split=split, protocol_scores=scores)
+
+
+def with_temperature(report: StudyReport, temperature: float, why_none: str | None) -> StudyReport:
+    """A study whose models ship with a temperature; out of fold nothing is known."""
+
+    def calibrated(model: ModelRecord) -> ModelRecord:
+        after = np.asarray(model.predictions.probabilities)
+        groups, unit = groups_of(report.dataset, model.predictions.indices)
+        effect = effect_of(
+            np.asarray(model.predictions.labels),
+            calibration.with_temperature(after, 1 / temperature),
+            after,
+            groups,
+            unit,
+        )
+        told = Calibration(temperature=temperature, why_none=why_none, test=effect)
+        return replace(model, calibration=told)
+
+    return replace(report, models=tuple(map(calibrated, report.models)))
 
 
 def make_latency(model: ModelRecord, *, batch_size: int = 1, calls: int = 300) -> LatencyRow:

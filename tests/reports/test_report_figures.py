@@ -14,6 +14,7 @@ from PIL import Image
 from bench.records import StudyReport
 from reports import figures
 from reports.findings import mistakes, right_answers
+from tests.reports.conftest import with_temperature
 
 MakeReport = Callable[..., StudyReport]
 
@@ -56,6 +57,14 @@ def test_history_needs_no_times_and_no_complete_trial(make_report: MakeReport) -
     report = make_report(trials=3)
     pruned = replace(report.trials[1], finished_s=None)
     assert opened(figures.history(replace(report, trials=(pruned,)))).width == 900
+
+
+def test_a_reliability_diagram_shows_before_beside_after(make_report: MakeReport) -> None:
+    plain = make_report(per_class=80)
+    scaled = with_temperature(plain, 2.0, None)
+    png = figures.reliability(scaled, scaled.models[1])
+    assert opened(png).width <= 900
+    assert png != figures.reliability(plain, plain.models[1])
 
 
 @pytest.mark.parametrize(("with_trial", "with_retraining"), [(True, False), (False, True)])

@@ -15,6 +15,7 @@ from bench.errors import InputError
 from bench.records import GTZAN_GENRES, StudyReport, from_json
 from reports import figures
 from reports.markdown import ReportPaths, write_report
+from tests.reports.conftest import with_temperature
 
 MakeReport = Callable[..., StudyReport]
 
@@ -22,7 +23,7 @@ MakeReport = Callable[..., StudyReport]
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for the drawing, which takes nearly all the time, where only words matter."""
-    for name in ("confusion", "curves", "gallery", "history", "parameters"):
+    for name in ("confusion", "curves", "gallery", "history", "parameters", "reliability"):
         monkeypatch.setattr(figures, name, lambda *arguments: b"a picture")
 
 
@@ -41,6 +42,7 @@ def test_a_promoted_study_gets_every_section_and_links_every_figure(
         "Comparison",
         "The winner: best",
         "Confusions",
+        "Calibration",
         "Examples",
         "Latency",
         "Parity",
@@ -57,6 +59,8 @@ def test_a_promoted_study_gets_every_section_and_links_every_figure(
         "history.png",
         "mistakes.png",
         "parameters.png",
+        "reliability-1-best.png",
+        "reliability-2-default.png",
         "right.png",
     }
     assert linked_figures(paths) == set(paths.figures)
@@ -90,6 +94,17 @@ def test_the_first_lines_say_what_won_and_by_how_much(
     assert "has 240 pictures in 3 classes" in data
     assert "synthetic" not in text
     assert "best over the seeds of its training" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_calibration_is_told_in_the_text_and_in_the_json(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    report = with_temperature(make_report(), 1.5, None)
+    paths = write_report([report], tmp_path)
+    assert "**Calibration, before and after the temperature**" in paths.markdown.read_text("utf-8")
+    models = from_json(paths.json.read_bytes(), StudyReport).models
+    assert {model.temperature for model in models} == {1.5}
 
 
 @pytest.mark.usefixtures("undrawn")

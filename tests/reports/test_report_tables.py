@@ -15,11 +15,12 @@ from bench.records import (
     TiedBy,
     VariantCheck,
     VariantRecord,
+    ranked,
 )
 from reports import tables
 from reports.latency import study_tables
 from reports.tables import Table, escape
-from tests.reports.conftest import with_protocols
+from tests.reports.conftest import with_protocols, with_temperature
 
 MakeReport = Callable[..., StudyReport]
 
@@ -496,3 +497,39 @@ def test_the_data_table_names_the_protocol_and_what_a_random_split_ignores(
     assert facts["protocol"] == "random"
     assert "ignored by the random split" in facts["groups"]
     assert facts["tied by a rule"] == "--groups tracks.csv: 36 pictures tied in 1 groups"
+
+
+# --- calibration ----------------------------------------------------------------------------
+
+
+def test_calibration_is_told_before_and_after_with_intervals_and_what_chance_would_show(
+    make_report: MakeReport,
+) -> None:
+    report = with_temperature(make_report(per_class=80), 2.0, None)
+    table = tables.calibration(report)
+    assert column(table, "model") == ["best"] * 3 + ["default"] * 3
+    assert set(column(table, "pictures")) == {"test (60)"}
+    assert set(column(table, "temperature")) == {"2.000"}
+    log_loss, brier, ece = table.rows[:3]
+    effect = ranked(report.models)[0].calibration.test
+    for row, before, after in (
+        (log_loss, effect.before.log_loss, effect.after.log_loss),
+        (brier, effect.before.brier, effect.after.brier),
+    ):
+        assert row[4].startswith(f"{before.value:.3f} [")
+        assert row[5].startswith(f"{after.value:.3f} [")
+        assert re.fullmatch(r"[-+][\d.]+ \[[-+][\d.]+, [-+][\d.]+\]", row[6])
+    assert ece[4:6] == (f"{100 * effect.before.ece:.1f}", f"{100 * effect.after.ece:.1f}")
+    assert re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", ece[7])
+
+
+def test_a_model_without_a_temperature_says_why(make_report: MakeReport) -> None:
+    report = with_temperature(make_report(), 1.0, "no fold is there")
+    best, default = ranked(report.models)
+    early = replace(report, models=(best, replace(default, calibration=None)))
+    table = tables.calibration(early)
+    assert "best ships with temperature 1: no fold is there." in table.footnotes
+    assert "default was promoted before graphs had a temperature." in table.footnotes
+    assert set(column(table, "model")) == {"best"}
+    for row in table.rows:
+        assert row[4] == row[5]

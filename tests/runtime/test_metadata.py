@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,7 @@ FULL = ModelMetadata(
     ),
     normalisation=Normalisation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)),
     provenance={"study": "s", "weights": {"kind": "package", "detail": "p", "digest": ""}},
+    temperature=1.25,
 )
 
 
@@ -76,9 +78,17 @@ def test_schema_1_is_still_read():
             "weights": {"kind": "package", "detail": "p", "digest": ""},
         },
     }
-    assert ModelMetadata.from_props({"bench": json.dumps(first)}, "m.onnx") == FULL
+    metadata = ModelMetadata.from_props({"bench": json.dumps(first)}, "m.onnx")
+    assert metadata == replace(FULL, temperature=1.0)
     del first["provenance"]
     assert ModelMetadata.from_props({"bench": json.dumps(first)}, "m.onnx") is not None
+
+
+def test_a_file_from_before_there_was_a_temperature_has_1():
+    old = document()
+    del old["temperature"]
+    metadata = ModelMetadata.from_props({"bench": json.dumps(old)}, "m.onnx")
+    assert metadata == replace(FULL, temperature=1.0)
 
 
 def test_a_later_schema_is_refused_with_both_numbers_and_two_ways_out():
@@ -117,6 +127,10 @@ DAMAGE = [
     ({"geometry": geometry(crop_pct=float("nan"))}, r"\[0.1, 1\], not nan"),
     ({"geometry": geometry(resize="tile")}, "squash, center-crop"),
     ({"geometry": geometry(interpolation=[3])}, "bilinear, bicubic"),
+    ({"temperature": 0}, "`temperature` must be a positive number, not 0"),
+    ({"temperature": float("inf")}, "`temperature` must be a positive number, not inf"),
+    ({"temperature": float("nan")}, "`temperature` must be a positive number, not nan"),
+    ({"temperature": "1"}, "`temperature` must be a positive number, not '1'"),
     ({"normalisation": {"mean": [0.5] * 3}}, "give `std` as three numbers"),
     ({"normalisation": {"mean": [0.5] * 2, "std": ["a"] * 3}}, "give `mean` as three numbers"),
 ]

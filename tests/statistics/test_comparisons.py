@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from bench.records import Estimate
 from bench.statistics.answers import Answers
 from bench.statistics.comparisons import (
     ROPE,
@@ -15,7 +16,6 @@ from bench.statistics.comparisons import (
     on_other_pictures,
     on_test_pictures,
 )
-from bench.statistics.intervals import Estimate
 
 
 def answers_of(right_ng: np.ndarray) -> Answers:

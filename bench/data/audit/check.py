@@ -1,0 +1,271 @@
+"""The whole audit of a data set, and its findings in words."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.data.audit.duplicates import search_duplicates, ties_of_pairs
+from bench.data.audit.guesses import guess_groups
+from bench.data.audit.labels import check_labels
+from bench.data.audit.shortcuts import find_shortcuts
+from bench.data.audit.thumbnails import Floats, make_thumbnails
+from bench.data.groups import group_numbers, join
+from bench.records import Audit, Dataset, Pair
+
+# Pictures of the largest class for one of the smallest, from which classes are out of balance.
+_LEAST_RATIO = 3.0
+
+SMALL_PICTURES = "small grey pictures"
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Numbers that describe pictures, (N, F), made by `compute`; `name` says what they are."""
+
+    name: str
+    compute: Callable[[Dataset], Floats]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One kind of thing found: how often, what it means here, and what to do.
+
+    `details` holds one JSON object a pair, picture or class, the worst first.
+    """
+
+    kind: str
+    count: int
+    what: str
+    remedy: str
+    details: tuple[dict[str, Any], ...]
+
+
+def audit(dataset: Dataset, features: Features | None = None) -> Audit:
+    """Look for what would make scores of this data set mislead.
+
+    Labels are judged by a linear probe on `features`, by default on small grey pictures.
+
+    Raises:
+        DataError: a picture that could be read before can no longer be.
+    """
+    thumbnails = make_thumbnails(dataset)
+    search = search_duplicates(dataset, thumbnails)
+    features = features or Features(SMALL_PICTURES, lambda _dataset: thumbnails.flat_nf())
+    return Audit(
+        pairs=search.pairs,
+        thresholds=search.thresholds,
+        blank=search.blank,
+        group_guess=guess_groups(dataset),
+        shortcuts=find_shortcuts(dataset, thumbnails),
+        labels=check_labels(
+            dataset,
+            features.compute(dataset),
+            group_numbers(join(dataset, ties_of_pairs(search.pairs))),
+            features=features.name,
+        ),
+    )
+
+
+def findings(dataset: Dataset, found: Audit) -> tuple[Finding, ...]:
+    """Put an audit into words, the gravest first; a clean data set gives none.
+
+    Pairs within one given group are no finding: they stay together already.
+    """
+    told = (
+        _conflicts(dataset, found),
+        _given_split(dataset, found),
+        *_loose_pairs(dataset, found),
+        _suspicious(dataset, found),
+        *_shortcuts(dataset, found),
+        _group_guess(found),
+        _blank(dataset, found),
+        _imbalance(dataset),
+    )
+    return tuple(finding for finding in told if finding is not None)
+
+
+def worst_pairs(dataset: Dataset, found: Audit) -> tuple[Pair, ...]:
+    """Return the pairs that are findings: other labels first, then by correlation.
+
+    Identical files come last, because there is nothing to be judged in them.
+    """
+    pairs = [
+        pair for pair in found.pairs if _is_conflict(dataset, pair) or _is_loose(dataset, pair)
+    ]
+
+    def rank(pair: Pair) -> tuple[bool, bool, float]:
+        return not _is_conflict(dataset, pair), pair.kind == "identical", -pair.correlation
+
+    return tuple(sorted(pairs, key=rank))
+
+
+# --- pairs ----------------------------------------------------------------------------------
+
+
+def _is_conflict(dataset: Dataset, pair: Pair) -> bool:
+    return dataset.pictures[pair.first].label != dataset.pictures[pair.second].label
+
+
+def _is_loose(dataset: Dataset, pair: Pair) -> bool:
+    group = dataset.pictures[pair.first].group
+    return group is None or group != dataset.pictures[pair.second].group
+
+
+def _described(dataset: Dataset, pair: Pair) -> dict[str, Any]:
+    first, second = dataset.pictures[pair.first], dataset.pictures[pair.second]
+    return {
+        "first": first.path,
+        "second": second.path,
+        "kind": pair.kind,
+        "correlation": round(pair.correlation, 3),
+        "shift": round(pair.shift, 3),
+        "first_label": dataset.classes[first.label],
+        "second_label": dataset.classes[second.label],
+    }
+
+
+def _of_pairs(
+    dataset: Dataset, kind: str, pairs: list[Pair], what: str, remedy: str
+) -> Finding | None:
+    if not pairs:
+        return None
+    worst = sorted(pairs, key=lambda pair: -pair.correlation)
+    details = tuple(_described(dataset, pair) for pair in worst)
+    return Finding(kind=kind, count=len(pairs), what=what, remedy=remedy, details=details)
+
+
+def _conflicts(dataset: Dataset, found: Audit) -> Finding | None:
+    return _of_pairs(
+        dataset,
+        "conflicting labels",
+        [pair for pair in found.pairs if _is_conflict(dataset, pair)],
+        "pairs show the same thing and carry different labels",
+        "correct the label of one, or remove both",
+    )
+
+
+def _given_split(dataset: Dataset, found: Audit) -> Finding | None:
+    return _of_pairs(
+        dataset,
+        "leaks of the given split",
+        [
+            pair
+            for pair in found.pairs
+            if dataset.pictures[pair.first].given_split != dataset.pictures[pair.second].given_split
+        ],
+        "pairs stand in test and in train",
+        "move them to one side, or leave the given split out",
+    )
+
+
+def _loose_pairs(dataset: Dataset, found: Audit) -> list[Finding | None]:
+    meanings = {
+        "identical": "pairs are the same file",
+        "copy": "pairs show the same thing, saved twice or repeated",
+        "cropped": "pairs are a picture and a part of it",
+        "shifted": "pairs are the same recording, shifted in time",
+    }
+    loose = [pair for pair in found.pairs if _is_loose(dataset, pair)]
+    return [
+        _of_pairs(
+            dataset,
+            f"duplicates: {kind}",
+            [pair for pair in loose if pair.kind == kind],
+            what,
+            "`bench search` ties them by itself; better to remove one, or to name their groups",
+        )
+        for kind, what in meanings.items()
+    ]
+
+
+# --- labels, classes, pictures --------------------------------------------------------------
+
+
+def _suspicious(dataset: Dataset, found: Audit) -> Finding | None:
+    check = found.labels
+    if not check.suspicious:
+        return None
+    return Finding(
+        kind="suspicious labels",
+        count=len(check.suspicious),
+        what=f"pictures look like another class to a linear probe on {check.features} "
+        f"(balanced accuracy {check.balanced_accuracy:.2f})",
+        remedy="look at each; the probe errs as well",
+        details=tuple(
+            {
+                "picture": dataset.pictures[suspect.picture].path,
+                "label": dataset.classes[dataset.pictures[suspect.picture].label],
+                "predicted": dataset.classes[suspect.predicted],
+                "probability_of_label": round(suspect.given_probability, 4),
+                "probability_of_predicted": round(suspect.predicted_probability, 4),
+            }
+            for suspect in check.suspicious
+        ),
+    )
+
+
+def _shortcuts(dataset: Dataset, found: Audit) -> list[Finding]:
+    told = []
+    for facet in dict.fromkeys(shortcut.facet for shortcut in found.shortcuts):
+        shortcuts = [shortcut for shortcut in found.shortcuts if shortcut.facet == facet]
+        told.append(
+            Finding(
+                kind=f"shortcut: {facet}",
+                count=len(shortcuts),
+                what=f"classes are told from the others by {facet} alone",
+                remedy="save all pictures in one way, or cut the frame off with --crop",
+                details=tuple(
+                    {
+                        "class": dataset.classes[shortcut.label],
+                        "recall": round(shortcut.recall, 3),
+                        "false_alarms": round(shortcut.false_alarms, 3),
+                    }
+                    for shortcut in sorted(shortcuts, key=lambda s: s.false_alarms - s.recall)
+                ),
+            )
+        )
+    return told
+
+
+def _group_guess(found: Audit) -> Finding | None:
+    guess = found.group_guess
+    if guess is None:
+        return None
+    return Finding(
+        kind="groups in file names",
+        count=guess.groups,
+        what=f"groups are suggested by the names of {guess.pictures} pictures, such as "
+        f"{guess.example}",
+        remedy=f"if a name is a source: --group-pattern {shlex.quote(guess.pattern)}",
+        details=({"pattern": guess.pattern, "example": guess.example},),
+    )
+
+
+def _blank(dataset: Dataset, found: Audit) -> Finding | None:
+    if not found.blank:
+        return None
+    return Finding(
+        kind="blank pictures",
+        count=len(found.blank),
+        what="pictures show next to nothing",
+        remedy="remove them, or mend what made them",
+        details=tuple({"picture": dataset.pictures[index].path} for index in found.blank),
+    )
+
+
+def _imbalance(dataset: Dataset) -> Finding | None:
+    counts = Counter(dict(zip(dataset.classes, dataset.counts, strict=True)))
+    (largest, most), (smallest, least) = counts.most_common()[0], counts.most_common()[-1]
+    if most < _LEAST_RATIO * least:
+        return None
+    return Finding(
+        kind="imbalance",
+        count=1,
+        what=f"{largest} has {most} pictures, {smallest} {least}",
+        remedy="judge by balanced accuracy, and add pictures of the small classes",
+        details=({"class": smallest, "pictures": least}, {"class": largest, "pictures": most}),
+    )

@@ -1,0 +1,103 @@
+"""Labels that out-of-fold predictions speak against: confident learning.
+
+Northcutt, Jiang and Chuang, "Confident learning: estimating uncertainty in dataset labels" (2021):
+a picture belongs to the off-diagonal of the confident joint when the class with the highest
+probability among those that reach their own average is not the one that it was given.
+
+Shapes: N pictures, F features, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.data.audit.thumbnails import Floats
+from bench.records import Dataset, LabelCheck, SuspiciousLabel
+
+Probabilities = npt.NDArray[np.float64]
+
+_FOLDS = 5
+_COMPONENTS = 64
+# Inverse strength of the probe's penalty on whitened components.
+_C = 1.0
+# A probe below this balanced accuracy is wrong too often itself to accuse a label.
+_LEAST_ACCURACY = 0.7
+# Probabilities from which a label is suspicious: that of the other class, that of its own.
+_LEAST_OTHER, _MOST_OWN = 0.75, 0.1
+
+
+def check_labels(
+    dataset: Dataset, features_nf: Floats, ties_n: npt.NDArray[np.int64], *, features: str
+) -> LabelCheck:
+    """Judge every label by a probe that has seen neither the picture nor one tied to it.
+
+    `ties_n` numbers the sets of pictures that stay together; `features` names what
+    `features_nf` (N, F) are.
+    """
+    from sklearn.metrics import balanced_accuracy_score
+
+    labels = np.asarray(dataset.labels, dtype=np.int64)
+    sources = [len(np.unique(ties_n[labels == k])) for k in range(len(dataset.classes))]
+    folds = min(_FOLDS, *sources)
+    if folds < 2 or len(dataset.classes) < 2:
+        note = "labels were not judged: that takes two classes of two groups at least"
+        return LabelCheck(features=features, balanced_accuracy=0.0, suspicious=(), note=note)
+    probabilities = out_of_fold(features_nf, labels, ties_n, folds)
+    accuracy = float(balanced_accuracy_score(labels, probabilities.argmax(axis=1)))
+    if accuracy < _LEAST_ACCURACY:
+        note = (
+            f"labels were not judged: a linear probe on {features} reaches a balanced accuracy "
+            f"of {accuracy:.2f}, and {_LEAST_ACCURACY} are needed to accuse a label"
+        )
+        return LabelCheck(features=features, balanced_accuracy=accuracy, suspicious=(), note=note)
+    suspicious = tuple(
+        SuspiciousLabel(
+            picture=int(index),
+            predicted=int(probabilities[index].argmax()),
+            given_probability=float(probabilities[index, labels[index]]),
+            predicted_probability=float(probabilities[index].max()),
+        )
+        for index in suspects(labels, probabilities)
+    )
+    return LabelCheck(features=features, balanced_accuracy=accuracy, suspicious=suspicious)
+
+
+def out_of_fold(
+    features_nf: Floats, labels: npt.NDArray[np.int64], ties_n: npt.NDArray[np.int64], folds: int
+) -> Probabilities:
+    """Return what probes trained on the other folds predict: (N, K)."""
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+
+    cuts = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    predicted = np.zeros((len(labels), int(labels.max()) + 1))
+    for train, held_out in cuts.split(features_nf, labels, ties_n):
+        components = min(_COMPONENTS, features_nf.shape[1], len(train) - 1)
+        reduction = PCA(components, whiten=True, svd_solver="randomized", random_state=0)
+        regression = LogisticRegression(C=_C, class_weight="balanced", max_iter=300)
+        probe: Any = make_pipeline(reduction, regression).fit(features_nf[train], labels[train])
+        # A class of few groups may be absent from a training part.
+        predicted[np.ix_(held_out, probe.classes_)] = probe.predict_proba(features_nf[held_out])
+    return predicted
+
+
+def suspects(
+    labels: npt.NDArray[np.int64], probabilities_nk: Probabilities
+) -> npt.NDArray[np.int64]:
+    """Return the pictures off the diagonal of the confident joint that are clear, worst first."""
+    rows = np.arange(len(labels))
+    own = probabilities_nk[rows, labels]
+    averages = np.asarray(
+        [probabilities_nk[labels == k, k].mean() for k in range(probabilities_nk.shape[1])]
+    )
+    confident = np.where(probabilities_nk >= averages, probabilities_nk, -1.0)
+    assigned = confident.argmax(axis=1)
+    off_diagonal = (confident.max(axis=1) > 0) & (assigned != labels)
+    other = probabilities_nk[rows, assigned]
+    found = np.flatnonzero(off_diagonal & (other >= _LEAST_OTHER) & (own <= _MOST_OWN))
+    return found[np.argsort(own[found] - other[found], kind="stable")]

@@ -1,0 +1,81 @@
+"""Every picture once, small and grey, with the frame around it measured on the way.
+
+Shapes: N pictures, H = 32 rows, W = 128 columns; columns are time in a spectrogram.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageChops
+
+from bench.errors import DataError
+from bench.records import Dataset
+from bench.runtime.preprocess import PictureError, open_rgb
+
+ROWS, COLUMNS = 32, 128
+
+Floats = npt.NDArray[np.float32]
+Greys = npt.NDArray[np.uint8]
+
+# Grey levels within which the pixels of a frame may differ: JPEG smears its edges.
+_FRAME_TOLERANCE = 8
+_IS_OFF = [255 * (level > _FRAME_TOLERANCE) for level in range(256)] * 3
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnails:
+    """`frames_nf`: width of the plain border left, top, right, bottom (px), then its colour."""
+
+    grey_nhw: Greys
+    frames_nf: Floats
+
+    def flat_nf(self) -> Floats:
+        """The grey levels of each picture in one row, in [0, 1]."""
+        flat: Floats = self.grey_nhw.reshape(len(self.grey_nhw), -1).astype(np.float32)
+        return flat / np.float32(255)
+
+
+def make_thumbnails(dataset: Dataset, threads: int | None = None) -> Thumbnails:
+    """Decode all pictures; what the data set's crop cuts off is not in the small ones.
+
+    Raises:
+        DataError: a picture that could be read before can no longer be.
+    """
+    count = len(dataset.pictures)
+    grey_nhw = np.empty((count, ROWS, COLUMNS), dtype=np.uint8)
+    frames_nf = np.empty((count, 7), dtype=np.float32)
+
+    def reduce(index: int) -> None:
+        try:
+            image = open_rgb(dataset.picture_path(index))
+        except PictureError as error:
+            raise DataError(f"{error}: put the picture back and check again") from error
+        frames_nf[index] = _plain_frame(image)
+        inside = image.crop(dataset.crop) if dataset.crop else image
+        grey = inside.convert("L").resize((COLUMNS, ROWS), Image.Resampling.BOX)
+        grey_nhw[index] = np.asarray(grey)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(reduce, range(count)):
+            pass
+    return Thumbnails(grey_nhw, frames_nf)
+
+
+def _plain_frame(picture: Image.Image) -> Floats:
+    """Measure how far the colour of the corner reaches in from each side."""
+    corner = np.asarray(picture.crop((0, 0, 1, 1)))[0, 0]
+    plain = Image.new("RGB", picture.size, tuple(corner.tolist()))
+    # Pillow's own loops: ten times faster than arrays of wider integers.
+    off = ImageChops.difference(picture, plain).point(_IS_OFF)
+    box = off.getbbox()
+    if box is None:
+        return np.asarray([0, 0, 0, 0, *corner], dtype=np.float32)
+    left, top, right, bottom = box
+    sides = (left, top, picture.width - right, picture.height - bottom)
+    # Without a border there is no colour of one: the corner's is the picture's own.
+    colour = corner if any(sides) else (-1, -1, -1)
+    return np.asarray([*sides, *colour], dtype=np.float32)

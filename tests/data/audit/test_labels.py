@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.data.audit.labels import check_labels, suspects
+from bench.records import Dataset, Picture
+
+EACH, CLASSES = 60, ("a", "b", "c")
+
+
+def labelled(labels: list[int]) -> Dataset:
+    pictures = [
+        Picture(path=f"{k}.png", label=label, sha256=str(k), width=1, height=1, mode="L")
+        for k, label in enumerate(labels)
+    ]
+    return Dataset(name="n", root="/", kind="csv", classes=CLASSES, pictures=tuple(pictures))
+
+
+def clouds(distance: float) -> tuple[np.ndarray, list[int]]:
+    """Return features of three classes that lie `distance` standard deviations from the middle."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), EACH)
+    return (rng.normal(0, 1, (len(labels), 8)) + distance * np.eye(3, 8)[labels]).astype(
+        np.float32
+    ), labels.tolist()
+
+
+def test_labels_that_were_changed_are_found_and_the_others_left_alone():
+    features, labels = clouds(distance=8)
+    changed = {3: 1, 40: 2, 70: 0, 100: 2, 130: 0, 170: 1}
+    given = [changed.get(k, label) for k, label in enumerate(labels)]
+
+    check = check_labels(labelled(given), features, np.arange(len(given)), features="clouds")
+
+    assert {suspect.picture: labels[suspect.picture] for suspect in check.suspicious} == {
+        suspect.picture: suspect.predicted for suspect in check.suspicious
+    }
+    assert {suspect.picture for suspect in check.suspicious} == set(changed)
+
+
+def test_right_labels_are_not_accused():
+    features, labels = clouds(distance=8)
+
+    check = check_labels(labelled(labels), features, np.arange(len(labels)), features="clouds")
+
+    assert (check.suspicious, check.note) == ((), None)
+    assert check.balanced_accuracy > 0.95
+
+
+def test_a_probe_that_knows_little_accuses_nobody_and_says_so():
+    features, labels = clouds(distance=0)
+
+    check = check_labels(labelled(labels), features, np.arange(len(labels)), features="clouds")
+
+    assert check.suspicious == ()
+    assert check.note is not None and "0.7" in check.note
+
+
+def test_a_copy_with_a_wrong_label_does_not_vouch_for_it():
+    """Tied pictures stand in one fold, so the wrong label of one cannot teach the probe."""
+    features, labels = clouds(distance=8)
+    labels[1] = 1
+    copies = [1] * 20
+    features = np.concatenate([features, features[copies]])
+    ties = np.concatenate([np.arange(len(labels)), copies])
+    given = labels + [1] * len(copies)
+
+    check = check_labels(labelled(given), features, ties, features="clouds")
+
+    assert {1, *range(len(labels), len(given))} <= {s.picture for s in check.suspicious}
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 0, 1, 2]])
+def test_too_few_pictures_are_not_judged(labels):
+    check = check_labels(
+        labelled(labels), np.zeros((4, 2), np.float32), np.arange(4), features="zeros"
+    )
+
+    assert check.suspicious == ()
+    assert check.note is not None and "not judged" in check.note
+
+
+def test_the_confident_joint_asks_each_class_for_its_own_average():
+    """Class 1 is predicted with 0.9 on the average, so 0.85 for it is not confident."""
+    probabilities = np.asarray([[0.98, 0.02], [0.04, 0.96], [0.15, 0.85], [0.05, 0.95], [0.1, 0.9]])
+    labels = np.asarray([0, 0, 0, 1, 1])
+
+    assert suspects(labels, probabilities).tolist() == [1]

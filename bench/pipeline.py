@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -72,6 +71,8 @@ from bench.workspace import Workspace, as_study_name, check_study_name, describe
 _LATENCY_NOTE = "Limit of latency, ms,"
 # What a promoted model's latency is measured of: (scope, batch size).
 MEASURED: tuple[tuple[LatencyScope, int], ...] = (("model", 1), ("model", 8), ("end-to-end", 1))
+# And on a GPU, where copying pictures there and answers back can take longer than the network.
+MEASURED_ON_GPU: tuple[tuple[LatencyScope, int], ...] = (*MEASURED, ("device", 1), ("device", 8))
 STORES: tuple[Store, ...] = get_args(Store)
 
 
@@ -270,18 +271,19 @@ def measure(
             for v in model.offered_variants
         ]
         for precision, path, key, size_bytes in files:
-            for device, (scope, batch_size) in itertools.product(devices[precision], MEASURED):
-                job = LatencyJob(
-                    path=workspace.root / path,
-                    model=model.name,
-                    architecture_key=key,
-                    device=device,
-                    batch_size=batch_size,
-                    precision=precision,
-                    scope=scope,
-                    size_bytes=size_bytes,
-                )
-                jobs.setdefault((key, device, scope, batch_size), job)
+            for device in devices[precision]:
+                for scope, batch_size in MEASURED if device == "cpu" else MEASURED_ON_GPU:
+                    job = LatencyJob(
+                        path=workspace.root / path,
+                        model=model.name,
+                        architecture_key=key,
+                        device=device,
+                        batch_size=batch_size,
+                        precision=precision,
+                        scope=scope,
+                        size_bytes=size_bytes,
+                    )
+                    jobs.setdefault((key, device, scope, batch_size), job)
     here = machine_name()
     for row in database.load_latencies([path for model in models for path in model.paths]):
         # A quick row does not stand for a full one. Early rows know the device, not the machine.

@@ -227,6 +227,23 @@ def test_rows_of_another_machine_are_not_taken_for_this_ones(
     assert len(rows) == measured
 
 
+def test_on_a_gpu_the_network_is_measured_with_copying_and_without(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "cuda_works", lambda: (True, "pretended"))
+    workspace = Workspace(tmp_path)
+    with Database.open(workspace.default_storage) as database:
+        rows = pipeline.measure(
+            place.report.models,
+            workspace,
+            database,
+            make_progress(quiet=True),
+            LatencyProtocol(processes=1),
+        )
+    on_gpu = {(row.scope, row.batch_size) for row in rows if row.device == "cuda"}
+    assert on_gpu >= {("model", 1), ("device", 1), ("end-to-end", 1)}
+
+
 # --- what it left behind --------------------------------------------------------------------
 
 

@@ -200,7 +200,8 @@ def race(options: argparse.Namespace, workspace: Workspace) -> dict[str, object]
     study = plain_script.search(
         task,
         space.distributions(),
-        list(space.default_params()),
+        # A head from random numbers, which the plain script's is, wants a higher rate.
+        [{**params, "head_lr_factor": 10.0} for params in space.default_params()],
         options.trials,
         0,
         on_trial,

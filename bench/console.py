@@ -104,15 +104,16 @@ def relative(path: Path) -> str:
 
 def print_summary(report: StudyReport, place: Workspace) -> None:
     """Print the promoted models of a study, or its best score where there are none."""
+    from bench.records import best_trial
+
     for note in report.notes:
         say(f"note: {note}")
     if report.models:
         _print_models(report, place)
     else:
-        best = max(
-            (t.value for t in report.trials if t.state == "COMPLETE" and t.value), default=None
-        )
-        print(f"{report.study}: best cross-validated balanced accuracy {_cell(best)}")
+        best = best_trial(report.trials)
+        value = _cell(best.value if best else None)
+        print(f"{report.study}: best cross-validated balanced accuracy {value}")
     say(f"next: bench report {report.study}   ·   bench dashboard")
 
 

@@ -20,6 +20,7 @@ from bench.records import (
     StudyReport,
     TrialRecord,
     VariantRecord,
+    best_trial,
     ranked,
 )
 from bench.statistics.intervals import (
@@ -30,11 +31,7 @@ from bench.statistics.intervals import (
     log_loss,
     precision,
 )
-from reports.findings import (
-    labels_of,
-    tuned_parameters,
-    winner_of,
-)
+from reports.findings import labels_of, tuned_parameters, winner_of
 from reports.scores import (
     NOTHING,
     TIE,
@@ -42,7 +39,6 @@ from reports.scores import (
     against_best,
     against_searched,
     answers,
-    best_trial,
     cv_score,
     legend,
     percent,

@@ -31,13 +31,13 @@ from reports.findings import (
 from reports.latency import study_tables
 from reports.rendering import render
 from reports.scores import (
+    counted_pictures,
     cv_optimism,
     cv_score,
     legend,
     percent,
     points,
     reasons,
-    tested_pictures,
     tested_score,
     with_interval,
 )
@@ -237,7 +237,7 @@ def _winner_sentence(report: StudyReport, winner: ModelRecord) -> str:
     else:
         folds = len(report.split.folds)
         text += f"balanced accuracy {with_interval(inner)} % over {folds} folds of cross-validation"
-    pictures = tested_pictures(report, winner.predictions.indices)
+    pictures = counted_pictures(report, winner.predictions.indices)
     text += f", {with_interval(outer)} % on the locked test set of {pictures}, "
     text += "measured through the exported ONNX file."
     if optimism is not None:

@@ -134,7 +134,7 @@ def reasons(estimates: Iterable[Estimate | None]) -> tuple[str, ...]:
     return tuple(f"{NO_INTERVAL}: {reason}." for reason in told)
 
 
-def tested_pictures(report: StudyReport, indices: Sequence[int]) -> str:
+def counted_pictures(report: StudyReport, indices: Sequence[int]) -> str:
     """``'60 pictures in 15 groups'``, or that there are no groups."""
     groups, unit = groups_of(report.dataset, indices)
     if unit == "groups":

@@ -843,23 +843,9 @@ def _features(backbone: str) -> Features | None:
 
 def _draw_pairs(dataset: Dataset, found: Audit, folder: Path) -> tuple[Path, ...]:
     from bench.data.audit.check import worst_pairs
-    from reports.pairs import PictureRow, write_pages
+    from reports.pairs import rows_of, write_pages
 
-    rows = []
-    for pair in worst_pairs(dataset, found)[:MOST_DRAWN_PAIRS]:
-        first, second = dataset.pictures[pair.first], dataset.pictures[pair.second]
-        shift = f", shifted by {pair.shift:+.0%} of the width" if pair.shift else ""
-        rows.append(
-            PictureRow(
-                left=dataset.picture_path(pair.first),
-                right=dataset.picture_path(pair.second),
-                left_caption=first.path,
-                right_caption=second.path,
-                finding=f"{pair.kind}, correlation {pair.correlation:.2f}{shift}",
-                is_alarming=first.label != second.label,
-            )
-        )
-    return write_pages(rows, folder)
+    return write_pages(rows_of(dataset, worst_pairs(dataset, found)[:MOST_DRAWN_PAIRS]), folder)
 
 
 def _weight_files(pairs: Sequence[str]) -> dict[str, Path]:

@@ -5,6 +5,7 @@ Heavy modules are imported inside the commands, so that `bench --help` answers a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from bench import console
-from bench.errors import BenchError, DataError, InputError, InterruptedRun
+from bench.errors import BenchError, DataError, InputError, InterruptedRun, WorkspaceError
 
 if TYPE_CHECKING:
     from bench.data.audit.check import Features
@@ -922,6 +923,13 @@ def main() -> None:
         again = shlex.join(["bench", *map(_without_password, sys.argv[1:])])
         _end(InterruptedRun(f"stopped; what is finished is stored. Go on with: {again}"))
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _end(
+                WorkspaceError(
+                    f"the disk is full ({error.strerror}): what is finished is stored; make room, "
+                    "and give the same command again"
+                )
+            )
         if error.filename is None:
             raise
         _end(InputError(f"{error.filename}: {error.strerror}"))

@@ -1,46 +1,33 @@
-"""The `bench` command: parse, call `bench`, print.
+"""The `bench` command: parse, call `bench`, print (`bench.console`).
 
-Heavy modules are imported inside the commands, so that `bench --help` answers at once. Results go
-to standard output, everything else to standard error.
+Heavy modules are imported inside the commands, so that `bench --help` answers at once.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from bench.errors import BenchError, DataError, InputError, InterruptedRun
+from bench import console
+from bench.errors import BenchError, DataError, InputError, InterruptedRun, WorkspaceError
 
 if TYPE_CHECKING:
-    from bench.data.audit.check import Finding
     from bench.data.audit.thumbnails import Features
     from bench.database import Database
-    from bench.inspection import Inspection
-    from bench.latency import Comparison, LatencyJob
-    from bench.records import (
-        Audit,
-        Dataset,
-        LatencyRow,
-        ModelRecord,
-        StudyReport,
-        TrialState,
-        VariantRecord,
-    )
-    from bench.reproduce import Reproduction
-    from bench.results import StudyProgress
-    from bench.runtime.metadata import TensorSignature
+    from bench.latency import LatencyJob
+    from bench.records import Audit, Dataset, StudyReport
     from bench.runtime.predictor import Prediction, Predictor
     from bench.workspace import Workspace
-    from reports.tables import Table as ReportTable
 
 app = typer.Typer(
     help="Tune picture classifiers with Optuna, export them to ONNX, measure what they do.",
@@ -295,7 +282,7 @@ def search(
                     variants=choice,
                     seeds=seeds,
                 )
-    _print_summary(report, place, as_json=as_json)
+    _tell_of(report, place, as_json=as_json)
 
 
 @app.command()
@@ -328,7 +315,7 @@ def promote(
             variants=choice,
             seeds=seeds,
         )
-    _print_summary(report, place, as_json=as_json)
+    _tell_of(report, place, as_json=as_json)
 
 
 @app.command()
@@ -356,7 +343,7 @@ def report(
     for record in records:
         write_cards(record, place.root)
     if as_json:
-        _print_json({"report": str(paths.markdown), "json": str(paths.json)})
+        console.print_json({"report": str(paths.markdown), "json": str(paths.json)})
     else:
         print(paths.markdown)
 
@@ -391,12 +378,9 @@ def reproduce(
             fresh=fresh,
         )
     if as_json:
-        from bench.records import to_builtins
-
-        derived = {name: getattr(reproduction, name) for name in ("recorded", "again", "verdict")}
-        _print_json({**to_builtins(reproduction), **derived})
+        console.print_json(console.reproduction_document(reproduction))
     else:
-        _print_reproduction(reproduction)
+        console.print_reproduction(reproduction)
     reproduction.refuse_difference()
 
 
@@ -420,7 +404,7 @@ def predict(
     except DataError:
         predictions, broken = _predict_one_by_one(predictor, files)
     if as_json:
-        _print_json(
+        console.print_json(
             [
                 {
                     "picture": prediction.source,
@@ -434,7 +418,7 @@ def predict(
         return
     for prediction in predictions:
         best = "  ".join(f"{name} {share:.3f}" for name, share in prediction.top(top))
-        print(_printable(f"{prediction.source}: {best}"))
+        print(console.printable(f"{prediction.source}: {best}"))
     _fail_for(broken)
 
 
@@ -448,11 +432,9 @@ def inspect(
 
     inspection = inspect_model(model)
     if as_json:
-        from bench.records import to_builtins
-
-        _print_json(to_builtins(inspection))
+        console.print_record(inspection)
     else:
-        _print_inspection(inspection)
+        console.print_inspection(inspection)
 
 
 @app.command()
@@ -519,21 +501,26 @@ def latency(
     protocol = replace(_protocol(quick=quick), limit_s=time_limit)
     jobs = plan.jobs()
     least_s = len(jobs) * protocol.processes * (protocol.warmup_s + protocol.measure_s)
-    _say(f"{len(jobs)} rows of {protocol.processes} processes each, at least {least_s:.0f} s")
+    console.say(
+        f"{len(jobs)} rows of {protocol.processes} processes each, at least {least_s:.0f} s"
+    )
     rows = measure_many(jobs, protocol=protocol, progress=_say_round)
     comparisons = compare(rows)
     document = {
         "protocol": to_builtins(protocol),
-        "rows": [{**to_builtins(row), **_derived(row)} for row in rows],
-        "ratios": [
-            {**_compared(c), "interval": c.interval, "verdict": c.verdict} for c in comparisons
-        ],
+        "rows": [console.latency_row(row) for row in rows],
+        "ratios": [console.latency_ratio(comparison) for comparison in comparisons],
     }
-    _say(f"every single call is in {_relative(_store_latencies(document, out, workspace))}")
+    stored = _store_latencies(document, out, workspace)
+    console.say(f"every single call is in {console.relative(stored)}")
     if as_json:
-        _print_json(document)
-    else:
-        _print_latencies(rows, comparisons)
+        console.print_json(document)
+        return
+    from reports.latency import latency_tables
+
+    for table in latency_tables(rows):
+        console.print_table(table)
+    console.print_ratios(comparisons)
 
 
 @app.command()
@@ -554,9 +541,9 @@ def status(
         names = [study] if study else database.studies()
         all_progress = [load_progress(database, name, datetime.now(UTC)) for name in names]
     if as_json:
-        _print_json([_status_row(progress) for progress in all_progress])
-        return
-    _print_status(all_progress)
+        console.print_json([console.status_row(progress) for progress in all_progress])
+    else:
+        console.print_status(all_progress)
 
 
 @app.command()
@@ -572,7 +559,7 @@ def dashboard(
 
     with _opened(workspace, storage) as (place, database):
         place.artifacts.mkdir(parents=True, exist_ok=True)
-        _say(f"optuna-dashboard on http://{host}:{port}/ (Ctrl-C ends it)")
+        console.say(f"optuna-dashboard on http://{host}:{port}/ (Ctrl-C ends it)")
         with suppress(KeyboardInterrupt), _address(host, port):
             run_server(
                 database.storage,
@@ -588,25 +575,19 @@ def spaces(
     as_json: JsonOption = False,
 ) -> None:
     """List the search spaces, or show one."""
-    from rich.table import Table
-
     from bench.space import list_spaces, load_space, space_source
 
     if name is not None:
         space = load_space(name)
         if as_json:
-            _print_json(space.as_dict())
+            console.print_json(space.as_dict())
         else:
             print(space_source(name), end="")
         return
     if as_json:
-        _print_json([space.as_dict() for space in list_spaces()])
-        return
-    table = Table("space", "backbones", "folds x epochs", "description", box=None)
-    for space in list_spaces():
-        shape = f"{space.folds} x {space.epochs}"
-        table.add_row(space.name, ", ".join(space.backbones), shape, space.description)
-    _print_rich(table)
+        console.print_json([space.as_dict() for space in list_spaces()])
+    else:
+        console.print_spaces(list_spaces())
 
 
 @app.command()
@@ -618,12 +599,9 @@ def doctor(workspace: WorkspaceOption = RUNS, as_json: JsonOption = False) -> No
 
     findings = diagnose(workspace)
     if as_json:
-        _print_json([asdict(finding) for finding in findings])
+        console.print_json([asdict(finding) for finding in findings])
     else:
-        for finding in findings:
-            print(f"{'ok ' if finding.ok else 'BAD'}  {finding.name}: {finding.detail}")
-            if finding.remedy:
-                print(f"     -> {finding.remedy}")
+        console.print_diagnosis(findings)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
@@ -664,9 +642,9 @@ def data_check(
     dataset = load_groups(
         load_dataset(data, crop=parse_crop(crop)), file=groups, pattern=group_pattern
     )
-    facts = _dataset_facts(dataset)
+    facts = console.dataset_facts(dataset)
     if not as_json:
-        _print_dataset(facts, remarks(dataset))
+        console.print_dataset(facts, remarks(dataset))
     found = audit(dataset, _features(backbone))
     told = findings(dataset, found)
     pages = _draw_pairs(dataset, found, out) if out else ()
@@ -676,7 +654,7 @@ def data_check(
             "balanced_accuracy": found.labels.balanced_accuracy,
             "note": found.labels.note,
         }
-        _print_json(
+        console.print_json(
             {
                 **facts,
                 "labels": labels,
@@ -686,7 +664,7 @@ def data_check(
             }
         )
         return
-    _print_findings(told)
+    console.print_findings(told)
     if found.labels.note:
         print(f"note: {found.labels.note}")
     for page in pages:
@@ -720,7 +698,7 @@ def data_split(
         raise InputError("`bench data split` prints one split: give --protocol one name")
     dataset = load_groups(load_dataset(data), file=groups, pattern=group_pattern)
     if tie_duplicates:
-        dataset = tied(dataset, tell=_say)
+        dataset = tied(dataset, tell=console.say)
     (split,), said = make_splits(
         dataset,
         chosen,
@@ -730,7 +708,7 @@ def data_split(
         lists=tuple(parts or ()),
     )
     for remark in (*remarks(dataset), *said):
-        _say(remark)
+        console.say(remark)
     part_of = dict.fromkeys(split.test, "test") | dict.fromkeys(split.left_out, "left out")
     part_of |= {index: f"fold {k + 1}" for k, fold in enumerate(split.folds) for index in fold}
     writer = csv.writer(sys.stdout)
@@ -753,7 +731,7 @@ def data_demo(
 
     made = make_demo(out, seed=seed)
     if as_json:
-        _print_json(asdict(made))
+        console.print_json(asdict(made))
     else:
         how = "made" if made.made else "already there"
         print(f"{out}: {made.pictures} synthetic pictures of {len(made.classes)} styles, {how}")
@@ -773,9 +751,9 @@ def data_spectrograms(
 
     made = render_folder(audio, out, clip_s)
     for broken in made.broken:
-        _say(f"left out: {broken}")
+        console.say(f"left out: {broken}")
     if as_json:
-        _print_json(asdict(made))
+        console.print_json(asdict(made))
     else:
         print(f"{out}: {made.pictures} pictures of {made.recordings} recordings")
 
@@ -851,43 +829,6 @@ def _fail_for(broken: Sequence[DataError]) -> None:
         raise DataError("; ".join(str(error) for error in broken))
 
 
-def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
-    from collections import Counter
-
-    from bench.records import to_builtins
-
-    return {
-        "name": dataset.name,
-        "kind": dataset.kind,
-        "synthetic": dataset.synthetic,
-        "pictures": len(dataset.pictures),
-        "classes": dict(zip(dataset.classes, dataset.counts, strict=True)),
-        "groups": len({p.group for p in dataset.pictures if p.group is not None}),
-        "tied": to_builtins(dataset.tied),
-        "sizes": dict(Counter(f"{p.width}x{p.height}" for p in dataset.pictures).most_common()),
-        "modes": dict(Counter(p.mode for p in dataset.pictures).most_common()),
-        "crop": dataset.crop,
-        "fingerprint": dataset.fingerprint,
-        "broken": to_builtins(dataset.broken),
-    }
-
-
-def _print_dataset(facts: dict[str, Any], remarks: Sequence[str]) -> None:
-    synthetic = ", synthetic" if facts["synthetic"] else ""
-    print(f"{facts['name']}: {facts['pictures']} pictures ({facts['kind']}{synthetic})")
-    for name, count in facts["classes"].items():
-        print(f"  {name:<20} {count}")
-    print(f"sizes   {_counted(facts['sizes'])}")
-    print(f"modes   {_counted(facts['modes'])}")
-    print(f"groups  {facts['groups'] or 'none given'}")
-    for remark in remarks:
-        print(f"  {remark}")
-    print(f"crop    {','.join(map(str, facts['crop'])) if facts['crop'] else 'none'}")
-    print(f"broken  {len(facts['broken'])}")
-    for picture in facts["broken"]:
-        print(f"  {picture['path']}: {picture['reason']}")
-
-
 def _features(backbone: str) -> Features | None:
     """What judges labels; None stands for small pictures."""
     if backbone == "none":
@@ -901,47 +842,9 @@ def _features(backbone: str) -> Features | None:
 
 def _draw_pairs(dataset: Dataset, found: Audit, folder: Path) -> tuple[Path, ...]:
     from bench.data.audit.check import worst_pairs
-    from reports.pairs import PictureRow, write_pages
+    from reports.pairs import rows_of, write_pages
 
-    rows = []
-    for pair in worst_pairs(dataset, found)[:MOST_DRAWN_PAIRS]:
-        first, second = dataset.pictures[pair.first], dataset.pictures[pair.second]
-        shift = f", shifted by {pair.shift:+.0%} of the width" if pair.shift else ""
-        rows.append(
-            PictureRow(
-                left=dataset.picture_path(pair.first),
-                right=dataset.picture_path(pair.second),
-                left_caption=first.path,
-                right_caption=second.path,
-                finding=f"{pair.kind}, correlation {pair.correlation:.2f}{shift}",
-                is_alarming=first.label != second.label,
-            )
-        )
-    return write_pages(rows, folder)
-
-
-def _print_findings(told: Sequence[Finding]) -> None:
-    if not told:
-        print("findings  none")
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("finding", "count", "what", "such as", "remedy", box=None)
-    for finding in told:
-        # Text, because a path may hold what rich takes for markup.
-        cells = (finding.kind, str(finding.count), finding.what, _example(finding), finding.remedy)
-        table.add_row(*(Text(cell) for cell in cells))
-    _print_rich(table)
-
-
-def _example(finding: Finding) -> str:
-    worst = finding.details[0]
-    if "first" in worst:
-        return f"{worst['first']} and {worst['second']} ({worst['correlation']:.2f})"
-    if "predicted" in worst:
-        return f"{worst['picture']}: {worst['label']} or {worst['predicted']}?"
-    return str(worst.get("picture") or worst.get("class") or worst["example"])
+    return write_pages(rows_of(dataset, worst_pairs(dataset, found)[:MOST_DRAWN_PAIRS]), folder)
 
 
 def _weight_files(pairs: Sequence[str]) -> dict[str, Path]:
@@ -954,214 +857,21 @@ def _weight_files(pairs: Sequence[str]) -> dict[str, Path]:
     return files
 
 
+def _tell_of(report: StudyReport, place: Workspace, *, as_json: bool) -> None:
+    if as_json:
+        console.print_record(report)
+    else:
+        console.print_summary(report, place)
+
+
 def _protocol(*, quick: bool) -> Any:
     from bench.latency import LatencyProtocol
 
     return LatencyProtocol.quick() if quick else LatencyProtocol()
 
 
-def _print_summary(report: StudyReport, place: Workspace, *, as_json: bool) -> None:
-    if as_json:
-        from bench.records import to_builtins
-
-        _print_json(to_builtins(report))
-        return
-    from rich.table import Table
-
-    from bench.results import p50_at_batch_one
-
-    for note in report.notes:
-        _say(f"note: {note}")
-    if report.models:
-        table = Table(
-            "model", "CV balanced accuracy", "test", "CPU p50 ms (batch 1)", "file", box=None
-        )
-        for model in sorted(report.models, key=lambda m: -(m.cv_mean or 0.0)):
-            spread = f" ± {model.cv_sd:.3f}" if model.cv_sd is not None else ""
-            cv = f"{model.cv_mean:.3f}{spread}" if model.cv_mean is not None else "pruned"
-            p50_ms = p50_at_batch_one(report, model.architecture_key, "cpu")
-            table.add_row(
-                model.name,
-                cv,
-                f"{model.test.balanced_accuracy:.3f}",
-                f"{p50_ms:.2f}" if p50_ms is not None else "–",
-                _relative(place.root / model.path),
-            )
-            for variant in model.variants:
-                table.add_row(*_variant_cells(report, model, variant, place))
-        _print_rich(table)
-        for model in report.models:
-            if model.further_seeds:
-                scores = (model.test, *(run.test for run in model.further_seeds))
-                shown = ", ".join(f"{score.balanced_accuracy:.3f}" for score in scores)
-                print(f"{model.name} over {len(scores)} seeds, test: {shown} (the first ships)")
-    else:
-        best = max(
-            (t.value for t in report.trials if t.state == "COMPLETE" and t.value), default=None
-        )
-        print(f"{report.study}: best cross-validated balanced accuracy {_cell(best)}")
-    _say(f"next: bench report {report.study}   ·   bench dashboard")
-
-
-def _variant_cells(
-    report: StudyReport, model: ModelRecord, variant: VariantRecord, place: Workspace
-) -> tuple[str, ...]:
-    from bench.results import p50_at_batch_one
-
-    name = f"  {variant.precision}"
-    if variant.test is None:
-        return name, "", "", "", f"not offered: {variant.refused}"
-    p50_ms = p50_at_batch_one(report, model.variant_key(variant), "cpu")
-    return (
-        name,
-        "",
-        f"{variant.test.balanced_accuracy:.3f}",
-        f"{p50_ms:.2f}" if p50_ms is not None else "–",
-        _relative(place.root / variant.path),
-    )
-
-
-def _status_row(progress: StudyProgress) -> dict[str, object]:
-    best = progress.best
-    states: tuple[TrialState, ...] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "INTERRUPTED")
-    return {
-        "study": progress.study,
-        "wanted": progress.wanted,
-        **{state.lower(): progress.count(state) for state in states},
-        "best": best.value if best else None,
-        "best_trial": best.number if best else None,
-        "models": progress.models,
-        "owner": progress.owner,
-        "trials_per_hour": progress.trials_per_hour,
-        "left_s": progress.left_s,
-        "ended": progress.ended,
-    }
-
-
-def _print_status(all_progress: Sequence[StudyProgress]) -> None:
-    from rich.table import Table
-
-    from bench.progress import clock_time, describe
-
-    shown = ("study", "wanted", "complete", "pruned", "fail", "running", "interrupted", "best",
-             "best_trial", "models")  # fmt: skip
-    table = Table(*shown, box=None)
-    for progress in all_progress:
-        row = _status_row(progress)
-        table.add_row(*(_cell(row[name]) for name in shown))
-    _print_rich(table)
-    for progress in all_progress:
-        if progress.ended:
-            print(f"{progress.study}: the search ended early: {progress.ended}")
-        if progress.owner is None:
-            continue
-        rate = f"{progress.trials_per_hour:.0f} trials an hour" if progress.trials_per_hour else ""
-        left = f"{clock_time(progress.left_s)} left" if progress.left_s is not None else ""
-        facts = ", ".join(filter(None, (f"run by {progress.owner}", rate, left)))
-        print(f"{progress.study}: {facts}")
-        running = Table("trial", "fold", "epoch", "balanced accuracy", "recipe", box=None)
-        for trial in progress.trials:
-            if trial.state == "RUNNING":
-                last = trial.epochs[-1] if trial.epochs else None
-                running.add_row(
-                    str(trial.number),
-                    str(last.fold + 1) if last else "–",
-                    str(last.epoch + 1) if last else "–",
-                    _cell(trial.cv_mean),
-                    describe(trial.recipe),
-                )
-        if running.row_count:
-            _print_rich(running)
-
-
-def _print_reproduction(reproduction: Reproduction) -> None:
-    from rich.table import Table
-
-    table = Table(
-        "fold", "epochs", "recorded", "again", "scores equal", "pictures", "other class",
-        "largest difference of a probability", box=None,
-    )  # fmt: skip
-    for fold in reproduction.folds:
-        compared = (
-            (str(fold.pictures), str(fold.other_answers), f"{fold.max_abs_difference:.1e}")
-            if fold.pictures
-            else ("none stored", "–", "–")
-        )
-        table.add_row(
-            str(fold.fold + 1),
-            str(fold.epochs),
-            _cell(fold.recorded),
-            _cell(fold.again),
-            "yes" if fold.scores_equal else "no",
-            *compared,
-        )
-    _print_rich(table)
-    for remark in reproduction.remarks:
-        print(remark)
-    for change in reproduction.changes:
-        print(f"then and now: {change}")
-    print(
-        f"trial {reproduction.trial} of {reproduction.study} ({reproduction.state.lower()}): "
-        f"{reproduction.recorded:.3f} recorded, {reproduction.again:.3f} again, spread over the "
-        f"folds {_cell(reproduction.spread)}: {reproduction.verdict}"
-    )
-
-
-def _print_inspection(inspection: Inspection) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    facts = Table("", "", box=None, show_header=False)
-    for name, value in [
-        ("file", inspection.path),
-        ("size", f"{inspection.size_bytes / 1e6:.1f} MB"),
-        ("side files", ", ".join(inspection.side_files) or "none"),
-        ("producer", inspection.producer or "not named"),
-        ("ONNX", f"IR {inspection.ir_version}, opset {_pairs(inspection.opsets)}"),
-        *(("input", _tensor(tensor)) for tensor in inspection.inputs),
-        *(("output", _tensor(tensor)) for tensor in inspection.outputs),
-        ("parameters", f"{inspection.parameters:,}"),
-        ("operators", _pairs(inspection.operators)),
-        *inspection.other_metadata.items(),
-    ]:
-        facts.add_row(Text(_printable(name)), Text(_printable(value)))
-    _print_rich(facts)
-    if inspection.bench is None:
-        print("no `bench` metadata: `bench latency` can measure it, `bench predict` cannot use it")
-        return
-    told = Table("bench metadata", "", box=None)
-    for name, value in _flat(inspection.bench):
-        told.add_row(Text(_printable(name)), Text(_printable(value)))
-    _print_rich(told)
-
-
-def _flat(document: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names and values of a nested document."""
-    for name, value in document.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{above}{name}.")
-        elif isinstance(value, list | tuple):
-            yield f"{above}{name}", ", ".join(map(str, value))
-        else:
-            yield f"{above}{name}", f"{value:.6g}" if isinstance(value, float) else _cell(value)
-
-
-def _tensor(tensor: TensorSignature) -> str:
-    shape = ", ".join("?" if size is None else str(size) for size in tensor.shape)
-    return f"{tensor.name}: {tensor.kind} [{shape}]"
-
-
-def _pairs(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
-
-
-def _printable(text: str) -> str:
-    """Text from a file that anybody may have made: control characters could drive a terminal."""
-    return "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
-
-
 def _say_round(_job: LatencyJob, finished: int, planned: int) -> None:
-    _say(f"process {finished} of {planned}")
+    console.say(f"process {finished} of {planned}")
 
 
 def _store_latencies(document: dict[str, Any], out: Path | None, workspace: Path) -> Path:
@@ -1177,102 +887,8 @@ def _store_latencies(document: dict[str, Any], out: Path | None, workspace: Path
     return target
 
 
-def _print_latencies(rows: Sequence[LatencyRow], comparisons: Sequence[Comparison]) -> None:
-    from reports.latency import latency_tables
-    from reports.tables import Table
-
-    tables = list(latency_tables(rows))
-    if comparisons:
-        facts = [_compared(comparison) for comparison in comparisons]
-        cells = [
-            (*map(str, fact.values()), _interval(comparison.interval), comparison.verdict)
-            for fact, comparison in zip(facts, comparisons, strict=True)
-        ]
-        note = (
-            "ratio: p50 of the first over the second, the median of the rounds, with its 95 % "
-            "interval. Within 5 %, or with 1 in the interval, it is a tie."
-        )
-        headers = (*facts[0], "95 %", "verdict")
-        tables.append(
-            Table(caption="Ratios", headers=headers, rows=tuple(cells), footnotes=(note,))
-        )
-    for table in tables:
-        _print_table(table)
-
-
-def _compared(comparison: Comparison) -> dict[str, object]:
-    first, second = comparison.first, comparison.second
-    return {
-        "first": f"{first.model} ({first.provider}, {first.precision})",
-        "second": f"{second.model} ({second.provider}, {second.precision})",
-        "device": first.device,
-        "timed": first.scope,
-        "batch": first.batch_size,
-        "threads": first.threads,
-        "ratio": round(comparison.ratio, 3),
-    }
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "–" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
-
-
-def _print_table(table: ReportTable) -> None:
-    from rich.table import Table
-
-    shown = Table(*table.headers, box=None, title=table.caption, title_justify="left")
-    for row in table.rows:
-        shown.add_row(*row)
-    _print_rich(shown)
-    for footnote in table.footnotes:
-        _say(footnote)
-
-
-def _derived(row: LatencyRow) -> dict[str, Any]:
-    names = (
-        "p50_ms", "p50_interval_ms", "p90_ms", "p99_ms", "throughput_per_s", "steady", "calls",
-        "import_ms", "load_ms", "first_call_ms", "cold_start_ms", "peak_rss_bytes",
-    )  # fmt: skip
-    return {name: getattr(row, name) for name in names}
-
-
-def _relative(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def _counted(counts: dict[str, int]) -> str:
-    """The most frequent ones; `counts` stand in order."""
-    return ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:8])
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _print_json(document: object) -> None:
-    print(json.dumps(document, indent=2, ensure_ascii=False))
-
-
-def _print_rich(renderable: object) -> None:
-    from rich.console import Console
-
-    # Tables that go to a file or pipe must not be cut to a terminal's width.
-    Console(width=None if sys.stdout.isatty() else 200).print(renderable)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
 def _end(error: BenchError) -> NoReturn:
-    from rich.console import Console
-
-    word = "" if isinstance(error, InterruptedRun) else "error: "
-    Console(stderr=True).print(
-        f"{word}{error}", style="bold red", markup=False, highlight=False, soft_wrap=True
-    )
+    console.print_error(error)
     sys.exit(error.exit_code)
 
 
@@ -1305,6 +921,13 @@ def main() -> None:
         again = shlex.join(["bench", *map(_without_password, sys.argv[1:])])
         _end(InterruptedRun(f"stopped; what is finished is stored. Go on with: {again}"))
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _end(
+                WorkspaceError(
+                    f"the disk is full ({error.strerror}): what is finished is stored; make room, "
+                    "and give the same command again"
+                )
+            )
         if error.filename is None:
             raise
         _end(InputError(f"{error.filename}: {error.strerror}"))

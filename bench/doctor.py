@@ -51,11 +51,6 @@ class Finding:
 
 def diagnose(workspace: Path = Path()) -> tuple[Finding, ...]:
     """Look at everything `bench` stands on. Imports torch, so it takes seconds."""
-
-    def _existing(folder: Path) -> Path:
-        folder = folder.absolute()
-        return next(place for place in (folder, *folder.parents) if place.exists())
-
     return (
         python_finding(sys.version_info[:3]),
         *package_findings(PACKAGES, importlib.metadata.version),
@@ -65,6 +60,12 @@ def diagnose(workspace: Path = Path()) -> tuple[Finding, ...]:
         weights_finding(lambda module: importlib.util.find_spec(module) is not None),
         disk_finding(workspace, shutil.disk_usage(_existing(workspace)).free),
     )
+
+
+def _existing(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def python_finding(version: tuple[int, ...]) -> Finding:

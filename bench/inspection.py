@@ -68,6 +68,13 @@ def inspect_model(path: str | Path) -> Inspection:
     file = Path(path)
     check_file(file)
     model = _load(file)
+    try:
+        return _describe(file, model)
+    except ValueError as error:  # a name that is no text, a type that ONNX does not know
+        raise _damaged(file, error) from error
+
+
+def _describe(file: Path, model: onnx.ModelProto) -> Inspection:
     graph = model.graph
     stored = {tensor.name for tensor in graph.initializer}
     inputs = tuple(_signature(value) for value in graph.input if value.name not in stored)
@@ -99,16 +106,20 @@ def _load(file: Path) -> onnx.ModelProto:
         # named by an absolute path, through `..`, or by a link. None of them is read.
         onnx.checker.check_model(str(file))
         return onnx.load(file, load_external_data=False)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, ValueError) as error:
         reason = one_line(error)
         if "external" in reason.lower() or "TensorProto (" in reason:
             raise ModelFileError(
                 f"{file} keeps weights in another file, which is missing or outside its folder "
                 f"({reason}): put the file there, or export the model as one file"
             ) from error
-        raise ModelFileError(
-            f"{file} is damaged or not an ONNX model ({reason}): export or copy it again"
-        ) from error
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> ModelFileError:
+    return ModelFileError(
+        f"{file} is damaged or not an ONNX model ({one_line(error)}): export or copy it again"
+    )
 
 
 def _side_paths(graph: onnx.GraphProto, folder: Path) -> set[Path]:

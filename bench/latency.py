@@ -249,7 +249,12 @@ def run_child(command: Sequence[str], limit_s: float, *, what: str) -> ChildResu
         BenchError, MeasurementError: see `measure_in_child`.
     """
     child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",  # native libraries print what they like
+        start_new_session=True,
     )
     try:
         stdout, stderr = child.communicate(timeout=limit_s)

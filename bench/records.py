@@ -455,6 +455,16 @@ class TrialRecord:
         return stdev(self.fold_scores) if len(self.fold_scores) > 1 else None
 
 
+def best_trial(trials: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The complete trial with the best finite value; of equals the first."""
+    complete = [
+        (trial.value, -trial.number, trial)
+        for trial in trials
+        if trial.state == "COMPLETE" and trial.value is not None and math.isfinite(trial.value)
+    ]
+    return max(complete, key=lambda one: one[:2])[2] if complete else None
+
+
 # --- promotion ------------------------------------------------------------------------------
 
 

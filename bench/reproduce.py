@@ -29,6 +29,7 @@ from bench.records import (
     TrialFailed,
     TrialJob,
     TrialRecord,
+    best_trial,
 )
 from bench.results import load_plan, load_trials
 from bench.training.arithmetic import choose_device
@@ -178,10 +179,10 @@ def reproduce(
 
 def _find(trials: Sequence[TrialRecord], wanted: str, study: str) -> TrialRecord:
     if wanted == "best":
-        complete = [trial for trial in trials if trial.state == "COMPLETE"]
-        if not complete:
+        best = best_trial(trials)
+        if best is None:
             raise InputError(f"no trial of {study!r} is complete, so none is the best: name one")
-        return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number))
+        return best
     if not wanted.isdecimal():
         raise InputError(f"TRIAL is a trial's number or `best`, not {wanted!r}")
     found = next((trial for trial in trials if trial.number == int(wanted)), None)

@@ -17,6 +17,7 @@ from bench.records import (
     StudyReport,
     TrialRecord,
     TrialState,
+    best_trial,
 )
 from bench.search.lock import owner_of
 from bench.search.storage import collection_paused
@@ -96,8 +97,7 @@ class StudyProgress:
 
     @property
     def best(self) -> TrialRecord | None:
-        complete = [trial for trial in self.trials if trial.state == "COMPLETE"]
-        return max(complete, key=lambda trial: trial.value or 0.0, default=None)
+        return best_trial(self.trials)
 
 
 def load_progress(database: Database, study: str, now: datetime) -> StudyProgress:

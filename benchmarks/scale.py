@@ -482,6 +482,9 @@ def _fill(plan: StudyPlan, database: Database, size: int) -> None:
     with engine.begin() as connection:
         for name, values in rows.items():
             connection.execute(tables.tables[name].insert(), values)
+        if engine.dialect.name == "postgresql":  # its counter does not see numbers that were given
+            counter = sa.func.pg_get_serial_sequence("trials", "trial_id")
+            connection.execute(sa.select(sa.func.setval(counter, before + size)))
 
 
 def _timer(clock: str) -> Callable[[], float]:

@@ -14,7 +14,15 @@ from typing import Literal
 from bench.records import StudyReport
 from reports.findings import default_of, trial_of, tuned_parameters, winner_of
 from reports.limits import has_groups, limits, straddling
-from reports.scores import against, cv_score, percent, points, tested_score, with_interval
+from reports.scores import (
+    against,
+    counted_pictures,
+    cv_score,
+    percent,
+    points,
+    tested_score,
+    with_interval,
+)
 from reports.tables import Table, caption_of
 
 Status = Literal["done", "not done", "for the author"]
@@ -163,7 +171,8 @@ def _sample_size(report: StudyReport) -> Answer:
     missing = [name for k, name in enumerate(dataset.classes) if k not in tested]
     return _either(
         not missing,
-        f"{len(labels)} pictures, {len(report.split.test)} of them in the test set, by class in "
+        f"{counted_pictures(report, range(len(labels)))}, {len(report.split.test)} of them in the "
+        "test set, by class in "
         "the section on the data",
         f"the test set holds no picture of {', '.join(missing)}",
     )
@@ -225,7 +234,9 @@ def _model(report: StudyReport) -> Answer:
         return _not_done(_UNPROMOTED)
     return _done(
         f"{winner.architecture}, {winner.parameters:,} parameters, starting weights "
-        f"{winner.weights}; hyper-parameters in the section on the winner"
+        f"{winner.weights}, from pixels to the class by cross-entropy with label smoothing "
+        f"{winner.recipe.label_smoothing:.3g}; hyper-parameters in the section on the winner, "
+        "every trial's in the one on trials"
     )
 
 
@@ -313,8 +324,8 @@ def _dependencies(report: StudyReport) -> Answer:
 def _metrics(report: StudyReport) -> Answer:
     return _either(
         report.models,
-        "balanced accuracy, which is also what the search maximised; precision, recall, F1, "
-        "log-loss, scores by class and the confusions",
+        "balanced accuracy, which selects, because it counts each class alike however many "
+        "pictures it has; precision, recall, F1, log-loss, scores by class and the confusions",
         _UNPROMOTED,
     )
 
@@ -326,7 +337,8 @@ def _uncertainty(report: StudyReport) -> Answer:
     score = tested_score(report, winner)
     return _either(
         score.interval,
-        f"95 % intervals: {with_interval(score)} % on the test set",
+        f"95 % intervals: {with_interval(score)} % on the test set, by the bootstrap that the "
+        "summary names",
         f"the test score has no interval: {score.why_not}",
     )
 
@@ -338,8 +350,9 @@ def _tests(report: StudyReport) -> Answer:
     comparison = against(report, winner, default)
     return _either(
         comparison.probabilities,
-        f"paired over the test pictures' groups: {points(comparison.difference)} points against "
-        f"the default recipe, {comparison.verdict}",
+        f"paired over {counted_pictures(report, winner.predictions.indices)}: "
+        f"{points(comparison.difference)} points against the default recipe, "
+        f"{comparison.verdict}; it assumes that these are independent of one another",
         f"winner and default recipe cannot be compared: {comparison.difference.why_not}",
     )
 
@@ -377,28 +390,28 @@ ITEMS: tuple[Item, ...] = (
     _item("1a", _GOALS, "population that the claim is about", _population),
     _item("1b", _GOALS, "why this population", _left_to_the_author("not recorded")),
     _item("1c", _GOALS, "why machine learning", _left_to_the_author("not recorded")),
-    _item("2a", _REPRODUCIBILITY, "the data set, and how to get it", _data_identity),
+    _item("2a", _REPRODUCIBILITY, "the data set, identified, and how to get it", _data_identity),
     _item("2b", _REPRODUCIBILITY, "the code and its version", _code),
     _item("2c", _REPRODUCIBILITY, "the computers and software used", _infrastructure),
-    _item("2d", _REPRODUCIBILITY, "instructions", _readme),
+    _item("2d", _REPRODUCIBILITY, "instructions for generating the results", _readme),
     _item("2e", _REPRODUCIBILITY, "a command that reproduces the results", _reproduction),
-    _item("3a", _QUALITY, "sources of data and labels", _sources),
+    _item("3a", _QUALITY, "where data and labels come from, and when", _sources),
     _item("3b", _QUALITY, "what the data were sampled from", _left_to_the_author("not recorded")),
     _item("3c", _QUALITY, "why the data fit the task", _left_to_the_author("not recorded")),
     _item("3d", _QUALITY, "the outcome and its distribution", _outcome),
-    _item("3e", _QUALITY, "sample sizes", _sample_size),
+    _item("3e", _QUALITY, "sample sizes, by class", _sample_size),
     _item("3f", _QUALITY, "missing data", _missing_data),
-    _item("3g", _QUALITY, "whether the test data represent the population", _representative),
+    _item("3g", _QUALITY, "why what was sampled represents the population", _representative),
     _item("4a", _PREPROCESSING, "what was left out, and why", _exclusions),
-    _item("4b", _PREPROCESSING, "impossible and corrupt samples", _corrupt),
-    _item("4c", _PREPROCESSING, "all transformations", _transformations),
-    _item("5a", _MODELING, "the model", _model),
+    _item("4b", _PREPROCESSING, "how impossible and corrupt samples are treated", _corrupt),
+    _item("4c", _PREPROCESSING, "all transformations, from raw data to input", _transformations),
+    _item("5a", _MODELING, "the models: input, kind and loss", _model),
     _item("5b", _MODELING, "why these model types", _model_types),
     _item("5c", _MODELING, "how models were evaluated", _evaluation),
     _item("5d", _MODELING, "how the model was selected", _selection),
     _item("5e", _MODELING, "how hyper-parameters were selected", _hyper_parameters),
-    _item("5f", _MODELING, "baselines", _baseline),
-    _item("6a", _LEAKAGE, "training and test data kept apart", _separation),
+    _item("5f", _MODELING, "fair baselines", _baseline),
+    _item("6a", _LEAKAGE, "all steps before the test use training data alone", _separation),
     _item("6b", _LEAKAGE, "dependencies and duplicates across the split", _dependencies),
     _item(
         "6c",
@@ -407,9 +420,9 @@ ITEMS: tuple[Item, ...] = (
         _left_to_the_author("pixels are the only input; whether they carry marks of the class "
                             "(borders, text, a device) is not recorded"),
     ),
-    _item("7a", _METRICS, "metrics", _metrics),
-    _item("7b", _METRICS, "uncertainty", _uncertainty),
-    _item("7c", _METRICS, "statistical tests", _tests),
+    _item("7a", _METRICS, "all metrics, and why that of selection suits", _metrics),
+    _item("7b", _METRICS, "uncertainty, and how it is estimated", _uncertainty),
+    _item("7c", _METRICS, "statistical tests, and what they assume", _tests),
     _item("8a", _GENERALITY, "evidence of external validity", _external),
     _item("8b", _GENERALITY, "where the findings do not hold", _limits),
 )  # fmt: skip

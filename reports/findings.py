@@ -15,7 +15,7 @@ from bench.records import (
     TrialRecord,
     ranked,
 )
-from reports.scores import against, against_searched, percent, points, tested_pictures
+from reports.scores import against, against_searched, counted_pictures, percent, points
 
 RANDOM_WEIGHTS = "random"
 
@@ -94,7 +94,7 @@ def tuning_verdict(report: StudyReport) -> str | None:
         outcome = "Tuning beat the default recipe beyond chance"
     else:
         outcome = "The tuned winner is worse than the default recipe, beyond chance"
-    pictures = tested_pictures(report, winner.predictions.indices)
+    pictures = counted_pictures(report, winner.predictions.indices)
     text = f"{outcome}: {points(difference)} points, paired on the {pictures} of the test set"
     if comparison.probabilities is None:
         return f"{text} ({difference.why_not or 'too few to tell'})."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import InputError
-from bench.records import ModelRecord, StudyReport, ranked, to_json
+from bench.records import ModelRecord, StudyReport, best_trial, ranked, to_json
 from bench.workspace import write_atomic
 from reports import figures, tables
 from reports.checklist import checklist
@@ -31,13 +31,13 @@ from reports.findings import (
 from reports.latency import study_tables
 from reports.rendering import render
 from reports.scores import (
+    counted_pictures,
     cv_optimism,
     cv_score,
     legend,
     percent,
     points,
     reasons,
-    tested_pictures,
     tested_score,
     with_interval,
 )
@@ -237,7 +237,7 @@ def _winner_sentence(report: StudyReport, winner: ModelRecord) -> str:
     else:
         folds = len(report.split.folds)
         text += f"balanced accuracy {with_interval(inner)} % over {folds} folds of cross-validation"
-    pictures = tested_pictures(report, winner.predictions.indices)
+    pictures = counted_pictures(report, winner.predictions.indices)
     text += f", {with_interval(outer)} % on the locked test set of {pictures}, "
     text += "measured through the exported ONNX file."
     if optimism is not None:
@@ -253,14 +253,14 @@ def _winner_sentence(report: StudyReport, winner: ModelRecord) -> str:
 
 
 def _unpromoted(report: StudyReport) -> str:
-    complete = [(t, value) for t, value in scored(report.trials) if t.state == "COMPLETE"]
-    if not complete:
+    trial = best_trial(report.trials)
+    if trial is None or trial.value is None:
         return "No trial is complete yet, so there is no score to report."
-    trial, value = max(complete, key=lambda pair: pair[1])
     return (
         f"No model has been promoted yet, so the test set is still locked. The best trial so far "
         f"is {trial.number} ({trial.recipe.backbone}) with a balanced accuracy of "
-        f"{percent(value)} % in cross-validation; `bench promote {report.study}` goes on from here."
+        f"{percent(trial.value)} % in cross-validation; `bench promote {report.study}` goes on "
+        "from here."
     )
 
 

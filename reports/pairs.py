@@ -12,6 +12,7 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.records import Dataset, Pair
 from bench.runtime.preprocess import PictureError, open_rgb
 from reports.figures import STYLE, VERMILION, WIDTH_IN, short
 
@@ -30,6 +31,25 @@ class PictureRow:
     right_caption: str
     finding: str  # what was found of the two
     is_alarming: bool = False
+
+
+def rows_of(dataset: Dataset, pairs: Sequence[Pair]) -> tuple[PictureRow, ...]:
+    """A row a pair; two pictures of different classes that show the same thing are alarming."""
+    rows = []
+    for pair in pairs:
+        first, second = dataset.pictures[pair.first], dataset.pictures[pair.second]
+        shift = f", shifted by {pair.shift:+.0%} of the width" if pair.shift else ""
+        rows.append(
+            PictureRow(
+                left=dataset.picture_path(pair.first),
+                right=dataset.picture_path(pair.second),
+                left_caption=first.path,
+                right_caption=second.path,
+                finding=f"{pair.kind}, correlation {pair.correlation:.2f}{shift}",
+                is_alarming=first.label != second.label,
+            )
+        )
+    return tuple(rows)
 
 
 def write_pages(rows: Sequence[PictureRow], folder: Path) -> tuple[Path, ...]:

@@ -85,12 +85,6 @@ def against_searched(report: StudyReport, scores: ProtocolScores, model: ModelRe
     )
 
 
-def best_trial(trials: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The complete trial with the best value; of equals the first."""
-    complete = [trial for trial in trials if trial.state == "COMPLETE" and trial.value is not None]
-    return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
-
-
 def against_best(trial: TrialRecord, best: TrialRecord) -> Comparison | None:
     """The paired comparison of two complete trials over their folds; None of any other."""
     if trial.state != "COMPLETE" or len(trial.fold_scores) != len(best.fold_scores):
@@ -140,7 +134,7 @@ def reasons(estimates: Iterable[Estimate | None]) -> tuple[str, ...]:
     return tuple(f"{NO_INTERVAL}: {reason}." for reason in told)
 
 
-def tested_pictures(report: StudyReport, indices: Sequence[int]) -> str:
+def counted_pictures(report: StudyReport, indices: Sequence[int]) -> str:
     """``'60 pictures in 15 groups'``, or that there are no groups."""
     groups, unit = groups_of(report.dataset, indices)
     if unit == "groups":

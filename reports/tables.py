@@ -20,6 +20,7 @@ from bench.records import (
     StudyReport,
     TrialRecord,
     VariantRecord,
+    best_trial,
     ranked,
 )
 from bench.statistics.intervals import (
@@ -30,11 +31,8 @@ from bench.statistics.intervals import (
     log_loss,
     precision,
 )
-from reports.findings import (
-    labels_of,
-    tuned_parameters,
-    winner_of,
-)
+from reports.findings import labels_of, tuned_parameters, winner_of
+from reports.limits import straddling
 from reports.scores import (
     NOTHING,
     TIE,
@@ -42,7 +40,6 @@ from reports.scores import (
     against_best,
     against_searched,
     answers,
-    best_trial,
     cv_score,
     legend,
     percent,
@@ -491,7 +488,7 @@ def parity(report: StudyReport) -> Table:
 
 
 def _difference(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.4f}"
+    return NOTHING if value is None else f"{value:+.4f}"
 
 
 # --- calibration ----------------------------------------------------------------------------
@@ -671,12 +668,13 @@ def _variant_cells(
         percent(variant.test.balanced_accuracy) if variant.test else NOTHING,
         f"{variant.size_bytes / 1e6:.1f}" if variant.size_bytes else NOTHING,
         f"{ms(own.p50_ms)} ({device})" if own else "not measured",
-        f"{fp32.p50_ms / own.p50_ms:.2f}" if own and fp32 else NOTHING,
+        f"{fp32.p50_ms / own.p50_ms:.2f}" if own and fp32 and own.place == fp32.place else NOTHING,
     )
 
 
 def _batch_one(latencies: Sequence[LatencyRow], key: str, device: str) -> LatencyRow | None:
-    rows = (row for row in latencies if (row.architecture_key, row.device) == (key, device))
+    """Where a graph was measured last, as the comparison and `bench promote` take it."""
+    rows = (r for r in reversed(latencies) if (r.architecture_key, r.device) == (key, device))
     return next((row for row in rows if (row.scope, row.batch_size) == ("model", 1)), None)
 
 
@@ -883,11 +881,12 @@ def classes(report: StudyReport) -> Table:
 def data_facts(report: StudyReport) -> Table:
     dataset, split = report.dataset, report.split
     groups = Counter(p.group for p in dataset.pictures if p.group is not None)
-    straddling = (
-        "ignored by the random split" if split.protocol == "random" else "none straddles a split"
-    )
+    parted = straddling(dataset, split)["groups"]
+    where = f"{parted} stand on both sides of the split" if parted else "none straddles a split"
+    if split.protocol == "random":
+        where = "ignored by the random split"
     grouping = (
-        f"{len(groups)} groups over {groups.total()} pictures; {straddling}"
+        f"{len(groups)} groups over {groups.total()} pictures; {where}"
         if groups
         else "none: every picture stands alone"
     )

@@ -77,6 +77,18 @@ FILES = {
     "its last bytes missing": Bad(lambda: raw(good())[:-5], "damaged or not an ONNX model"),
     "a picture": Bad(lambda: PNG, "damaged or not an ONNX model"),
     "a text": Bad(lambda: b"Dear reader,\n", "damaged or not an ONNX model"),
+    "a name that is no text": Bad(
+        lambda: raw(good()).replace(b"float", b"\xff\xffoat"), "damaged or not an ONNX model"
+    ),
+    "metadata that is no text": Bad(
+        lambda: raw(good()).replace(b'"schema"', b'"sch\xffma"'), "damaged or not an ONNX model"
+    ),
+    "an input of no known type": Bad(
+        lambda: raw(colour_classifier(dtype=127, props={})), "damaged or not an ONNX model"
+    ),
+    "half a character in a class": Bad(
+        lambda: saying_also(classes=["red", "green", "\ud800"]), "`classes`"
+    ),
     # Any classifier can be measured and described.
     "no metadata": Bad(
         lambda: raw(colour_classifier(props={})),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from PIL import Image
 
 import cli
 from bench import pipeline
-from bench.errors import DataError
+from bench.errors import DataError, WorkspaceError
 from tests.tiny import BACKBONE, write_pictures
 
 
@@ -298,6 +299,20 @@ def test_a_doctor_that_finds_something_bad_ends_with_1(
     assert told.code == 1
     assert "BAD  disk: full" in told.out
     assert "-> make room" in told.out
+
+
+def test_a_full_disk_is_told_in_one_line(
+    bench: Bench, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # a write names no file
+
+    monkeypatch.setattr(pipeline, "search", full)
+
+    told = bench("search", str(pictures))
+
+    assert told.code == WorkspaceError.exit_code
+    assert "the disk is full" in told.err and "make room" in told.err
 
 
 def test_a_defect_keeps_its_traceback(

@@ -34,6 +34,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("bench.search",),
     ("bench.promote", "bench.results", "bench.progress"),
     ("bench.pipeline", "bench.reproduce"),
+    ("bench.console",),
 )
 
 RUNTIME_MAY = {"numpy", "PIL", "onnxruntime", "bench.errors", "bench.runtime"}

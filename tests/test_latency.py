@@ -210,6 +210,12 @@ def test_a_child_that_dies_leaves_its_last_words(stdout):
     assert str(caught.value).endswith("line 15\nline 16\nline 17\nline 18\nline 19")
 
 
+def test_last_words_need_not_be_text():
+    gibberish = "import os; os.write(2, b'segment \\xff'); os._exit(3)"
+    with pytest.raises(MeasurementError, match="code 3"):
+        run_child([sys.executable, "-c", gibberish], 60.0, what="measuring")
+
+
 # --- comparing ---------------------------------------------------------------------------------
 
 

@@ -13,21 +13,28 @@ import pytest
 from bench import records
 from bench.records import (
     GTZAN_GENRES,
+    Audit,
     BrokenPicture,
     Calibration,
     CalibrationEffect,
     CalibrationScores,
+    Conditions,
     EpochDone,
     EpochScores,
     Estimate,
+    GroupGuess,
+    LabelCheck,
     ModelRecord,
+    Pair,
     Picture,
     ProcessSample,
     ProtocolScores,
     Recipe,
     SeedRun,
+    Shortcut,
     Split,
     StudyReport,
+    SuspiciousLabel,
     TiedBy,
     TrialDone,
     TrialFailed,
@@ -114,6 +121,25 @@ def calibration() -> Calibration:
     )
 
 
+def audit() -> Audit:
+    return Audit(
+        pairs=(Pair(first=0, second=1, kind="shifted", correlation=0.95, shift=0.25),),
+        thresholds=(0.9, 0.8),
+        blank=(2,),
+        group_guess=GroupGuess(pattern=r"(\d+)\.png", groups=2, pictures=4, example="7"),
+        shortcuts=(Shortcut(label=1, facet="size", recall=0.9, false_alarms=0.0),),
+        labels=LabelCheck(
+            features="pixels",
+            balanced_accuracy=0.8,
+            suspicious=(
+                SuspiciousLabel(
+                    picture=3, predicted=0, given_probability=0.1, predicted_probability=0.9
+                ),
+            ),
+        ),
+    )
+
+
 def test_a_model_that_was_stored_before_temperatures_has_1(model_record):
     old = to_builtins(model_record)
     del old["calibration"]
@@ -163,11 +189,20 @@ def one_of_each(plan, environment, model_record, latency_row) -> dict[str, objec
         trial.recipe,
         *trial.epochs,
         EpochDone(trial=3, scores=trial.epochs[0]),
+        Conditions(
+            cpu="EPYC", instructions="AVX512", threads=2, blas_threads=2, gpu=None, versions={}
+        ),
         TrialDone(trial=3),
         TrialFailed(trial=3, kind="out of memory", message="no room"),
         model_record,
         variant_record(),
         variant_record().check,
+        audit(),
+        *audit().pairs,
+        audit().group_guess,
+        *audit().shortcuts,
+        audit().labels,
+        *audit().labels.suspicious,
         calibration(),
         calibration().test,
         calibration_scores(),

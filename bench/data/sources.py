@@ -88,6 +88,7 @@ def load_dataset(
             "class, or a CSV manifest with the columns path,label"
         )
     root, kind, listed = _list_source(source.resolve())
+    _refuse_broken_names(root, listed)
     labels = sorted({item.label for item in listed})
     inspected = _inspect(root, listed, {label: i for i, label in enumerate(labels)}, threads)
     if crop == "auto":
@@ -264,6 +265,18 @@ def _name_of(source: Path, root: Path, kind: SourceKind) -> str:
         parent = root.parent.parent if root.parent.name == "Data" else root.parent
         return parent.name
     return root.name
+
+
+def _refuse_broken_names(root: Path, listed: Sequence[_Listed]) -> None:
+    """Names are stored, exported and printed as text, which a file system does not ask for."""
+    for item in listed:
+        try:
+            item.path.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{root}: names of folders and pictures must be UTF-8, {item.path!a} is not: "
+                "rename it (convmv -f latin1 -t utf8 does a whole tree)"
+            ) from None
 
 
 # --- inspection -----------------------------------------------------------------------------

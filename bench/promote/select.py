@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.errors import InputError
-from bench.records import Recipe, Role, TrialRecord
+from bench.records import Recipe, Role, TrialRecord, best_trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,17 +30,15 @@ def select(trials: Sequence[TrialRecord]) -> tuple[Candidate, ...]:
     Raises:
         InputError: no trial is complete.
     """
-    complete = [t for t in trials if t.state == "COMPLETE" and t.value is not None]
-    if not complete:
+    if best_trial(trials) is None:
         raise InputError(
             "no trial of this study is complete, so there is nothing to promote: run `bench "
             "search` with more --trials, or with --pruner none"
         )
     chosen = []
     for backbone in sorted({trial.recipe.backbone for trial in trials}):
-        own = [trial for trial in complete if trial.recipe.backbone == backbone]
-        if own:
-            best = max(own, key=lambda trial: (trial.value or 0.0, -trial.number))
+        best = best_trial(trial for trial in trials if trial.recipe.backbone == backbone)
+        if best is not None:
             chosen.append(_candidate(best, "best"))
             own_default = [
                 trial

@@ -50,7 +50,7 @@ def peak_rss_bytes() -> int:
 def gpu_state(pci_bus_id: str) -> dict[str, str]:
     """Driver, clocks, temperature and power of one GPU, as `nvidia-smi` tells them at this moment.
 
-    Empty where there is no `nvidia-smi` or it gives no answer: a container may lack it while
+    Empty where there is no `nvidia-smi` or it gives no such answer: a container may lack it while
     CUDA works, and a latency without its clocks is still a latency.
     """
     query = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"]
@@ -62,13 +62,17 @@ def gpu_state(pci_bus_id: str) -> dict[str, str]:
             check=True,
             timeout=_SMI_LIMIT_S,
         )
-    except (OSError, subprocess.SubprocessError):
+        return read_gpu_state(answer.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError, csv.Error):
         return {}
-    return read_gpu_state(answer.stdout)
 
 
 def read_gpu_state(line: str) -> dict[str, str]:
-    """Name the values of one line of `nvidia-smi`'s CSV; what a GPU does not tell is left out."""
+    """Name the values of one line of `nvidia-smi`'s CSV; what a GPU does not tell is left out.
+
+    Raises:
+        ValueError, csv.Error: it is not one line of so many values.
+    """
     (values,) = csv.reader([line.strip()], skipinitialspace=True)
     return {
         name: value

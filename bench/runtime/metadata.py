@@ -267,6 +267,9 @@ def _classes_faults(classes: object) -> list[str]:
         return [f"`classes` must be a list of names, not {_short(classes)}"]
     if not classes or len(set(classes)) != len(classes):
         return [f"`classes` must be distinct and at least one, not {_short(classes)}"]
+    if any("\ud800" <= character <= "\udfff" for name in classes for character in name):
+        # Halves of characters, which JSON lets pass and nothing can print.
+        return [f"`classes` must be whole characters, not {_short(classes)}"]
     return []
 
 

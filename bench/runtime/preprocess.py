@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 PictureSource = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 
@@ -25,6 +25,18 @@ MOST_RESIZED_PIXELS = 100_000_000  # 300 MB; a 4096-pixel input leaves room for 
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+# What turns a stored picture upright, by its EXIF orientation; 1 is upright already.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 
 
@@ -68,25 +80,34 @@ def open_rgb(source: PictureSource) -> Image.Image:
         if source.size == 0:
             raise PictureError(f"an array must hold a pixel at least, this one has {source.shape}")
         return Image.fromarray(source).convert("RGB")
-    if isinstance(source, Image.Image):
-        return _upright_rgb(source)
-    opened = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
     try:
-        with Image.open(opened) as image:
+        if isinstance(source, Image.Image):  # which may be decoded here for the first time
+            return _upright_rgb(source)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             return _upright_rgb(image)
     except FileNotFoundError as error:
         raise PictureError(f"no such file: {source!s}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        name = "these bytes" if isinstance(source, bytes) else str(source)
+    except MemoryError:  # says nothing of the picture
+        raise
+    except Exception as error:  # the errors of Pillow's decoders share no base but Exception
+        name = _name_of(source)
         # Pillow's own text names an object in memory when the source is bytes.
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "of no known format" if unknown else str(error)
         raise PictureError(f"{name}: not a picture that can be decoded ({reason})") from error
 
 
+def _name_of(source: str | Path | bytes | Image.Image) -> str:
+    if isinstance(source, bytes):
+        return "these bytes"
+    return "this image" if isinstance(source, Image.Image) else str(source)
+
+
 def _upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    # Not `ImageOps.exif_transpose`: it writes all tags anew, and fails at an odd one.
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    upright = image.copy() if turn is None else image.transpose(turn)
     if upright.mode == "F":
         raise PictureError("floating-point pixels have no fixed range: save as 8 or 16 bits")
     if upright.mode == "I" or upright.mode.startswith("I;16"):

@@ -143,7 +143,10 @@ def open_session(
             )
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
         raise _open_error(Path(path), device, error) from error
-    return replace(_prove(session, device, count), metadata=_read_metadata(session, path))
+    try:
+        return replace(_prove(session, device, count), metadata=_read_metadata(session, path))
+    except UnicodeDecodeError as error:  # names and metadata are bytes until they are asked for
+        raise _damaged(Path(path), error) from error
 
 
 def resolve_device(device: Literal["auto"] | Device) -> Device:
@@ -221,8 +224,12 @@ def _open_error(path: Path, device: Device, error: Exception) -> InputError:
     provider_failed = isinstance(error, RuntimeError) or type(error).__name__ in _PROVIDER_ERRORS
     if device != "cpu" and provider_failed:
         return _device_error(device, reason)
+    return _damaged(path, error)
+
+
+def _damaged(path: Path, error: Exception) -> ModelFileError:
     return ModelFileError(
-        f"{path} is damaged or not an ONNX model ({reason}): export or copy it again"
+        f"{path} is damaged or not an ONNX model ({one_line(error)}): export or copy it again"
     )
 
 

@@ -31,7 +31,7 @@ from bench.search.executors import Executor
 from bench.search.pruners import running_mean, step_of
 from bench.search.racing import Race, groups_by_fold, stored_losses
 from bench.search.samplers import grid_size, make_sampler
-from bench.search.study import ENDED, FAILURES, REMARK, TARGET, Tally, state_of
+from bench.search.study import ENDED, FAILURES, GRID_ID, REMARK, TARGET, Tally, state_of
 from bench.space import SearchSpace
 
 # What another try can mend: the machine was short of something, the trial did nothing wrong.
@@ -96,6 +96,7 @@ class Coordinator:
             epochs=plan.settings.epochs,
         )
         self._running: dict[int, _Running] = {}
+        self._leftovers: list[FrozenTrial] = []
         self._tally = Tally.of(study)
         self._failures: list[TrialFailed] = []
 
@@ -109,7 +110,7 @@ class Coordinator:
             BenchError: too many trials failed.
         """
         began_s = self._clock()
-        leftovers = self._leftovers()
+        self._leftovers = self._interrupted()
         self._study.set_user_attr(ENDED, None)
         self._study.set_user_attr(TARGET, budget.trials)
         self._listener.search_started(
@@ -121,9 +122,7 @@ class Coordinator:
                 self._study.set_user_attr(ENDED, limit)
                 self._listener.stage(f"the search ends: {limit}")
                 break
-            free = min(executor.slots, budget.trials - self._tally.finished) - len(self._running)
-            for _ in range(free):
-                self._start(executor, leftovers.pop(0) if leftovers else None)
+            self._fill(executor, budget)
             event = executor.next_event(self._wait_s(budget, began_s))
             match event:
                 case EpochDone():
@@ -147,11 +146,17 @@ class Coordinator:
                 f"--patience {budget.patience}: no better score in {self._tally.since_best} "
                 f"trials, {done}"
             )
-        if self._plan.settings.sampler == "grid" and not self._running:
-            size = grid_size(self._space)
-            if self._tally.drawn >= size:
-                return f"the grid's {size} recipes have all been tried, {done}"
+        if self._grid_is_used_up() and not self._running and not self._leftovers:
+            return f"the grid's {grid_size(self._space)} recipes have all been tried, {done}"
         return None
+
+    def _grid_is_used_up(self) -> bool:
+        """Whether every recipe of a grid has been tried, or is being."""
+        if self._plan.settings.sampler != "grid":
+            return False
+        running = [self._frozen(run.trial) for run in self._running.values()]
+        drawn = self._tally.drawn + sum(GRID_ID in trial.system_attrs for trial in running)
+        return drawn >= grid_size(self._space)
 
     def _wait_s(self, budget: Budget, began_s: float) -> float | None:
         """How long to wait for an event: until the next limit in time."""
@@ -175,16 +180,25 @@ class Coordinator:
 
     # --- trials -----------------------------------------------------------------------------
 
-    def _leftovers(self) -> list[Trial]:
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [Trial(self._study, frozen._trial_id) for frozen in running]
+    def _fill(self, executor: Executor, budget: Budget) -> None:
+        """Begin as many trials as there is room for, those of a killed run first."""
+        free = min(executor.slots, budget.trials - self._tally.finished) - len(self._running)
+        for _ in range(free):
+            if self._leftovers:
+                self._start(executor, self._leftovers.pop(0))
+            elif not self._grid_is_used_up():
+                self._start(executor, None)
 
-    def _start(self, executor: Executor, leftover: Trial | None) -> None:
+    def _interrupted(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def _start(self, executor: Executor, leftover: FrozenTrial | None) -> None:
         storage, study_id = self._study._storage, self._study._study_id
         number = leftover.number if leftover else storage.get_n_trials(study_id)
         params: dict[str, object] = {}
         self._use_sampler(number, 0)
-        trial = leftover or self._study.ask()
+        # Both let the sampler prepare the trial: a kill may have come before it did.
+        trial = Trial(self._study, leftover._trial_id) if leftover else self._study.ask()
         drawn = trial.relative_params  # drawn lazily; here, with the trial's own sampler
         for position, (name, distribution) in enumerate(self._distributions.items()):
             # A sampler of its own for each parameter: a trial that was killed while its

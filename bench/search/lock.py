@@ -66,9 +66,11 @@ def own(study: str, database: Database, say: Callable[[str], None]) -> Iterator[
         database.save_owner(study, Owner(socket.gethostname(), os.getpid(), now))
         yield
     finally:
-        if lock.is_mine():
-            database.drop_owner(study)
-        lock.release()
+        try:
+            if lock.is_mine():
+                database.drop_owner(study)
+        finally:  # a full disk must not leave the study locked
+            lock.release()
 
 
 def owner_of(study: str, database: Database) -> Owner | None:

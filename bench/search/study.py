@@ -23,6 +23,7 @@ TARGET = "trials_wanted"  # how many finished trials the study's last run was be
 ENDED = "ended_early"  # says which limit ended the study's last run
 REMARK = "remark"  # what was unusual about a trial that completed
 FAILURES = "failures"  # what stopped a trial, once an attempt
+GRID_ID = "grid_id"  # Optuna's mark of a trial whose recipe is a point of the grid
 
 
 def open_study(plan: StudyPlan, database: Database) -> optuna.Study:
@@ -147,7 +148,7 @@ class Tally:
 
     def after(self, trial: FrozenTrial) -> Tally:
         """Count one more trial that has ended."""
-        drawn = self.drawn + ("grid_id" in trial.system_attrs)
+        drawn = self.drawn + (GRID_ID in trial.system_attrs)
         if trial.state not in FINISHED:
             return replace(self, drawn=drawn)
         score = trial.value if trial.state == TrialState.COMPLETE else None

@@ -131,12 +131,18 @@ def lack_of_groups(answers: Answers) -> str | None:
     """Say why the groups are too few for an interval; None when they are not."""
     counts = answers.groups_a_class
     fewest = int(counts[counts > 0].min())
-    if fewest >= LEAST_GROUPS_A_CLASS:
-        return None
-    return (
-        f"a class has only {fewest} of the {answers.groups} {answers.unit}, and an interval needs "
-        f"{LEAST_GROUPS_A_CLASS} of each class"
-    )
+    if fewest < LEAST_GROUPS_A_CLASS:
+        return (
+            f"a class has only {fewest} of the {answers.groups} {answers.unit}, and an interval "
+            f"needs {LEAST_GROUPS_A_CLASS} of each class"
+        )
+    if answers.groups <= answers.classes:
+        # Each holds several classes, and the mean recall of K classes takes K degrees of freedom.
+        return (
+            f"there are only {answers.groups} {answers.unit} for {answers.classes} classes, and an "
+            "interval needs more of them than classes"
+        )
+    return None
 
 
 def _raised_level(groups: int, classes: int) -> float:

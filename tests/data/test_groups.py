@@ -20,26 +20,8 @@ from bench.data.groups import (
 from bench.data.names import excerpt_key
 from bench.data.splits import make_split
 from bench.errors import DataError
-from bench.records import BrokenPicture, Dataset, Picture
-
-
-def dataset_of(*paths: str, groups: dict[str, str] | None = None) -> Dataset:
-    """Pictures whose folder is their class; `groups` by path."""
-    classes = tuple(sorted({path.partition("/")[0] for path in paths}))
-    pictures = tuple(
-        Picture(
-            path=path,
-            label=classes.index(path.partition("/")[0]),
-            sha256=path,
-            width=1,
-            height=1,
-            mode="RGB",
-            group=(groups or {}).get(path),
-        )
-        for path in paths
-    )
-    return Dataset(name="made", root="/made", kind="folder", classes=classes, pictures=pictures)
-
+from bench.records import BrokenPicture, Dataset
+from tests.data.named import dataset_of
 
 FOUR = dataset_of("a/1.png", "a/2.png", "b/3.png", "b/4.png")
 

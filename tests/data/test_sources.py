@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -385,3 +386,13 @@ def test_a_record_of_the_data_set_keeps_the_bytes_identity(make_pictures):
     first, second = load_dataset(root).pictures
     assert first.sha256 == second.sha256
     assert len(first.sha256) == 64
+
+
+def test_a_name_that_is_no_text_is_refused_with_what_mends_it(tmp_path: Path) -> None:
+    for name in (b"cat", b"caf\xe9"):
+        folder = tmp_path / os.fsdecode(name)
+        folder.mkdir()
+        Image.new("RGB", (8, 8)).save(folder / "1.png")
+
+    with pytest.raises(DataError, match=r"must be UTF-8.*rename"):
+        load_dataset(tmp_path)

@@ -261,7 +261,7 @@ def test_the_file_says_what_it_is_and_how_it_was_made(place: MakePlace) -> None:
 
 def test_an_int8_file_divides_by_the_same_temperature_unrounded(place: MakePlace) -> None:
     here = place()
-    (variant,) = here.make().variants
+    (variant,) = here.make()
 
     graph = onnx.load(here.workspace.root / variant.path).graph
 

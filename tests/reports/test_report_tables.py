@@ -461,6 +461,10 @@ def test_each_precision_has_a_row_and_a_refusal_its_reason(make_report: MakeRepo
     assert "best fp16 is not offered: it fell apart." in table.footnotes
     assert "not measured" not in tables.comparison(report).rows[0][11]
 
+    elsewhere = replace(int8_row, machine="another machine, 64 cores")
+    moved = replace(report, latencies=(*report.latencies, elsewhere))
+    assert column(tables.variants(moved), "times faster than fp32")[2] == tables.NOTHING
+
 
 def test_protocols_stand_side_by_side_for_each_model(make_report: MakeReport) -> None:
     report = with_protocols(make_report(winner_accuracy=0.2, per_class=40), 0.9)
@@ -496,6 +500,8 @@ def test_the_data_table_names_the_protocol_and_what_a_random_split_ignores(
     facts = dict(tables.data_facts(random).rows)
     assert facts["protocol"] == "random"
     assert "ignored by the random split" in facts["groups"]
+    broken = replace(random, split=replace(random.split, protocol="grouped"))
+    assert "1 stand on both sides of the split" in dict(tables.data_facts(broken).rows)["groups"]
     assert facts["tied by a rule"] == "--groups tracks.csv: 36 pictures tied in 1 groups"
 
 

@@ -38,6 +38,13 @@ def test_a_machine_without_nvidia_smi_tells_nothing(monkeypatch, failure):
     assert gpu_state("0000:0a:00.0") == {}
 
 
+@pytest.mark.parametrize("said", ["", "No devices were found\n", "580.65.06, 1980\n1, 2\n"])
+def test_an_nvidia_smi_that_says_something_else_tells_nothing(monkeypatch, said):
+    answer = subprocess.CompletedProcess([], 0, stdout=said)
+    monkeypatch.setattr(machine.subprocess, "run", lambda *_, **__: answer)
+    assert gpu_state("0000:0a:00.0") == {}
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux carries it over")
 def test_the_peak_memory_is_the_programs_own_and_not_its_parents():
     ballast = bytearray(300 * 2**20)

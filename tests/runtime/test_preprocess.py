@@ -38,6 +38,20 @@ def wide_grey(value: int) -> bytes:
     return encoded(Image.fromarray(np.full((4, 4), value, np.uint16)), "PNG")
 
 
+def odd_exif(orientation: int) -> bytes:
+    """EXIF whose first tag, a picture's width, is a text: cameras write such things."""
+    tags = ((0x0100, 2, 2, 0x30), (0x0112, 3, 1, orientation))  # tag, type, count, value
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+
+
+def unknown_dds() -> bytes:
+    """A texture of no known pixel format, which Pillow recognises and cannot decode."""
+    data = bytearray(encoded(Image.new("RGB", (4, 4)), "DDS"))
+    data[80:84] = struct.pack("<I", 1)
+    return bytes(data)
+
+
 def bomb() -> bytes:
     """A few bytes that promise 60,000 x 60,000 pixels."""
     small = encoded(Image.new("1", (8, 8)), "PNG")
@@ -98,6 +112,11 @@ def test_exif_orientation_is_applied(orientation):
     assert np.array_equal(np.asarray(decoded), np.asarray(upright))
 
 
+def test_a_picture_with_odd_exif_is_as_good_as_any():
+    sideways = encoded(Image.new("RGB", (16, 8), RED), "PNG", exif=odd_exif(6))
+    assert open_rgb(sideways).size == (8, 16)
+
+
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES))
 def test_every_listed_suffix_can_be_read(tmp_path, suffix):
     path = tmp_path / f"picture{suffix}"
@@ -125,7 +144,12 @@ def test_arrays_are_pixels():
         (np.zeros(4, np.uint8), r"\(H, W\)"),
         (np.zeros((0, 4, 3), np.uint8), "a pixel at least"),
         (bomb(), "not a picture that can be decoded"),
+        (unknown_dds(), "not a picture that can be decoded"),
         (Image.new("F", (4, 4)), "floating-point pixels"),
+        (
+            Image.open(io.BytesIO(encoded(photograph(64, 64), "PNG")[:-500])),
+            "this image: not a picture that can be decoded",
+        ),
     ],
 )
 def test_what_is_not_a_whole_picture_is_refused(source, message):

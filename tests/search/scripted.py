@@ -28,7 +28,7 @@ from bench.records import (
 from bench.training.folds import FoldResult, fold_file, read_fold, write_fold
 from bench.workspace import Workspace
 
-FAILS, HANGS, DIES, CONFIDES = 901, 902, 903, 904
+RAMBLES, FAILS, HANGS, DIES, CONFIDES = 900, 901, 902, 903, 904
 
 
 class Scripted:
@@ -43,6 +43,9 @@ class Scripted:
 
     def run(self, job: TrialJob) -> Generator[Event, bool, None]:
         match job.number:
+            case number if number == RAMBLES:  # more than a pipe holds
+                yield TrialFailed(trial=job.number, kind="bad trial code", message="x" * (1 << 24))
+                return
             case number if number == FAILS:
                 yield TrialFailed(trial=job.number, kind="non-finite loss", message="diverged")
                 return

@@ -31,6 +31,7 @@ from bench.results import load_trials
 from bench.search.budget import Budget
 from bench.search.coordinator import Coordinator
 from bench.search.study import open_study
+from bench.space import SearchSpace
 
 TRIALS = 12  # enough for the median pruner (from 5) and for TPE (from 10) to have their say
 
@@ -325,6 +326,40 @@ def test_several_slots_are_filled_and_the_number_is_still_exact(
     assert [trial.number for trial in trials] == list(range(TRIALS))
     assert all(trial.state.is_finished() for trial in trials)
     assert len(executor.jobs) == TRIALS
+
+
+@pytest.fixture
+def gridded(plan: StudyPlan) -> StudyPlan:
+    """A study whose grid has 2 backbones, 3 rates and 2 depths."""
+    parameters = {**plan.space["parameters"], "freeze_depth": {"low": 4, "high": 5}}
+    settings = replace(plan.settings, sampler="grid", pruner="none")
+    return replace(plan, space={**plan.space, "parameters": parameters}, settings=settings)
+
+
+def untuned(plan: StudyPlan) -> int:
+    """How many trials come before the sampler's own."""
+    return len(SearchSpace.from_dict(plan.space).first_params())
+
+
+@pytest.mark.parametrize("slots", [1, 2, 9])
+def test_each_point_of_a_grid_is_tried_once_however_many_are_tried_at_a_time(
+    gridded: StudyPlan, database: Database, slots: int
+) -> None:
+    executor = run(gridded, database, FakeExecutor(gridded, slots=slots), trials=100)
+
+    assert len(executor.jobs) == untuned(gridded) + 2 * 3 * 2
+
+
+def test_a_trial_killed_before_the_grid_gave_it_a_point_is_given_one(
+    gridded: StudyPlan, database: Database
+) -> None:
+    run(gridded, database, FakeExecutor(gridded), trials=untuned(gridded))
+    study = open_study(gridded, database)
+    study._storage.create_new_trial(study._study_id)
+
+    executor = run(gridded, database, FakeExecutor(gridded), trials=100)
+
+    assert len({job.recipe for job in executor.jobs}) == len(executor.jobs) == 2 * 3 * 2
 
 
 # --- going on -------------------------------------------------------------------------------

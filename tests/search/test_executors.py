@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import socket
@@ -45,7 +45,7 @@ from bench.search.study import open_study
 from bench.training.folds import fold_file
 from bench.training.trainer import Trainer
 from bench.workspace import Workspace
-from tests.search.scripted import CONFIDES, DIES, FAILS, HANGS, make_scripted
+from tests.search.scripted import CONFIDES, DIES, FAILS, HANGS, RAMBLES, make_scripted
 from tests.tiny import BACKBONE, all_events, make_plan, timeless, write_pictures
 
 if TYPE_CHECKING:
@@ -292,6 +292,20 @@ def test_a_worker_that_dies_in_a_trial_fails_it_and_another_takes_its_place(
     assert (failed.trial, failed.kind) == (DIES, "worker died")
     assert failed.message
     assert is_well(executor, study_plan, 1)
+
+
+def test_a_worker_killed_in_the_middle_of_an_event_fails_its_trial(study_plan: StudyPlan) -> None:
+    executor = ProcessExecutor(study_plan, 1, make_scripted)
+    executor.submit(job(RAMBLES))
+    multiprocessing.connection.wait([executor._busy[RAMBLES].connection])
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+
+    (failed,) = hear(executor)
+    executor.close()
+
+    assert isinstance(failed, TrialFailed)
+    assert failed.kind == "worker died"
 
 
 def kill_worker_of(event: Event | None) -> None:

@@ -104,6 +104,19 @@ def test_an_owner_that_is_done_leaves_nothing_to_take_over_even_by_an_error(
     assert said == []
 
 
+def test_an_owner_that_cannot_sign_off_lets_go_all_the_same(
+    database: Database, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "drop_owner", fail)
+        with pytest.raises(OSError, match="no space"), own("pets", database, said.append):
+            pass
+    assert owner_of("pets", database) is None
+
+
 @pytest.mark.parametrize("other", ["genres", "Pets", "a/b c", "é" * 200, "pets "])
 def test_studies_of_any_name_have_locks_of_their_own(
     database: Database, other: str, said: list[str]

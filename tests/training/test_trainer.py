@@ -55,6 +55,11 @@ def run(plan: StudyPlan, job: TrialJob = JOB) -> list[Event]:
     return all_events(Trainer(plan), job)
 
 
+def told_again(events: list[Event]) -> list[Event]:
+    """What is read back was not trained just now, so it tells no conditions."""
+    return [replace(e, conditions=None) if isinstance(e, EpochDone) else e for e in events]
+
+
 def no_training(*_: Any) -> Any:
     raise AssertionError("what is finished is not trained again")
 
@@ -94,7 +99,7 @@ def test_finished_folds_are_told_again_and_not_trained_again(
     first = run(small_plan)
     monkeypatch.setattr(trainer_module, "fit", no_training)
 
-    assert run(small_plan) == first
+    assert run(small_plan) == told_again(first)
 
 
 def test_what_was_trained_just_now_tells_under_which_conditions(small_plan: StudyPlan) -> None:
@@ -122,7 +127,7 @@ def test_a_fold_whose_file_is_missing_is_trained_again_with_the_same_scores(
 
     again = run(small_plan)
 
-    assert again[:2] == first[:2]
+    assert again[:2] == told_again(first[:2])
     assert [timeless(event) for event in again] == [timeless(event) for event in first]
 
 

@@ -97,7 +97,7 @@ class ProcessExecutor:
         worker = self._busy[number]
         try:
             event: Event = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # OSError: it died in the middle of an event
             del self._busy[number]
             said = worker.last_words()
             self._kill(worker)

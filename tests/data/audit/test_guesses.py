@@ -4,24 +4,7 @@ import pytest
 
 from bench.data.audit.guesses import guess_groups
 from bench.data.groups import ties_of_pattern
-from bench.records import Dataset, Picture
-
-
-def named(*paths: str, group: str | None = None) -> Dataset:
-    classes = tuple(sorted({path.partition("/")[0] for path in paths}))
-    pictures = [
-        Picture(
-            path=path,
-            label=classes.index(path.partition("/")[0]),
-            sha256=path,
-            width=1,
-            height=1,
-            mode="L",
-            group=group,
-        )
-        for path in paths
-    ]
-    return Dataset(name="n", root="/", kind="folder", classes=classes, pictures=tuple(pictures))
+from tests.data.named import dataset_of
 
 
 @pytest.mark.parametrize(
@@ -37,7 +20,7 @@ def named(*paths: str, group: str | None = None) -> Dataset:
 def test_groups_in_names_are_offered_with_a_pattern_that_finds_them(template, group):
     paths = [template.format(c=c, s=s, k=k) for c in "ab" for s in (1, 2, 3) for k in (1, 2)]
 
-    dataset = named(*paths, "a/lone.png")
+    dataset = dataset_of(*paths, "a/lone.png")
     guess = guess_groups(dataset)
 
     assert guess is not None
@@ -58,10 +41,10 @@ def test_groups_in_names_are_offered_with_a_pattern_that_finds_them(template, gr
     ids=["numbers", "numbers behind a dot", "a camera's numbers", "words"],
 )
 def test_names_that_number_a_class_through_suggest_nothing(paths):
-    assert guess_groups(named(*paths)) is None
+    assert guess_groups(dataset_of(*paths)) is None
 
 
 def test_pictures_that_have_groups_need_no_guess():
     paths = [f"{c}/song{s}_clip{k}.png" for c in "ab" for s in (1, 2) for k in (1, 2)]
 
-    assert guess_groups(named(*paths, group="given")) is None
+    assert guess_groups(dataset_of(*paths, groups=dict.fromkeys(paths, "given"))) is None

@@ -22,7 +22,7 @@ from bench import console
 from bench.errors import BenchError, DataError, InputError, InterruptedRun, WorkspaceError
 
 if TYPE_CHECKING:
-    from bench.data.audit.check import Features
+    from bench.data.audit.thumbnails import Features
     from bench.database import Database
     from bench.latency import LatencyJob
     from bench.records import Audit, Dataset, StudyReport
@@ -107,7 +107,7 @@ PartsOption = Annotated[
     ),
 ]
 RUNS = Path("runs")
-FEATURE_SIZE = 128  # px; `data check` judges labels by features of pictures of this side
+FEATURE_SIZE = 96  # px; `data check` judges labels by features of pictures of this side
 MOST_DRAWN_PAIRS = 30
 
 
@@ -833,13 +833,11 @@ def _features(backbone: str) -> Features | None:
     """What judges labels; None stands for small pictures."""
     if backbone == "none":
         return None
-    from bench.data.audit.check import Features
-    from bench.models.features import pooled_features
+    from bench.data.audit.thumbnails import Features
+    from bench.models.features import PooledFeatures
 
-    return Features(
-        name=f"features of {backbone}",
-        compute=lambda dataset: pooled_features(dataset, backbone, image_size=FEATURE_SIZE),
-    )
+    compute = PooledFeatures(backbone, image_size=FEATURE_SIZE)
+    return Features(f"features of {backbone}", compute.geometry, compute)
 
 
 def _draw_pairs(dataset: Dataset, found: Audit, folder: Path) -> tuple[Path, ...]:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,7 +32,8 @@ from results_file import write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.data.audit.check import Features, audit
+from bench.data.audit.check import audit
+from bench.data.audit.thumbnails import Features, Floats
 from bench.data.sources import load_dataset
 from bench.records import Dataset, Pair
 from bench.runtime.preprocess import open_rgb
@@ -44,7 +45,7 @@ Pixels = npt.NDArray[np.uint8]
 SHARE_PLANTED = 0.1
 PLANTED = ("identical", "re-encoded", "brightened", "cropped", "shifted")
 BLENDED = 4
-FEATURE_SIZE = 128  # px, as `bench data check` takes
+FEATURE_SIZE = 96  # px, as `bench data check` takes
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -122,14 +123,18 @@ def measure(
     clock = Clock()
     dataset = load_dataset(source)
     clock.lap("read")
-    features = features_of(backbone, dataset)
-    clock.lap("features")
+    features, probing = features_of(backbone)
     # The given groups must not help: they say what is true.
     loose = replace(dataset, pictures=tuple(replace(p, group=None) for p in dataset.pictures))
     found = audit(loose, features)
     clock.lap("audit")
-    spent = clock.spent
-    spent["all"] = {key: sum(stage[key] for stage in spent.values()) for key in ("s", "cpu_s")}
+    read, audited = clock.spent["read"], clock.spent["audit"]
+    spent = {
+        **clock.spent,
+        "features": probing.spent,
+        "audit": {key: audited[key] - probing.spent[key] for key in audited},
+        "all": {key: read[key] + audited[key] for key in audited},
+    }
     reported = {paths_of(dataset, pair) for pair in found.pairs}
     true = [pair for pair in found.pairs if is_true(dataset, pair, planted)]
     return {
@@ -147,14 +152,33 @@ def measure(
     }
 
 
-def features_of(backbone: str, dataset: Dataset) -> Features | None:
-    """Compute the features beforehand, so that they are timed by themselves."""
-    if backbone == "none":
-        return None
-    from bench.models.features import pooled_features
+class Probing:
+    """Seconds that the features take within the audit."""
 
-    values = pooled_features(dataset, backbone, image_size=FEATURE_SIZE)
-    return Features(name=f"features of {backbone}", compute=lambda _: values)
+    def __init__(self) -> None:
+        self.spent = {"s": 0.0, "cpu_s": 0.0}
+
+    def timed(self, compute: Callable[[Pixels], Floats]) -> Callable[[Pixels], Floats]:
+        def compute_timed(images_nhwc: Pixels) -> Floats:
+            clock = Clock()
+            features_nf = compute(images_nhwc)
+            clock.lap("features")
+            for key, spent in clock.spent["features"].items():
+                self.spent[key] += spent
+            return features_nf
+
+        return compute_timed
+
+
+def features_of(backbone: str) -> tuple[Features | None, Probing]:
+    probing = Probing()
+    if backbone == "none":
+        return None, probing
+    from bench.models.features import PooledFeatures
+
+    compute = PooledFeatures(backbone, image_size=FEATURE_SIZE)
+    name = f"features of {backbone}"
+    return Features(name, compute.geometry, probing.timed(compute)), probing
 
 
 def paths_of(dataset: Dataset, pair: Pair) -> frozenset[str]:

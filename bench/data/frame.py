@@ -30,15 +30,16 @@ class FrameFinder:
         self._same_size = True
         self._low: npt.NDArray[np.uint8] | None = None
         self._high: npt.NDArray[np.uint8] | None = None
-        self._sum: npt.NDArray[np.float64] | None = None
-        self._sum_of_squares: npt.NDArray[np.float64] | None = None
+        self._sum: npt.NDArray[np.uint64] | None = None
+        self._sum_of_squares: npt.NDArray[np.uint64] | None = None
 
     def add(self, pixels: npt.NDArray[np.uint8]) -> None:
         """Take in one (H, W, 3) picture."""
         if not self._same_size:
             return
-        grey = pixels.mean(axis=2)
-        self._take(1, pixels, pixels, grey, grey * grey)
+        # Sums of whole numbers are exact, and several times faster than means of real ones.
+        brightness = pixels[..., 0].astype(np.uint32) + pixels[..., 1] + pixels[..., 2]
+        self._take(1, pixels, pixels, brightness, brightness * brightness)
 
     def merge(self, other: FrameFinder) -> None:
         """Take in what another finder has seen."""
@@ -54,13 +55,13 @@ class FrameFinder:
         count: int,
         low: npt.NDArray[np.uint8],
         high: npt.NDArray[np.uint8],
-        total: npt.NDArray[np.float64],
-        squares: npt.NDArray[np.float64],
+        total: npt.NDArray[np.unsignedinteger],
+        squares: npt.NDArray[np.unsignedinteger],
     ) -> None:
         self._count += count
         if self._low is None:
             self._low, self._high = low.copy(), high.copy()
-            self._sum, self._sum_of_squares = total.copy(), squares.copy()
+            self._sum, self._sum_of_squares = total.astype(np.uint64), squares.astype(np.uint64)
             return
         if self._low.shape != low.shape:
             self._same_size = False

@@ -1,47 +1,57 @@
-"""What a pretrained backbone sees in pictures: its pooled features."""
+"""What a pretrained backbone sees in pictures: its pooled features.
+
+Shapes: N pictures, S = `Geometry.image_size` pixels on either side, F features.
+"""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import math
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from bench.errors import DataError
 from bench.models.backbones import describe_backbone
 from bench.models.body import PARTS
 from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
-from bench.records import Dataset
-from bench.runtime.preprocess import PictureError, prepare
+from bench.runtime.preprocess import Geometry
 
 _BATCH = 32
+# What `torch.cpu` calls instructions that multiply in bfloat16; without them float32 is faster.
+_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 
 
-@torch.inference_mode()
-def pooled_features(dataset: Dataset, backbone: str, *, image_size: int) -> npt.NDArray[np.float32]:
-    """Run all pictures through a pretrained backbone on the CPU: (N, F) pooled features.
+class PooledFeatures:
+    """A pretrained backbone without its classifier, on the CPU.
 
-    Raises:
-        InputError: there is no such backbone, or it takes no pictures of this size.
-        WeightsError: its pretrained weights cannot be had.
-        DataError: a picture that could be read before can no longer be.
+    Numbers are rounded to bfloat16 where the processor is built for it: EfficientNet-Lite0 then
+    takes half the time.
     """
-    spec = describe_backbone(backbone)
-    source = resolve_weights(spec, pretrained=True, files={})
-    model = build_model(spec, source, classes=2, image_size=image_size, seed=0).eval()
-    geometry = spec.geometry(image_size=image_size, crop=dataset.crop, resize="squash")
-    read = partial(prepare, geometry=geometry)
-    files = [dataset.picture_path(index) for index in range(len(dataset.pictures))]
-    features = []
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(files), _BATCH):
-            try:
-                images = np.stack(list(pool.map(read, files[start : start + _BATCH])))
-            except PictureError as error:
-                raise DataError(f"{error}: put the picture back and check again") from error
-            pixels_nchw = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-            features.append(model.prefix(pixels_nchw, PARTS).numpy())
-    return np.concatenate(features)
+
+    def __init__(self, backbone: str, *, image_size: int) -> None:
+        """Load the backbone.
+
+        Raises:
+            InputError: there is no such backbone, or it takes no pictures of this size.
+            WeightsError: its pretrained weights cannot be had.
+        """
+        spec = describe_backbone(backbone)
+        source = resolve_weights(spec, pretrained=True, files={})
+        model = build_model(spec, source, classes=2, image_size=image_size, seed=0).eval()
+        self._model = model.to(memory_format=torch.channels_last)
+        capabilities = torch.cpu.get_capabilities()
+        self._is_rounded = any(capabilities.get(name, False) for name in _BFLOAT16)
+        self.geometry: Geometry = spec.geometry(image_size=image_size, crop=None, resize="squash")
+
+    @torch.inference_mode()
+    def __call__(self, images_nhwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """(N, S, S, 3) uint8 pictures -> (N, F) features."""
+        # Batches of one size, but for one picture: libraries treat a lone picture differently.
+        batches = np.array_split(images_nhwc, math.ceil(len(images_nhwc) / _BATCH))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._is_rounded):
+            features = [
+                self._model.prefix(torch.from_numpy(batch).permute(0, 3, 1, 2).float(), PARTS)
+                for batch in batches
+            ]
+        return torch.cat(features).float().numpy()

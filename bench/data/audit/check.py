@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from bench.data.audit.duplicates import search_duplicates, ties_of_pairs
 from bench.data.audit.guesses import guess_groups
 from bench.data.audit.labels import check_labels
 from bench.data.audit.shortcuts import find_shortcuts
-from bench.data.audit.thumbnails import Floats, make_thumbnails
+from bench.data.audit.thumbnails import Features, make_thumbnails
 from bench.data.groups import group_numbers, join
 from bench.records import Audit, Dataset, Pair
 
@@ -20,14 +19,6 @@ from bench.records import Audit, Dataset, Pair
 _LEAST_RATIO = 3.0
 
 SMALL_PICTURES = "small grey pictures"
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """Numbers that describe pictures, (N, F), made by `compute`; `name` says what they are."""
-
-    name: str
-    compute: Callable[[Dataset], Floats]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +43,8 @@ def audit(dataset: Dataset, features: Features | None = None) -> Audit:
     Raises:
         DataError: a picture that could be read before can no longer be.
     """
-    thumbnails = make_thumbnails(dataset)
+    thumbnails = make_thumbnails(dataset, features)
     search = search_duplicates(dataset, thumbnails)
-    features = features or Features(SMALL_PICTURES, lambda _dataset: thumbnails.flat_nf())
     return Audit(
         pairs=search.pairs,
         thresholds=search.thresholds,
@@ -63,9 +53,9 @@ def audit(dataset: Dataset, features: Features | None = None) -> Audit:
         shortcuts=find_shortcuts(dataset, thumbnails),
         labels=check_labels(
             dataset,
-            features.compute(dataset),
+            thumbnails.flat_nf() if thumbnails.features_nf is None else thumbnails.features_nf,
             group_numbers(join(dataset, ties_of_pairs(search.pairs))),
-            features=features.name,
+            features=features.name if features else SMALL_PICTURES,
         ),
     )
 

@@ -9,6 +9,7 @@ Shapes: N pictures, P pairs, H = 32 rows, W = 128 columns; K = 8 frequencies a d
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ _MOST_BITS = 14  # of 63 in which a candidate may differ
 _MOST_PER_PICTURE = 10
 _SAMPLES = 500_000
 _BLOCK = 1024
+_TILE = 256  # hashes on either side that are compared at a time: the results stay in the cache
 # Correlation of the low frequencies, all 255 of them, from which a candidate is worth a fit.
 _WORTH_A_FIT = 0.6
 # A fit takes some 10 ms, so where very many pictures look alike the most alike are fitted: so many
@@ -65,13 +67,14 @@ class _Phase:
     """One step of a fit, on pictures made `reduction` times smaller.
 
     Changes over more than `slow` (a share of the width) are taken away. The sides move by `step` at
-    first, and so many `trials` are made.
+    first, and so many `trials` are made. A pair that agrees by less than `least` then is given up.
     """
 
     reduction: int
     slow: float | None  # None: what `detail_of` takes away
     step: float
     trials: int
+    least: float = 0.0
 
     def reduced(self, picture_hw: Floats) -> Image.Image:
         picture = Image.fromarray(picture_hw)
@@ -79,23 +82,26 @@ class _Phase:
 
     def normed(self, values_hw: Floats) -> Floats:
         """Take slow changes and the mean away; unit length."""
+        detail: Floats
         if self.slow is None:
             detail = detail_of(values_hw[None])[0]
         else:
             size = int(self.slow * values_hw.shape[1])
             detail = values_hw - uniform_filter1d(values_hw, size, axis=1, mode="nearest")
-        detail = detail - detail.mean()
-        return np.asarray(detail / max(1e-6, float(np.linalg.norm(detail))), dtype=np.float32)
+        # Called some hundred times a pair: the general functions take longer than the numbers do.
+        detail -= detail.sum() / np.float32(detail.size)
+        detail /= np.float32(max(1e-6, math.sqrt(np.vdot(detail, detail))))
+        return detail
 
 
 # Of four orders that were tried on real pictures, this one found as many crops as slower ones.
+# Crops among 1,480 real pictures, and planted ones, agreed by 0.68 and by 0.77 at the least after
+# the first two phases; half of the other pairs agreed by less than 0.5 after the first.
 _PHASES = (
-    _Phase(reduction=2, slow=0.7, step=0.03, trials=60),
-    _Phase(reduction=2, slow=0.3, step=0.02, trials=60),
+    _Phase(reduction=2, slow=0.7, step=0.03, trials=60, least=0.5),
+    _Phase(reduction=2, slow=0.3, step=0.02, trials=60, least=0.6),
     _Phase(reduction=1, slow=None, step=0.01, trials=80),
 )
-# A fit that agrees less than this after a phase is given up.
-_HOPELESS = 0.35
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +197,14 @@ def _most_bits(per_window: list[Hashes], hashes_n: Hashes, rng: np.random.Genera
 
 def _close(cut_n: Hashes, hashes_n: Hashes, most: int) -> tuple[Indices, Indices]:
     wholes, parts = [], []
-    for start in range(0, len(cut_n), _BLOCK):
-        distances = np.bitwise_count(cut_n[start : start + _BLOCK, None] ^ hashes_n)
-        whole, part = np.nonzero(distances <= most)
-        whole += start
-        wholes.append(whole[whole != part])
-        parts.append(part[whole != part])
-    return np.concatenate(wholes), np.concatenate(parts)
+    for start, begin in product(range(0, len(cut_n), _TILE), range(0, len(hashes_n), _TILE)):
+        differing = cut_n[start : start + _TILE, None] ^ hashes_n[begin : begin + _TILE]
+        is_close = np.bitwise_count(differing) <= most
+        whole, part = np.divmod(np.flatnonzero(is_close), is_close.shape[1])
+        wholes.append(whole + start)
+        parts.append(part + begin)
+    whole, part = np.concatenate(wholes), np.concatenate(parts)
+    return whole[whole != part], part[whole != part]
 
 
 def _worth_a_fit(
@@ -243,28 +250,23 @@ def _fit(grey_nhw: Greys, common_hw: Floats, whole: int, part: int, start: Windo
             source: Image.Image = source,
             wanted: Floats = wanted,
         ) -> float:
-            return -float((phase.normed(_cut(source, sides)) * wanted).sum())
+            return -float(np.vdot(phase.normed(_cut(source, sides)), wanted))
 
         inwards = np.where(np.asarray(_WHOLE) < 0.5, phase.step, -phase.step)
         simplex = np.vstack([window, window + np.diag(inwards)])
         options = {"initial_simplex": simplex, "maxfev": phase.trials, "xatol": 1e-3, "fatol": 1e-3}
         fitted = minimize(disagreement, window, method="Nelder-Mead", options=options)
         window, agreement = np.clip(fitted.x, 0, 1), -float(fitted.fun)
-        if agreement < _HOPELESS:
+        if agreement < phase.least:
             break
     left, top, right, bottom = window.tolist()
     return Match(whole, part, (left, top, right, bottom), agreement)
 
 
 def _cut(source: Image.Image, sides: npt.NDArray[np.float64]) -> Floats:
-    """Cut a window and stretch it over the size of the whole."""
+    """Cut a window, a pixel at least, and stretch it over the size of the whole."""
     width, height = source.size
-    left, top, right, bottom = np.clip(sides, 0, 1) * (width, height, width, height)
-    box = _within((left, top, max(right, left + 1), max(bottom, top + 1)), source)
+    left, top, right, bottom = (min(max(side, 0.0), 1.0) for side in sides.tolist())
+    left, top = min(left * width, width - 1), min(top * height, height - 1)
+    box = (left, top, max(right * width, left + 1), max(bottom * height, top + 1))
     return np.asarray(source.resize(source.size, Image.Resampling.BILINEAR, box))
-
-
-def _within(box: Window, image: Image.Image) -> Window:
-    left, top, right, bottom = box
-    right, bottom = min(right, image.width), min(bottom, image.height)
-    return min(left, right - 1), min(top, bottom - 1), right, bottom

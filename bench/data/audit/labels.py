@@ -91,13 +91,23 @@ def suspects(
 ) -> npt.NDArray[np.int64]:
     """Return the pictures off the diagonal of the confident joint that are clear, worst first."""
     rows = np.arange(len(labels))
-    own = probabilities_nk[rows, labels]
+    assigned = confident_classes(labels, probabilities_nk)
+    own, other = probabilities_nk[rows, labels], probabilities_nk[rows, assigned]
+    is_clear = (assigned != labels) & (other >= _LEAST_OTHER) & (own <= _MOST_OWN)
+    found = np.flatnonzero(is_clear)
+    return found[np.argsort(own[found] - other[found], kind="stable")]
+
+
+def confident_classes(
+    labels: npt.NDArray[np.int64], probabilities_nk: Probabilities
+) -> npt.NDArray[np.int64]:
+    """Return each picture's class in the confident joint: (N,).
+
+    It is the given label where no class is confident, or where the label is the most probable.
+    """
     averages = np.asarray(
         [probabilities_nk[labels == k, k].mean() for k in range(probabilities_nk.shape[1])]
     )
     confident = np.where(probabilities_nk >= averages, probabilities_nk, -1.0)
-    assigned = confident.argmax(axis=1)
-    off_diagonal = (confident.max(axis=1) > 0) & (assigned != labels)
-    other = probabilities_nk[rows, assigned]
-    found = np.flatnonzero(off_diagonal & (other >= _LEAST_OTHER) & (own <= _MOST_OWN))
-    return found[np.argsort(own[found] - other[found], kind="stable")]
+    is_kept = (confident.max(axis=1) <= 0) | (probabilities_nk.argmax(axis=1) == labels)
+    return np.where(is_kept, labels, confident.argmax(axis=1))

@@ -1,10 +1,13 @@
-"""Every picture once, small and grey, with the frame around it measured on the way.
+"""Every picture once, small and grey, with what else is asked of it measured on the way.
 
 Shapes: N pictures, H = 32 rows, W = 128 columns; columns are time in a spectrogram.
+S pixels on either side of a picture of which features are made, F features.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,24 +17,46 @@ from PIL import Image, ImageChops
 
 from bench.errors import DataError
 from bench.records import Dataset
-from bench.runtime.preprocess import PictureError, open_rgb
+from bench.runtime.preprocess import Geometry, PictureError, fit, open_rgb
 
 ROWS, COLUMNS = 32, 128
 
 Floats = npt.NDArray[np.float32]
 Greys = npt.NDArray[np.uint8]
+Colours = npt.NDArray[np.uint8]
 
 # Grey levels within which the pixels of a frame may differ: JPEG smears its edges.
 _FRAME_TOLERANCE = 8
 _IS_OFF = [255 * (level > _FRAME_TOLERANCE) for level in range(256)] * 3
 
 
+# Pictures whose colours are held in memory at a time.
+_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Numbers that describe pictures; `name` says what they are.
+
+    `compute` makes (N, F) of (N, S, S, 3) uint8 pictures that were cut by the data set's crop and
+    then fitted to `geometry`.
+    """
+
+    name: str
+    geometry: Geometry
+    compute: Callable[[Colours], Floats]
+
+
 @dataclass(frozen=True, slots=True)
 class Thumbnails:
-    """`frames_nf`: width of the plain border left, top, right, bottom (px), then its colour."""
+    """`frames_nf`: width of the plain border left, top, right, bottom (px), then its colour.
+
+    `features_nf` are those that were asked for.
+    """
 
     grey_nhw: Greys
     frames_nf: Floats
+    features_nf: Floats | None = None
 
     def flat_nf(self) -> Floats:
         """The grey levels of each picture in one row, in [0, 1]."""
@@ -39,7 +64,9 @@ class Thumbnails:
         return flat / np.float32(255)
 
 
-def make_thumbnails(dataset: Dataset, threads: int | None = None) -> Thumbnails:
+def make_thumbnails(
+    dataset: Dataset, features: Features | None = None, threads: int | None = None
+) -> Thumbnails:
     """Decode all pictures; what the data set's crop cuts off is not in the small ones.
 
     Raises:
@@ -49,20 +76,26 @@ def make_thumbnails(dataset: Dataset, threads: int | None = None) -> Thumbnails:
     grey_nhw = np.empty((count, ROWS, COLUMNS), dtype=np.uint8)
     frames_nf = np.empty((count, 7), dtype=np.float32)
 
-    def reduce(index: int) -> None:
+    def reduce(index: int) -> Colours | None:
         try:
             image = open_rgb(dataset.picture_path(index))
+            inside = image.crop(dataset.crop) if dataset.crop else image
+            colours = fit(inside, features.geometry) if features else None
         except PictureError as error:
             raise DataError(f"{error}: put the picture back and check again") from error
         frames_nf[index] = _plain_frame(image)
-        inside = image.crop(dataset.crop) if dataset.crop else image
         grey = inside.convert("L").resize((COLUMNS, ROWS), Image.Resampling.BOX)
         grey_nhw[index] = np.asarray(grey)
+        return colours
 
+    computed = []
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(reduce, range(count)):
-            pass
-    return Thumbnails(grey_nhw, frames_nf)
+        for block in np.array_split(np.arange(count), math.ceil(count / _BLOCK)):
+            reduced = pool.map(reduce, block.tolist())
+            colours = [picture for picture in reduced if picture is not None]
+            if features:
+                computed.append(features.compute(np.stack(colours)))
+    return Thumbnails(grey_nhw, frames_nf, np.concatenate(computed) if features else None)
 
 
 def _plain_frame(picture: Image.Image) -> Floats:

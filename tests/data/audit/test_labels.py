@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.data.audit.labels import check_labels, suspects
+from bench.data.audit.labels import check_labels, confident_classes, suspects
 from bench.records import Dataset, Picture
 
 EACH, CLASSES = 60, ("a", "b", "c")
@@ -87,3 +87,19 @@ def test_the_confident_joint_asks_each_class_for_its_own_average():
     labels = np.asarray([0, 0, 0, 1, 1])
 
     assert suspects(labels, probabilities).tolist() == [1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_confident_joint_is_that_of_cleanlab(seed: int):
+    """Compared before the two limits, which cleanlab does not have."""
+    filters = pytest.importorskip("cleanlab.filter", reason="cleanlab is not installed")
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(200) % 4)
+    probabilities = rng.dirichlet(np.full(4, 0.5), len(labels))
+    probabilities[np.arange(len(labels)), labels] += rng.uniform(0, 1, len(labels))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+
+    theirs = filters.find_label_issues(labels, probabilities, filter_by="confident_learning")
+
+    np.testing.assert_array_equal(confident_classes(labels, probabilities) != labels, theirs)
+    assert theirs.any()

@@ -107,7 +107,6 @@ PartsOption = Annotated[
     ),
 ]
 RUNS = Path("runs")
-FEATURE_SIZE = 96  # px; `data check` judges labels by features of pictures of this side
 MOST_DRAWN_PAIRS = 30
 
 
@@ -834,9 +833,9 @@ def _features(backbone: str) -> Features | None:
     if backbone == "none":
         return None
     from bench.data.audit.thumbnails import Features
-    from bench.models.features import PooledFeatures
+    from bench.models.features import AUDIT_SIZE, PooledFeatures
 
-    compute = PooledFeatures(backbone, image_size=FEATURE_SIZE)
+    compute = PooledFeatures(backbone, image_size=AUDIT_SIZE)
     return Features(f"features of {backbone}", compute.geometry, compute)
 
 

@@ -45,7 +45,6 @@ Pixels = npt.NDArray[np.uint8]
 SHARE_PLANTED = 0.1
 PLANTED = ("identical", "re-encoded", "brightened", "cropped", "shifted")
 BLENDED = 4
-FEATURE_SIZE = 96  # px, as `bench data check` takes
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -174,9 +173,9 @@ def features_of(backbone: str) -> tuple[Features | None, Probing]:
     probing = Probing()
     if backbone == "none":
         return None, probing
-    from bench.models.features import PooledFeatures
+    from bench.models.features import AUDIT_SIZE, PooledFeatures
 
-    compute = PooledFeatures(backbone, image_size=FEATURE_SIZE)
+    compute = PooledFeatures(backbone, image_size=AUDIT_SIZE)
     name = f"features of {backbone}"
     return Features(name, compute.geometry, probing.timed(compute)), probing
 

@@ -17,6 +17,7 @@ from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
 from bench.runtime.preprocess import Geometry
 
+AUDIT_SIZE = 128  # px; labels are judged by features of pictures of this side
 _BATCH = 32
 # What `torch.cpu` calls instructions that multiply in bfloat16; without them float32 is faster.
 _BFLOAT16 = ("avx512_bf16", "amx_bf16")
@@ -40,7 +41,8 @@ class PooledFeatures:
         source = resolve_weights(spec, pretrained=True, files={})
         model = build_model(spec, source, classes=2, image_size=image_size, seed=0).eval()
         self._model = model.to(memory_format=torch.channels_last)
-        capabilities = torch.cpu.get_capabilities()
+        # Early versions of torch 2 cannot be asked.
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
         self._is_rounded = any(capabilities.get(name, False) for name in _BFLOAT16)
         self.geometry: Geometry = spec.geometry(image_size=image_size, crop=None, resize="squash")
 

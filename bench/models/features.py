@@ -42,8 +42,8 @@ class PooledFeatures:
         model = build_model(spec, source, classes=2, image_size=image_size, seed=0).eval()
         self._model = model.to(memory_format=torch.channels_last)
         # Early versions of torch 2 cannot be asked.
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        self._is_rounded = any(capabilities.get(name, False) for name in _BFLOAT16)
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        self._is_rounded = any(capabilities.get(name) for name in _BFLOAT16)
         self.geometry: Geometry = spec.geometry(image_size=image_size, crop=None, resize="squash")
 
     @torch.inference_mode()

@@ -78,10 +78,10 @@ FILES = {
     "a picture": Bad(lambda: PNG, "damaged or not an ONNX model"),
     "a text": Bad(lambda: b"Dear reader,\n", "damaged or not an ONNX model"),
     "a name that is no text": Bad(
-        lambda: raw(good()).replace(b"float", b"\xff\xffoat"), "damaged or not an ONNX model"
+        lambda: raw(good()).replace(b"probabilities", b"\xff\xffobabilities"), "utf-8"
     ),
     "metadata that is no text": Bad(
-        lambda: raw(good()).replace(b'"schema"', b'"sch\xffma"'), "damaged or not an ONNX model"
+        lambda: raw(good()).replace(b'"schema"', b'"sch\xffma"'), "utf-8"
     ),
     "an input of no known type": Bad(
         lambda: raw(colour_classifier(dtype=127, props={})), "damaged or not an ONNX model"

@@ -39,8 +39,10 @@ class _Tally:
     epochs_seen: int = 0
     running: dict[int, _Running] = field(default_factory=dict)
 
-    def begin(self, plan: StudyPlan, finished: int, total: int) -> None:
-        self.total, self.finished, self.before = total, finished, finished
+    def begin(
+        self, plan: StudyPlan, finished: int, total: int, best: tuple[float, int] | None
+    ) -> None:
+        self.total, self.finished, self.before, self.best = total, finished, finished, best
         self.folds, self.epochs = len(plan.split.folds), plan.settings.epochs
         self.started_s = time.monotonic()
 
@@ -70,7 +72,9 @@ class SilentProgress:
     def stage(self, text: str) -> None:
         pass
 
-    def search_started(self, plan: StudyPlan, *, finished: int, total: int) -> None:
+    def search_started(
+        self, plan: StudyPlan, *, finished: int, total: int, best: tuple[float, int] | None
+    ) -> None:
         pass
 
     def trial_started(self, number: int, recipe: Recipe) -> None:
@@ -118,8 +122,10 @@ class PlainProgress(_CountingProgress):
     def stage(self, text: str) -> None:
         self._say(text)
 
-    def search_started(self, plan: StudyPlan, *, finished: int, total: int) -> None:
-        self._tally.begin(plan, finished, total)
+    def search_started(
+        self, plan: StudyPlan, *, finished: int, total: int, best: tuple[float, int] | None
+    ) -> None:
+        self._tally.begin(plan, finished, total, best)
         if finished:
             self._say(f"going on with {finished} of {total} trials finished")
 
@@ -146,8 +152,10 @@ class LiveProgress(_CountingProgress):
     def stage(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)
 
-    def search_started(self, plan: StudyPlan, *, finished: int, total: int) -> None:
-        self._tally.begin(plan, finished, total)
+    def search_started(
+        self, plan: StudyPlan, *, finished: int, total: int, best: tuple[float, int] | None
+    ) -> None:
+        self._tally.begin(plan, finished, total, best)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._live.start()
         self._draw()

@@ -236,7 +236,9 @@ class Meter:
 
     def stage(self, text: str) -> None: ...
 
-    def search_started(self, plan: StudyPlan, *, finished: int, total: int) -> None:
+    def search_started(
+        self, plan: StudyPlan, *, finished: int, total: int, best: tuple[float, int] | None
+    ) -> None:
         self._last_s = self.clock()
 
     def trial_started(self, number: int, recipe: Recipe) -> None:

@@ -43,7 +43,9 @@ class Listener(Protocol):
 
     def stage(self, text: str) -> None: ...
 
-    def search_started(self, plan: StudyPlan, *, finished: int, total: int) -> None: ...
+    def search_started(
+        self, plan: StudyPlan, *, finished: int, total: int, best: tuple[float, int] | None
+    ) -> None: ...
 
     def trial_started(self, number: int, recipe: Recipe) -> None: ...
 
@@ -114,7 +116,10 @@ class Coordinator:
         self._study.set_user_attr(ENDED, None)
         self._study.set_user_attr(TARGET, budget.trials)
         self._listener.search_started(
-            self._plan, finished=self._tally.finished, total=budget.trials
+            self._plan,
+            finished=self._tally.finished,
+            total=budget.trials,
+            best=self._tally.best,
         )
         while self._tally.finished < budget.trials:
             limit = self._limit(budget, self._clock() - began_s)

@@ -128,12 +128,12 @@ def _changed_values(what: str, stored: object, wanted: object) -> Iterable[str]:
 class Tally:
     """How far a study is.
 
-    `since_best` counts the finished trials after the best one, `drawn` those that took a recipe
-    from a grid.
+    `best` is a score with its trial's number, `since_best` counts the finished trials after it,
+    `drawn` those that took a recipe from a grid.
     """
 
     finished: int = 0
-    best: float | None = None
+    best: tuple[float, int] | None = None
     since_best: int = 0
     drawn: int = 0
 
@@ -152,8 +152,8 @@ class Tally:
         if trial.state not in FINISHED:
             return replace(self, drawn=drawn)
         score = trial.value if trial.state == TrialState.COMPLETE else None
-        if score is not None and (self.best is None or score > self.best):
-            return Tally(finished=self.finished + 1, best=score, drawn=drawn)
+        if score is not None and (self.best is None or score > self.best[0]):
+            return Tally(finished=self.finished + 1, best=(score, trial.number), drawn=drawn)
         return Tally(self.finished + 1, self.best, self.since_best + 1, drawn)
 
 

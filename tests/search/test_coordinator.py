@@ -136,8 +136,10 @@ class Recorder(SilentProgress):
     def __init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []
 
-    def search_started(self, plan: StudyPlan, *, finished: int, total: int) -> None:
-        self.said.append(("search", finished, total))
+    def search_started(
+        self, plan: StudyPlan, *, finished: int, total: int, best: tuple[float, int] | None
+    ) -> None:
+        self.said.append(("search", finished, total, best and best[1]))
 
     def trial_started(self, number: int, recipe: Recipe) -> None:
         self.said.append(("start", number))
@@ -287,7 +289,7 @@ def test_the_listener_hears_of_each_trial_once(plan: StudyPlan, database: Databa
 
     trials = frozen(plan, database)[:3]
     assert listener.said == [
-        ("search", 0, 3),
+        ("search", 0, 3, None),
         *(
             said
             for trial in trials
@@ -374,7 +376,9 @@ def test_a_finished_study_trains_nothing_more(plan: StudyPlan, database: Databas
 
     assert executor.jobs == []
     assert facts(plan, database) == before
-    assert listener.said == [("search", TRIALS, TRIALS), ("over",)]
+    finished = load_trials(database, plan)
+    best = max(finished, key=lambda t: t.value or 0.0 if t.state == "COMPLETE" else 0.0)
+    assert listener.said == [("search", TRIALS, TRIALS, best.number), ("over",)]
 
 
 @pytest.fixture(scope="module")

@@ -331,6 +331,15 @@ def make_plan(
     space = _adapted_space(options, device=device, is_demo=is_demo, listener=listener)
     make_pruner(options.pruner, folds=space.folds, epochs=space.epochs)
     make_sampler(options.sampler, space, seed=options.seed, trial=0)
+    # Faults that can be seen without the pictures are told before minutes are spent on them.
+    strangers = [name for name in options.weights if name not in space.backbones]
+    if strangers:
+        raise WeightsError(
+            f"--weights names {strangers[0]!r}{did_you_mean(strangers[0], space.backbones)}, which "
+            f"this search does not try: it tries {', '.join(space.backbones)}"
+        )
+    if options.study:
+        check_study_name(options.study)
     dataset = load_groups(
         load_dataset(data, crop=options.crop), file=options.groups, pattern=options.group_pattern
     )
@@ -348,17 +357,7 @@ def make_plan(
     )
     for remark in said:
         listener.stage(remark)
-    strangers = [name for name in options.weights if name not in space.backbones]
-    if strangers:
-        raise WeightsError(
-            f"--weights names {strangers[0]!r}{did_you_mean(strangers[0], space.backbones)}, which "
-            f"this search does not try: it tries {', '.join(space.backbones)}"
-        )
-    name = (
-        check_study_name(options.study)
-        if options.study
-        else as_study_name("demo" if is_demo else f"{dataset.name}-{space.name}")
-    )
+    name = options.study or as_study_name("demo" if is_demo else f"{dataset.name}-{space.name}")
     stored = database.load_plan(name)
     limited: tuple[str, ...] = ()
     if options.max_latency_ms is not None and stored is not None:

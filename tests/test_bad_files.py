@@ -13,10 +13,10 @@ import pytest
 from onnx import TensorProto
 from PIL import Image
 
-import cli
 from bench.errors import BenchError, DataError, ModelFileError
 from bench.runtime.metadata import ModelMetadata
 from bench.runtime.preprocess import Geometry
+from tests.command import Bench, Outcome, bench_heard_by
 from tests.runtime.conftest import METADATA, colour_classifier
 from tests.runtime.test_preprocess import bomb
 
@@ -130,16 +130,6 @@ FILES = {
 }
 
 
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Bench = Callable[..., Outcome]
-
-
 @pytest.fixture
 def bench(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
@@ -147,19 +137,7 @@ def bench(
     """Run the command line in an empty folder; what native libraries print is heard too."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr("sys.argv", ["bench", *arguments])
-        monkeypatch.setattr("signal.signal", lambda *_: None)
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        said = capfd.readouterr()
-        return Outcome(code, said.out, said.err)
-
-    return run
+    return bench_heard_by(capfd, monkeypatch)
 
 
 @pytest.fixture

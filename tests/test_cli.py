@@ -9,8 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +18,8 @@ from PIL import Image
 import cli
 from bench import pipeline
 from bench.errors import DataError, WorkspaceError
+from tests.command import Bench, bench_heard_by
 from tests.tiny import BACKBONE, write_pictures
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Bench = Callable[..., Outcome]
 
 
 @pytest.fixture
@@ -39,20 +28,8 @@ def bench(
 ) -> Bench:
     """Run the command line in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.delenv("BENCH_WORKSPACE", raising=False)
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        said = capsys.readouterr()
-        return Outcome(code, said.out, said.err)
-
-    return run
+    return bench_heard_by(capsys, monkeypatch)
 
 
 @pytest.fixture(scope="module")

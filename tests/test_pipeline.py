@@ -38,14 +38,8 @@ from bench.runtime.predictor import Predictor
 from bench.runtime.session import machine_name
 from bench.training import trainer
 from bench.workspace import Workspace
+from tests.command import Outcome
 from tests.tiny import BACKBONE, CLASSES, write_pictures
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
 
 
 @dataclass(frozen=True)

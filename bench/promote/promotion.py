@@ -131,11 +131,7 @@ def _metadata(trainer: Trainer, candidate: Candidate, temperature: float) -> Mod
     plan, spec = trainer.plan, trainer.spec(candidate.recipe.backbone)
     return ModelMetadata(
         classes=plan.dataset.classes,
-        geometry=spec.geometry(
-            image_size=plan.settings.image_size,
-            crop=plan.dataset.crop,
-            resize=plan.settings.resize,
-        ),
+        geometry=trainer.geometry(candidate.recipe.backbone),
         normalisation=Normalisation(mean=spec.mean, std=spec.std),
         temperature=temperature,
         provenance={

@@ -55,11 +55,7 @@ def _train(
     retrained = retrain(trainer, candidate, run=number)
     metadata = ModelMetadata(
         classes=plan.dataset.classes,
-        geometry=trainer.spec(candidate.recipe.backbone).geometry(
-            image_size=plan.settings.image_size,
-            crop=plan.dataset.crop,
-            resize=plan.settings.resize,
-        ),
+        geometry=trainer.geometry(candidate.recipe.backbone),
         temperature=temperature,
     )
     with tempfile.TemporaryDirectory() as folder:

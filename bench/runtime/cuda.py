@@ -200,14 +200,7 @@ def cuda_device_name() -> str:
     Raises:
         OSError: there is no driver.
     """
-    driver = ctypes.CDLL(DRIVER.soname)
-    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
-    failed = (
-        driver.cuInit(0)
-        or driver.cuDeviceGet(ctypes.byref(device), 0)
-        or driver.cuDeviceGetName(name, len(name), device)
-    )
-    return "unknown GPU" if failed else name.value.decode()
+    return _ask_driver("cuDeviceGetName", length=256, otherwise="unknown GPU")
 
 
 def cuda_bus_id() -> str:
@@ -216,14 +209,23 @@ def cuda_bus_id() -> str:
     Raises:
         OSError: there is no driver.
     """
+    return _ask_driver("cuDeviceGetPCIBusId", length=32, otherwise="0")
+
+
+def _ask_driver(function: str, *, length: int, otherwise: str) -> str:
+    """What a function `(char*, int length, CUdevice)` of the driver says of the first visible GPU.
+
+    Raises:
+        OSError: there is no driver.
+    """
     driver = ctypes.CDLL(DRIVER.soname)
-    device, bus_id = ctypes.c_int(), ctypes.create_string_buffer(32)
+    device, said = ctypes.c_int(), ctypes.create_string_buffer(length)
     failed = (
         driver.cuInit(0)
         or driver.cuDeviceGet(ctypes.byref(device), 0)
-        or driver.cuDeviceGetPCIBusId(bus_id, len(bus_id), device)
+        or getattr(driver, function)(said, length, device)
     )
-    return "0" if failed else bus_id.value.decode()
+    return otherwise if failed else said.value.decode()
 
 
 def one_line(error: BaseException) -> str:

@@ -36,6 +36,7 @@ from bench.records import (
     TrialJob,
     fingerprint_of,
 )
+from bench.runtime.preprocess import Geometry
 from bench.training.activations import (
     ActivationStore,
     ComputedActivations,
@@ -132,14 +133,19 @@ class Trainer:
     def spec(self, backbone: str) -> BackboneSpec:
         return describe_backbone(backbone)
 
+    def geometry(self, backbone: str) -> Geometry:
+        """How the study's pictures are cut and resized for a backbone."""
+        settings = self.plan.settings
+        return self.spec(backbone).geometry(
+            image_size=settings.image_size, crop=self.plan.dataset.crop, resize=settings.resize
+        )
+
     def images(self, backbone: str) -> DecodedStore:
         """The decoded pictures in a backbone's geometry."""
-        settings, dataset = self.plan.settings, self.plan.dataset
-        geometry = self.spec(backbone).geometry(
-            image_size=settings.image_size, crop=dataset.crop, resize=settings.resize
-        )
         if backbone not in self._images:
-            self._images[backbone] = DecodedStore.open(dataset, geometry, self._workspace.cache)
+            self._images[backbone] = DecodedStore.open(
+                self.plan.dataset, self.geometry(backbone), self._workspace.cache
+            )
         return self._images[backbone]
 
     def model(self, recipe: Recipe, seed: int) -> StagedModel:

@@ -64,6 +64,7 @@ def main(arguments: Sequence[str]) -> None:
         help="of `scores`: for each recipe; of `race`: for the plain script's best one",
     )
     parser.add_argument("--bench-trials", type=int, help="of `race`; default: --trials")
+    parser.add_argument("--seed", type=int, default=0, help="of the split and of both programs")
     parser.add_argument("--bf16", action="store_true", help="a third side: plain in bfloat16")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=None)
@@ -203,7 +204,7 @@ def race(options: argparse.Namespace, workspace: Workspace) -> dict[str, object]
         # A head from random numbers, which the plain script's is, wants a higher rate.
         [{**params, "head_lr_factor": 10.0} for params in space.default_params()],
         options.trials,
-        0,
+        options.seed,
         on_trial,
     )
     plain_best = max(score for _, score in curve)
@@ -275,6 +276,7 @@ def _search_options(options: argparse.Namespace, *, linear_probe: bool) -> Searc
         epochs=options.epochs,
         image_size=options.image_size,
         device=options.device,
+        seed=options.seed,
         pretrained=not options.no_pretrained,
         weights={k: Path(v) for k, _, v in (pair.partition("=") for pair in options.weights)},
         linear_probe=linear_probe,

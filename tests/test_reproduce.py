@@ -14,18 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from optuna.pruners import BasePruner, NopPruner, ThresholdPruner
 
 import cli
 from bench import reproduce as module
 from bench.database import Database
 from bench.errors import BenchError, DataError, InputError, ReproductionError, WeightsError
 from bench.models.weights import refuse_changed_weights
-from bench.progress import make_progress
-from bench.records import Conditions, TrialRecord, WeightSource
+from bench.progress import SilentProgress, make_progress
+from bench.records import Conditions, EpochScores, TrialRecord, WeightSource
 from bench.reproduce import FoldComparison, Reproduction, reproduce
 from bench.results import load_trials
 from bench.search.budget import Budget
-from bench.search.coordinator import Coordinator
+from bench.search.coordinator import Coordinator, Listener
 from bench.search.executors import InlineExecutor
 from bench.search.study import open_study
 from bench.training.conditions import describe_conditions, threads_as
@@ -289,6 +290,51 @@ def test_of_an_unfinished_trial_the_epochs_that_there_are_are_compared(
     assert [fold.epochs for fold in reproduction.folds] == compared
     assert [bool(fold.pictures) for fold in reproduction.folds] == [n == 2 for n in compared]
     assert state.lower() in reproduction.remarks[0]
+
+
+class _InterruptedInTheSecondFold(SilentProgress):
+    """Ctrl-C after the first epoch of trial 0's second fold."""
+
+    def epoch_scored(self, number: int, scores: EpochScores, mean: float) -> None:
+        if (number, scores.fold, scores.epoch) == (0, 1, 0):
+            raise KeyboardInterrupt
+
+
+def test_a_trial_that_was_interrupted_and_one_that_was_pruned_are_reproduced(
+    tmp_path: Path,
+) -> None:
+    plan = make_plan(write_pictures(tmp_path / "pictures"), tmp_path / "runs")
+    workspace = Workspace(tmp_path / "runs").create()
+    with Database.open(workspace.default_storage) as database:
+        database.save_plan(plan, describe_environment(None))
+
+        def run(listener: Listener, pruner: BasePruner, trials: int) -> None:
+            study = open_study(plan, database)
+            study.pruner = pruner
+            coordinator = Coordinator(plan, study, database, listener)
+            coordinator.run(InlineExecutor(plan), Budget(trials=trials))
+
+        def again(trial: str) -> Reproduction:
+            return reproduce(
+                "tiny", trial, workspace=workspace, database=database, say=lambda _text: None
+            )
+
+        with pytest.raises(KeyboardInterrupt):
+            run(_InterruptedInTheSecondFold(), NopPruner(), trials=1)
+        cut_short = again("0")
+        run(SilentProgress(), NopPruner(), trials=1)
+        gone_on_with = again("0")
+        # Every score is above it, so the trial stops after its first epoch.
+        run(SilentProgress(), ThresholdPruner(upper=-1.0), trials=2)
+        pruned = again("1")
+
+    assert [r.state for r in (cut_short, gone_on_with, pruned)] == [
+        "INTERRUPTED", "COMPLETE", "PRUNED",
+    ]  # fmt: skip
+    assert [[fold.epochs for fold in r.folds] for r in (cut_short, gone_on_with, pruned)] == [
+        [2, 1], [2, 2], [1],
+    ]  # fmt: skip
+    assert {r.verdict for r in (cut_short, gone_on_with, pruned)} == {"equal to the last bit"}
 
 
 def test_the_spread_of_a_trial_with_one_fold_is_that_of_the_studys_complete_trials(

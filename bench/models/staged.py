@@ -30,7 +30,8 @@ class StagedModel(nn.Module):
     """A timm network whose leading parts can be frozen, run, and left out.
 
     `boundaries` says where it can be cut: at all six, as a rule, and at 0 and 5 always. Freezing
-    works at every depth all the same.
+    works at every depth all the same. `elements` counts the numbers that one picture's activation
+    has at each boundary; one that cannot be cut at counts as endless, so that nobody stores it.
     """
 
     scale: torch.Tensor
@@ -48,6 +49,7 @@ class StagedModel(nn.Module):
         self._part_of = self._assign_parameters()
         self._depth = 0
         self._batch_norm: BatchNormMode = "updating"
+        self.elements = self._count_elements(image_size)
 
     @property
     def boundaries(self) -> tuple[int, ...]:
@@ -136,12 +138,19 @@ class StagedModel(nn.Module):
             )
         return dense(activations)
 
-    @torch.no_grad()
-    def elements_at_boundaries(self, image_size: int) -> tuple[int, ...]:
-        """Numbers that one picture's activation has at each boundary that can be cut at.
+    def body_fingerprint(self) -> str:
+        """Identity of everything but the classifier, by the content of its tensors."""
+        head = {id(tensor) for tensor in self.classifier.parameters()}
+        digest = hashlib.sha256(self.spec.architecture.encode())
+        digest.update(repr(self._body).encode())
+        for name, tensor in [*self.network.named_parameters(), *self.network.named_buffers()]:
+            if id(tensor) not in head:
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
-        Boundaries that cannot be cut at count as endless, so nobody stores them.
-        """
+    @torch.no_grad()
+    def _count_elements(self, image_size: int) -> tuple[int, ...]:
         parameter = next(self.network.parameters())
         activations = parameter.new_zeros(2, 3, image_size, image_size)
         sizes = [activations[0].numel()] + [sys.maxsize] * PARTS
@@ -153,17 +162,6 @@ class StagedModel(nn.Module):
             at = boundary
         self.train(was_training)
         return tuple(sizes)
-
-    def body_fingerprint(self) -> str:
-        """Identity of everything but the classifier, by the content of its tensors."""
-        head = {id(tensor) for tensor in self.classifier.parameters()}
-        digest = hashlib.sha256(self.spec.architecture.encode())
-        digest.update(repr(self._body).encode())
-        for name, tensor in [*self.network.named_parameters(), *self.network.named_buffers()]:
-            if id(tensor) not in head:
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
 
     # --- freezing ---------------------------------------------------------------------------
 

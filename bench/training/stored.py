@@ -390,6 +390,6 @@ class StoredActivations:
 
     def _worth_keeping(self, start: int, stop: int) -> list[int]:
         """Boundaries on the way to `stop` that are no larger than the picture; `stop` itself."""
-        sizes = self._model.elements_at_boundaries(self._pixels.image_size)
+        sizes = self._model.elements
         most = 3 * self._pixels.image_size**2
         return [b for b in range(start + 1, stop) if sizes[b] <= most] + [stop]

@@ -215,7 +215,7 @@ class Trainer:
         pixels = self.pixels(backbone)
         views_bytes = (
             (4 if store == "exact" else 2)
-            * model.elements_at_boundaries(pixels.image_size)[boundary]
+            * model.elements[boundary]
             * len(plan.split.development) * plan.settings.epochs
         )  # fmt: skip
         if boundary == 0 or views_bytes > plan.cache_bytes:

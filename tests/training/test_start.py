@@ -69,6 +69,24 @@ def test_updating_normalisations_begin_with_the_mean_of_the_batches_statistics(
     assert torch.allclose(variance, torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0))
 
 
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_the_start_is_the_same_whether_activations_are_stored_first_there_already_or_never_stored(
+    trainer: Trainer, train: np.ndarray, tmp_path: Path, depth: int
+) -> None:
+    recipe = replace(RECIPE, freeze_depth=depth)
+    storing = Trainer(replace(trainer.plan, workspace=str(tmp_path), cache_bytes=10**9))
+
+    _, never = found(trainer, recipe, train)
+    _, first = found(storing, recipe, train)
+    _, again = found(storing, recipe, train)
+
+    assert list((tmp_path / "cache").rglob("*")), "something was stored"
+    for start in (first, again):
+        assert np.array_equal(start.probe.weight_kf, never.probe.weight_kf)
+        for ours, theirs in zip(start.statistics, never.statistics, strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
 @pytest.mark.parametrize(
     ("depth", "batch_norm", "adapted"),
     [(2, "updating", True), (2, "frozen", False), (5, "updating", False)],

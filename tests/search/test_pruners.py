@@ -5,7 +5,8 @@ import pytest
 
 from bench.errors import InputError
 from bench.records import EpochScores
-from bench.search.pruners import PRUNERS, make_pruner, running_mean, step_of
+from bench.search.options import PRUNERS
+from bench.search.pruners import make_pruner, running_mean, step_of
 
 
 def scores(fold: int, epoch: int, balanced_accuracy: float) -> EpochScores:

@@ -7,7 +7,8 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from bench.errors import InputError
-from bench.search.samplers import SAMPLERS, grid, grid_size, make_sampler
+from bench.search.options import SAMPLERS
+from bench.search.samplers import grid, grid_size, make_sampler
 from bench.space import Choices, Range, SearchSpace
 
 SPACE = SearchSpace(

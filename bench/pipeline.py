@@ -258,7 +258,8 @@ def measure(
     jobs: dict[tuple[str, str, str, int], LatencyJob] = {}
     for job in _jobs(models, workspace):
         jobs.setdefault(_row_key(job), job)
-    here, rough = machine_name(), set()
+    here = machine_name()
+    rough: set[tuple[str, str, str, int]] = set()
     for row in database.load_latencies([path for model in models for path in model.paths]):
         # Early rows know the device, not the machine.
         ours = row.machine in (here, "") and row.device_name == _device_name(row.device)

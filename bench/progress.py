@@ -207,7 +207,10 @@ class LiveProgress(_CountingProgress):
     @contextmanager
     def counting(self, what: str) -> Iterator[Count]:
         columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._console, transient=True) as bar:
+        # Standard output is left alone: it belongs to results.
+        with Progress(
+            *columns, console=self._console, transient=True, redirect_stdout=False
+        ) as bar:
             task = bar.add_task("", total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 

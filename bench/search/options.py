@@ -68,6 +68,8 @@ class SearchOptions:
             raise not_among("--sampler", self.sampler, SAMPLERS)
         if not math.isfinite(self.cache_gb):
             raise InputError(f"--cache-gb must be a number of gigabytes, not {self.cache_gb}")
+        if self.max_latency_ms is not None and not self.max_latency_ms > 0:
+            raise InputError(f"--max-latency-ms must be more than 0, not {self.max_latency_ms:g}")
         check_test_fraction(self.test_fraction)
         if self.group_pattern is not None:
             parse_pattern(self.group_pattern)

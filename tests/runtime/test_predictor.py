@@ -163,7 +163,9 @@ def test_a_network_that_fails_to_run_is_told_without_a_traceback(predictor, monk
             raise RuntimeError("[ONNXRuntimeError] : 6 :\nout of memory")
 
     monkeypatch.setattr(predictor, "_opened", replace(predictor._opened, session=Failing()))
-    with pytest.raises(ModelFileError, match=r"model\.onnx failed to run on CPU.* with 1 pictures"):
+    with pytest.raises(
+        ModelFileError, match=r"model\.onnx failed to run on CPU.* with a batch of 1 "
+    ):
         predictor.predict(picture("red"))
 
 

@@ -21,6 +21,8 @@ GONE = Path("gone")
         ({"pruner": "medain"}, r"--pruner takes .* or none, not 'medain' \(did you mean `median`"),
         ({"sampler": "tpx"}, r"--sampler takes .* or grid, not 'tpx' \(did you mean `tpe`"),
         ({"cache_gb": math.nan}, r"--cache-gb must be a number of gigabytes, not nan"),
+        ({"max_latency_ms": 0.0}, r"--max-latency-ms must be more than 0, not 0"),
+        ({"max_latency_ms": math.nan}, r"--max-latency-ms must be more than 0, not nan"),
         ({"test_fraction": 2.0}, r"--test-fraction must lie above 0 and at most 0\.5, not 2\.0"),
         ({"test_fraction": 0.0}, r"--test-fraction must lie above 0"),
         ({"group_pattern": r"(\d+"}, r"--group-pattern '\(\\d\+' is no regular expression"),

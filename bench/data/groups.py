@@ -60,6 +60,16 @@ def load_groups(dataset: Dataset, *, file: Path | None, pattern: str | None) -> 
     return join(dataset, ties)
 
 
+def check_groups_file(file: Path) -> None:
+    """Refuse a `--groups` that is not there.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not file.is_file():
+        raise DataError(f"--groups {file}: no such file; give a CSV with the columns path,group")
+
+
 def ties_of_file(dataset: Dataset, file: Path) -> tuple[Tie, ...]:
     """Read a CSV file `path,group`; a picture in several rows belongs to each of their groups.
 
@@ -68,8 +78,7 @@ def ties_of_file(dataset: Dataset, file: Path) -> tuple[Tie, ...]:
     Raises:
         DataError: the file is missing or malformed, or names pictures that are not there.
     """
-    if not file.is_file():
-        raise DataError(f"--groups {file}: no such file; give a CSV with the columns path,group")
+    check_groups_file(file)
     names = PictureNames(dataset)
     members: dict[str, list[int]] = defaultdict(list)
     strangers = []

@@ -141,19 +141,29 @@ def _leftovers(protocol: Protocol, read: Lists, split: Split) -> str:
 # --- lists ----------------------------------------------------------------------------------
 
 
+def check_lists(files: Sequence[Path]) -> None:
+    """Refuse `--parts` that are not there.
+
+    Raises:
+        DataError: a file is not.
+    """
+    for file in files:
+        if not file.expanduser().is_file():
+            raise DataError(
+                f"--parts {file}: no such file; give a CSV name,part, or three text files whose "
+                "names begin with train, valid and test"
+            )
+
+
 def read_lists(dataset: Dataset, files: Sequence[Path]) -> Lists:
     """Read one CSV `name,part` (or `path,part`), or text files train*, valid*, test* of names.
 
     Raises:
         DataError: a file is missing or malformed, or the lists contradict each other.
     """
+    check_lists(files)
     named: list[tuple[str, Literal["train", "test"]]] = []
     for file in (given.expanduser() for given in files):
-        if not file.is_file():
-            raise DataError(
-                f"--parts {file}: no such file; give a CSV name,part, or three text files whose "
-                "names begin with train, valid and test"
-            )
         named += _rows_of_csv(file) if file.suffix.lower() == ".csv" else _rows_of_text(file)
     return _lists_of(dataset, named, "--parts")
 

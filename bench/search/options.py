@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from bench.data.groups import parse_pattern
-from bench.data.protocols import refuse_lists_without_taker
+from bench.data.groups import check_groups_file, parse_pattern
+from bench.data.protocols import check_lists, refuse_lists_without_taker
 from bench.data.sources import CropChoice
 from bench.data.splits import check_test_fraction
 from bench.errors import InputError, WeightsError, not_among
@@ -73,14 +73,11 @@ class SearchOptions:
         check_test_fraction(self.test_fraction)
         if self.group_pattern is not None:
             parse_pattern(self.group_pattern)
+        if self.groups is not None:
+            check_groups_file(self.groups.expanduser())
         if self.protocols:
             refuse_lists_without_taker(self.protocols, self.parts)
-        for option, file in (
-            *(("--parts", file) for file in self.parts),
-            *((("--groups", self.groups),) if self.groups else ()),
-        ):
-            if not file.expanduser().is_file():
-                raise InputError(f"{option} {file}: no such file")
+        check_lists(self.parts)
         for name in self.backbones:
             check_backbone_name(name)
         for name, file in self.weights.items():

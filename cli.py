@@ -32,7 +32,7 @@ from bench.words import counted
 if TYPE_CHECKING:
     from bench.data.audit.thumbnails import Features
     from bench.database import Database
-    from bench.latency import LatencyJob
+    from bench.latency import LatencyJob, LatencyProtocol
     from bench.records import Audit, Dataset, StudyReport
     from bench.workspace import Workspace
 
@@ -862,7 +862,7 @@ def _tell_of(report: StudyReport, place: Workspace, *, as_json: bool) -> None:
         console.print_summary(report, place)
 
 
-def _protocol(*, quick: bool) -> Any:
+def _protocol(*, quick: bool) -> LatencyProtocol:
     from bench.latency import LatencyProtocol
 
     return LatencyProtocol.quick() if quick else LatencyProtocol()

@@ -153,7 +153,7 @@ def test_names_without_a_picture_are_told(text_files):
         EXCERPTS, ("gtzan-filtered",), folds=3, test_fraction=0.2, seed=0, lists=text_files
     )
     assert "32 pictures for development, 16 for the test, 12 in no part" in said[1]
-    assert "no picture is there for 1 names: jazz.00054" in said[1]
+    assert "no picture is there for 1 name: jazz.00054" in said[1]
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_file_takes_its_parts_from_a_csv(tmp_path):
         ("path,part\njazz/jazz00001.png,tset\n", r"line 2: a split is train, val or test"),
         ("path,part\n,test\n", r"line 2: no name"),
         ("path,prt\nx,test\n", r"column 'part' is missing \(did you mean `prt`"),
-        ("name,part\nblues.00001,test\n", r"of its 1 names, 0 are there, and blues.00001"),
+        ("name,part\nblues.00001,test\n", r"of its 1 name, 0 are there, and blues.00001"),
         ("name,part\njazz.00001,test\njazz00001.png,train\n", r"stands in train and in test"),
         ("name,part\njazz.00001,train\n", r"to train on and to test on"),
     ],

@@ -249,8 +249,9 @@ def _lists_of(
             )
     if "test" not in parts.values() or "train" not in parts.values():
         raise DataError(
-            f"{origin} must name pictures of {dataset.root} to train on and to test on; of its "
-            f"{counted(len(parts) + len(unknown), 'name')}, {counted(len(parts), 'is', 'are')} there"
+            f"{origin} must name pictures of {dataset.root} to train on and to test on; of "
+            f"its {counted(len(parts) + len(unknown), 'name')}, "
+            f"{counted(len(parts), 'is', 'are')} there"
             + (f", and {_some(unknown)} are not" if unknown else "")
         )
     return Lists(parts, tuple(unknown))

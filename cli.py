@@ -19,14 +19,21 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from bench import console
-from bench.errors import BenchError, DataError, InputError, InterruptedRun, WorkspaceError
+from bench.errors import (
+    BenchError,
+    DataError,
+    InputError,
+    InterruptedRun,
+    WorkspaceError,
+    not_among,
+)
+from bench.words import counted
 
 if TYPE_CHECKING:
     from bench.data.audit.thumbnails import Features
     from bench.database import Database
-    from bench.latency import LatencyJob
+    from bench.latency import LatencyJob, LatencyProtocol
     from bench.records import Audit, Dataset, StudyReport
-    from bench.runtime.predictor import Prediction, Predictor
     from bench.workspace import Workspace
 
 app = typer.Typer(
@@ -108,9 +115,11 @@ PartsOption = Annotated[
 ]
 RUNS = Path("runs")
 MOST_DRAWN_PAIRS = 30
+DEVICES = ("auto", "cpu", "cuda")
+LOADING = "loading torch and Optuna"  # which takes seconds
 
 
-@app.command()
+@app.command(epilog="Example: bench search PICTURES --trials 50")
 def search(
     data: Annotated[
         Path | None,
@@ -166,9 +175,10 @@ def search(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="grouped, gtzan-filtered, file or random, or several with commas: the best recipe "
-            "is trained again under each further one. Default: file where a test part is given, "
-            "grouped where there are groups, otherwise random."
+            help="grouped, gtzan-filtered, file or random. Of several, with commas, the search "
+            "runs under the first that is not random; its best recipe and the best default are "
+            "then trained and tested under each other one. Default: file where a test part is "
+            "given, grouped where there are groups or found duplicates, otherwise random."
         ),
     ] = None,
     parts: PartsOption = None,
@@ -204,40 +214,24 @@ def search(
 
     A study that was interrupted goes on where it stopped when the same command is given again.
     """
-    # What needs no torch is checked first: importing it takes seconds.
+    from bench.data.protocols import parse_protocols
+    from bench.data.sources import check_source, parse_crop
+    from bench.progress import make_progress
     from bench.promote.precisions import VariantChoice
     from bench.search.budget import Budget, parse_duration
+    from bench.search.options import SearchOptions, parse_store
 
-    files = _weight_files(weights or [])
     _check_device(device)
     choice = VariantChoice.parse(variants, tolerance)
-    budget = Budget(
-        trials=trials,
-        timeout_s=parse_duration(timeout) if timeout else None,
-        patience=patience,
-        trial_timeout_s=parse_duration(trial_timeout) if trial_timeout else None,
-        retries=retries,
-        max_failures=max_failures,
-    )
-    if data is not None and not data.expanduser().exists():
-        raise InputError(f"{data}: no such folder or file")
-    if space is not None:
-        from bench.space import load_space
-
-        load_space(space)
-    if ray is not None:
-        from bench.search.executors import require_ray
-
-        require_ray(ray)
-
-    from bench import pipeline
-    from bench.data.protocols import parse_protocols
-    from bench.data.sources import parse_crop
-    from bench.progress import make_progress
-    from bench.results import load_study_report
-
-    options = pipeline.SearchOptions(
-        budget=budget,
+    options = SearchOptions(
+        budget=Budget(
+            trials=trials,
+            timeout_s=parse_duration(timeout) if timeout else None,
+            patience=patience,
+            trial_timeout_s=parse_duration(trial_timeout) if trial_timeout else None,
+            retries=retries,
+            max_failures=max_failures,
+        ),
         max_latency_ms=max_latency_ms,
         study=study,
         space=space,
@@ -255,18 +249,32 @@ def search(
         crop=parse_crop(crop),
         test_fraction=test_fraction,
         pretrained=not no_pretrained,
-        weights=files,
+        weights=_weight_files(weights or []),
         cache_gb=cache_gb,
         linear_probe=not no_linear_probe,
-        store=store,
+        store=parse_store(store),
         groups=groups,
         group_pattern=group_pattern,
         tie_duplicates=tie_duplicates,
         protocols=parse_protocols(protocol) if protocol is not None else (),
         parts=tuple(parts or ()),
     )
+    if data is not None:
+        check_source(data)
+    if space is not None:
+        from bench.space import load_space
+
+        load_space(space)
+    if ray is not None:
+        from bench.search.executors import require_ray
+
+        require_ray(ray)
     listener = make_progress(quiet=quiet)
+    listener.stage(LOADING)
     with _opened(workspace, storage, create=True) as (place, database):
+        from bench import pipeline
+        from bench.results import load_study_report
+
         plan = pipeline.search(data, options, workspace=place, database=database, listener=listener)
         if no_promote:
             report = load_study_report(database, plan.study)
@@ -284,7 +292,7 @@ def search(
     _tell_of(report, place, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog="Example: bench promote demo --seeds 3")
 def promote(
     study: Annotated[str, typer.Argument(help="Name of the study.")],
     variants: VariantsOption = None,
@@ -297,23 +305,28 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Retrain, export, verify and measure the best trials of a study."""
+    from bench.progress import make_progress
     from bench.promote.precisions import VariantChoice
 
     choice = VariantChoice.parse(variants, tolerance)
+    listener = make_progress(quiet=quiet)
+    with _opened(workspace, storage) as (place, database):
+        from bench.results import load_plan
 
-    from bench import pipeline
-    from bench.progress import make_progress
+        load_plan(database, study)  # refuses an unknown name before torch is loaded
+        listener.stage(LOADING)
+        from bench import pipeline
 
-    with _opened(workspace, storage) as (place, database), _cards(study, place, database):
-        report = pipeline.promote(
-            study,
-            workspace=place,
-            database=database,
-            listener=make_progress(quiet=quiet),
-            protocol=_protocol(quick=quick_latency),
-            variants=choice,
-            seeds=seeds,
-        )
+        with _cards(study, place, database):
+            report = pipeline.promote(
+                study,
+                workspace=place,
+                database=database,
+                listener=listener,
+                protocol=_protocol(quick=quick_latency),
+                variants=choice,
+                seeds=seeds,
+            )
     _tell_of(report, place, as_json=as_json)
 
 
@@ -347,7 +360,7 @@ def report(
         print(paths.markdown)
 
 
-@app.command()
+@app.command(epilog="Example: bench reproduce demo best")
 def reproduce(
     study: Annotated[str, typer.Argument(help="Name of the study.")],
     trial: Annotated[str, typer.Argument(help="Number of the trial, or `best`.")],
@@ -365,15 +378,18 @@ def reproduce(
     Ends with 1 where they differ by more than the spread over the folds.
     """
     from bench.progress import make_progress
-    from bench.reproduce import reproduce as train_again
 
+    listener = make_progress(quiet=quiet)
     with _opened(workspace, storage) as (place, database):
+        listener.stage(LOADING)
+        from bench.reproduce import reproduce as train_again
+
         reproduction = train_again(
             study,
             trial,
             workspace=place,
             database=database,
-            say=make_progress(quiet=quiet).stage,
+            say=listener.stage,
             fresh=fresh,
         )
     if as_json:
@@ -383,7 +399,7 @@ def reproduce(
     reproduction.refuse_difference()
 
 
-@app.command()
+@app.command(epilog="Example: bench predict model.onnx picture.png FOLDER")
 def predict(
     model: Annotated[Path, typer.Argument(help="An ONNX file made by bench.")],
     pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
@@ -397,11 +413,7 @@ def predict(
     _check_device(device)
     files = [file for given in pictures for file in find_pictures(given)]
     predictor = Predictor(model, device=device)  # type: ignore[arg-type]
-    broken: list[DataError] = []
-    try:
-        predictions = predictor.predict(files)
-    except DataError:
-        predictions, broken = _predict_one_by_one(predictor, files)
+    predictions, broken = predictor.predict_readable(files)
     if as_json:
         console.print_json(
             [
@@ -413,15 +425,15 @@ def predict(
                 for prediction in predictions
             ]
         )
-        _fail_for(broken)
-        return
-    for prediction in predictions:
-        best = "  ".join(f"{name} {share:.3f}" for name, share in prediction.top(top))
-        print(console.printable(f"{prediction.source}: {best}"))
-    _fail_for(broken)
+    else:
+        for prediction in predictions:
+            best = "  ".join(f"{name} {share:.3f}" for name, share in prediction.top(top))
+            print(console.printable(f"{prediction.source}: {best}"))
+    if broken:
+        raise DataError("; ".join(str(error) for error in broken))
 
 
-@app.command()
+@app.command(epilog="Example: bench inspect model.onnx")
 def inspect(
     model: Annotated[Path, typer.Argument(help="An ONNX file, made by bench or not.")],
     as_json: JsonOption = False,
@@ -436,7 +448,7 @@ def inspect(
         console.print_inspection(inspection)
 
 
-@app.command()
+@app.command(epilog="Example: bench latency A.onnx B.onnx --batch 1,8")
 def latency(
     models: Annotated[list[Path], typer.Argument(help="ONNX files, made by bench or not.")],
     device: Annotated[str, typer.Option(help="cpu, cuda, tensorrt; several: cpu,cuda.")] = "cpu",
@@ -501,7 +513,8 @@ def latency(
     jobs = plan.jobs()
     least_s = len(jobs) * protocol.processes * (protocol.warmup_s + protocol.measure_s)
     console.say(
-        f"{len(jobs)} rows of {protocol.processes} processes each, at least {least_s:.0f} s"
+        f"{counted(len(jobs), 'row')} of {counted(protocol.processes, 'process', 'processes')} "
+        f"each, at least {least_s:.0f} s"
     )
     rows = measure_many(jobs, protocol=protocol, progress=_say_round)
     comparisons = compare(rows)
@@ -608,7 +621,7 @@ def doctor(workspace: WorkspaceOption = RUNS, as_json: JsonOption = False) -> No
 # --- data -----------------------------------------------------------------------------------
 
 
-@data_app.command("check")
+@data_app.command("check", epilog="Example: bench data check PICTURES --out DRAWN")
 def data_check(
     data: Annotated[Path, typer.Argument(help="Picture folder, GTZAN folder or CSV manifest.")],
     crop: CropOption = "auto",
@@ -670,7 +683,7 @@ def data_check(
         print(page)
 
 
-@data_app.command("split")
+@data_app.command("split", epilog="Example: bench data split PICTURES --folds 5")
 def data_split(
     data: Annotated[Path, typer.Argument(help="Picture folder, GTZAN folder or CSV manifest.")],
     folds: Annotated[int, typer.Option(min=2, help="Cross-validation folds.")] = 5,
@@ -684,11 +697,14 @@ def data_split(
     tie_duplicates: TieOption = True,
     parts: PartsOption = None,
 ) -> None:
-    """Print the split that a search would use, as CSV: path,label,group,part."""
+    """Print the split that a search would use, as CSV: path,label,group,part.
+
+    Pictures of one group stay together, whether it was given or they were found to be duplicates.
+    """
     import csv
 
     from bench.data.audit.tying import tie_duplicates as tied
-    from bench.data.groups import load_groups, remarks
+    from bench.data.groups import conflict_remark, load_groups, remarks
     from bench.data.protocols import make_splits, parse_protocols
     from bench.data.sources import load_dataset
 
@@ -706,18 +722,18 @@ def data_split(
         seed=seed,
         lists=tuple(parts or ()),
     )
-    for remark in (*remarks(dataset), *said):
+    for remark in (*remarks(dataset), *conflict_remark(dataset), *said):
         console.say(remark)
     part_of = dict.fromkeys(split.test, "test") | dict.fromkeys(split.left_out, "left out")
     part_of |= {index: f"fold {k + 1}" for k, fold in enumerate(split.folds) for index in fold}
     writer = csv.writer(sys.stdout)
     writer.writerow(["path", "label", "group", "part"])
-    for index, picture in enumerate(dataset.pictures):
+    for index, (picture, group) in enumerate(zip(dataset.pictures, dataset.sets, strict=True)):
         label = dataset.classes[picture.label]
-        writer.writerow([picture.path, label, picture.group or "", part_of[index]])
+        writer.writerow([picture.path, label, group or "", part_of[index]])
 
 
-@data_app.command("demo")
+@data_app.command("demo", epilog="Example: bench data demo DEMO")
 def data_demo(
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -733,10 +749,11 @@ def data_demo(
         console.print_json(asdict(made))
     else:
         how = "made" if made.made else "already there"
-        print(f"{out}: {made.pictures} synthetic pictures of {len(made.classes)} styles, {how}")
+        pictures = counted(made.pictures, "synthetic picture")
+        print(f"{out}: {pictures} of {counted(len(made.classes), 'style')}, {how}")
 
 
-@data_app.command("spectrograms")
+@data_app.command("spectrograms", epilog="Example: bench data spectrograms AUDIO PICTURES")
 def data_spectrograms(
     audio: Annotated[Path, typer.Argument(help="Folder <class>/<recording>.")],
     out: Annotated[Path, typer.Argument(help="Folder to make, in GTZAN's layout.")],
@@ -754,7 +771,8 @@ def data_spectrograms(
     if as_json:
         console.print_json(asdict(made))
     else:
-        print(f"{out}: {made.pictures} pictures of {made.recordings} recordings")
+        recordings = counted(made.recordings, "recording")
+        print(f"{out}: {counted(made.pictures, 'picture')} of {recordings}")
 
 
 # --- helpers --------------------------------------------------------------------------------
@@ -805,27 +823,8 @@ def _cards(study: str, place: Workspace, database: Database) -> Iterator[None]:
 
 
 def _check_device(device: str) -> None:
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device takes auto, cpu or cuda, not {device!r}")
-
-
-def _predict_one_by_one(
-    predictor: Predictor, files: Sequence[Path]
-) -> tuple[list[Prediction], list[DataError]]:
-    """Predict what can be predicted: one broken picture must not cost the others."""
-    predictions, broken = [], []
-    for file in files:
-        try:
-            predictions += predictor.predict(file)
-        except DataError as error:
-            broken.append(error)
-    return predictions, broken
-
-
-def _fail_for(broken: Sequence[DataError]) -> None:
-    """End with the error of pictures that could not be predicted, if there are any."""
-    if broken:
-        raise DataError("; ".join(str(error) for error in broken))
+    if device not in DEVICES:
+        raise not_among("--device", device, DEVICES)
 
 
 def _features(backbone: str) -> Features | None:
@@ -863,7 +862,7 @@ def _tell_of(report: StudyReport, place: Workspace, *, as_json: bool) -> None:
         console.print_summary(report, place)
 
 
-def _protocol(*, quick: bool) -> Any:
+def _protocol(*, quick: bool) -> LatencyProtocol:
     from bench.latency import LatencyProtocol
 
     return LatencyProtocol.quick() if quick else LatencyProtocol()
@@ -914,11 +913,13 @@ def main() -> None:
         if code == InterruptedRun.exit_code:
             raise KeyboardInterrupt
         sys.exit(code)
+    except InterruptedRun as stopped:
+        again = shlex.join(["bench", *map(_without_password, sys.argv[1:])])
+        _end(InterruptedRun(f"{stopped}. Go on with: {again}"))
     except BenchError as error:
         _end(error)
     except KeyboardInterrupt:
-        again = shlex.join(["bench", *map(_without_password, sys.argv[1:])])
-        _end(InterruptedRun(f"stopped; what is finished is stored. Go on with: {again}"))
+        _end(InterruptedRun("stopped"))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _end(
@@ -936,6 +937,9 @@ def main() -> None:
         if show is None:
             raise
         show()
+        command = getattr(error, "cmd", None)
+        if command is not None and command.epilog:
+            console.say(command.epilog)
         sys.exit(InputError.exit_code)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.errors import BenchError, InterruptedRun
+from bench.words import counted
 
 if TYPE_CHECKING:
     from bench.data.audit.check import Finding
@@ -128,7 +129,8 @@ def _print_models(report: StudyReport, place: Workspace) -> None:
         if model.further_seeds:
             scores = (model.test, *(run.test for run in model.further_seeds))
             shown = ", ".join(f"{score.balanced_accuracy:.3f}" for score in scores)
-            print(f"{model.name} over {len(scores)} seeds, test: {shown} (the first ships)")
+            seeds = counted(len(scores), "seed")
+            print(f"{model.name} over {seeds}, test: {shown} (the first ships)")
 
 
 def _model_cells(report: StudyReport, model: ModelRecord, place: Workspace) -> tuple[str, ...]:
@@ -198,7 +200,8 @@ def print_status(all_progress: Sequence[StudyProgress]) -> None:
 def _print_running(progress: StudyProgress) -> None:
     from bench.progress import clock_time, describe
 
-    rate = f"{progress.trials_per_hour:.0f} trials an hour" if progress.trials_per_hour else ""
+    per_hour = progress.trials_per_hour
+    rate = f"{counted(round(per_hour), 'trial')} an hour" if per_hour else ""
     left = f"{clock_time(progress.left_s)} left" if progress.left_s is not None else ""
     facts = ", ".join(filter(None, (f"run by {progress.owner}", rate, left)))
     print(f"{progress.study}: {facts}")
@@ -362,6 +365,11 @@ def print_ratios(comparisons: Sequence[Comparison]) -> None:
         "ratio: p50 of the first over the second, the median of the rounds, with its 95 % "
         "interval. Within 5 %, or with 1 in the interval, it is a tie."
     )
+    if any(comparison.interval is None for comparison in comparisons):
+        say(
+            "So few processes give no interval, and can tell no difference: measure without "
+            "--quick, which takes five processes a row."
+        )
 
 
 def _compared(comparison: Comparison) -> dict[str, object]:
@@ -407,7 +415,7 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
 def print_dataset(facts: Mapping[str, Any], remarks: Sequence[str]) -> None:
     """Print the facts of a data set, with remarks on its groups."""
     synthetic = ", synthetic" if facts["synthetic"] else ""
-    print(f"{facts['name']}: {facts['pictures']} pictures ({facts['kind']}{synthetic})")
+    print(f"{facts['name']}: {counted(facts['pictures'], 'picture')} ({facts['kind']}{synthetic})")
     for name, count in facts["classes"].items():
         print(f"  {name:<20} {count}")
     print(f"sizes   {_counted(facts['sizes'])}")

@@ -26,7 +26,7 @@ traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class BenchError(Exception):
@@ -107,3 +107,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``' (did you mean `x`?)'`` for a near miss, otherwise an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+def not_among(option: str, word: str, known: Sequence[str]) -> InputError:
+    """The error of an option that takes one of two or more `known` words, and got another."""
+    words = f"{', '.join(known[:-1])} or {known[-1]}"
+    return InputError(f"{option} takes {words}, not {word!r}{did_you_mean(word, known)}")

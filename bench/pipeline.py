@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 from bench.data.audit.tying import tie_duplicates
 from bench.data.demo import make_demo
-from bench.data.groups import is_tied, load_groups, remarks
+from bench.data.groups import conflict_remark, is_tied, load_groups, remarks
 from bench.data.protocols import make_splits
-from bench.data.sources import CropChoice, load_dataset
+from bench.data.sources import load_dataset
 from bench.database import Database
 from bench.errors import (
     BenchError,
     ExportError,
     InputError,
+    InterruptedRun,
     NonFiniteLossError,
     ParityError,
     WeightsError,
@@ -42,10 +42,8 @@ from bench.records import (
     LatencyScope,
     ModelRecord,
     Precision,
-    Protocol,
     Settings,
     Split,
-    Store,
     StudyPlan,
     StudyReport,
     WeightSource,
@@ -55,58 +53,24 @@ from bench.results import load_plan, load_study_report, load_trials
 from bench.runtime.cuda import cuda_device_name, cuda_works
 from bench.runtime.machine import cpu_name
 from bench.runtime.session import machine_name
-from bench.search.budget import Budget
-from bench.search.coordinator import Coordinator, Listener
+from bench.search.coordinator import Coordinator
 from bench.search.executors import make_executor
+from bench.search.listener import Display
 from bench.search.lock import own
-from bench.search.pruners import make_pruner
-from bench.search.samplers import make_sampler
+from bench.search.options import SearchOptions
 from bench.search.study import open_study, refuse_changes
 from bench.space import SearchSpace, load_space
 from bench.training.arithmetic import Device, choose_arithmetic, choose_device
 from bench.training.rounding import measure_rounding
 from bench.training.trainer import Trainer
-from bench.workspace import Workspace, as_study_name, check_study_name, describe_environment
+from bench.words import counted
+from bench.workspace import Workspace, as_study_name, describe_environment
 
 _LATENCY_NOTE = "Limit of latency, ms,"
 # What a promoted model's latency is measured of: (scope, batch size).
 MEASURED: tuple[tuple[LatencyScope, int], ...] = (("model", 1), ("model", 8), ("end-to-end", 1))
 # And on a GPU, where copying pictures there and answers back can take longer than the network.
 MEASURED_ON_GPU: tuple[tuple[LatencyScope, int], ...] = (*MEASURED, ("device", 1), ("device", 8))
-STORES: tuple[Store, ...] = get_args(Store)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchOptions:
-    """What a user may say about a search; None leaves it to the space or to the machine."""
-
-    budget: Budget = field(default_factory=lambda: Budget(trials=50))
-    max_latency_ms: float | None = None
-    study: str | None = None
-    space: str | None = None
-    backbones: tuple[str, ...] = ()
-    folds: int | None = None
-    epochs: int | None = None
-    image_size: int | None = None
-    batch_size: int | None = None
-    workers: int | None = None
-    ray: str | None = None
-    seed: int = 0
-    device: str = "auto"
-    pruner: str = "racing"
-    sampler: str = "tpe"
-    crop: CropChoice = "auto"
-    test_fraction: float = 0.2
-    pretrained: bool = True
-    weights: Mapping[str, Path] = field(default_factory=dict)
-    cache_gb: float = 8.0
-    linear_probe: bool = True
-    store: str = "exact"
-    groups: Path | None = None
-    group_pattern: str | None = None
-    tie_duplicates: bool = True
-    protocols: tuple[Protocol, ...] = ()
-    parts: tuple[Path, ...] = ()
 
 
 def search(
@@ -115,7 +79,7 @@ def search(
     *,
     workspace: Workspace,
     database: Database,
-    listener: Listener,
+    listener: Display,
 ) -> StudyPlan:
     """Run or go on with a study until it has `options.trials` finished trials.
 
@@ -125,19 +89,34 @@ def search(
         StudyLockedError: another live process runs it.
         StorageError: the study's lock was lost.
         BenchError: too many trials failed.
+        InterruptedRun: Ctrl-C, once there is a study to go on with.
     """
     plan = make_plan(data, options, workspace, database, listener)
     with own(plan.study, database, listener.stage):
         plan = _as_begun(plan, database)
         database.save_plan(plan, describe_environment(_gpu_name(plan)))
-        study = open_study(plan, database)
-        executor = make_executor(plan, options.workers, options.ray)
-        try:
-            Coordinator(plan, study, database, listener).run(executor, options.budget)
-        finally:
-            listener.search_ended()
-            executor.close()
+        with _resumable():
+            study = open_study(plan, database)
+            executor = make_executor(plan, options.workers, options.ray)
+            try:
+                Coordinator(plan, study, database, listener).run(executor, options.budget)
+            finally:
+                listener.search_ended()
+                executor.close()
     return plan
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """A block of which the finished part is stored, so that Ctrl-C leaves what can be gone on with.
+
+    Raises:
+        InterruptedRun: Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise InterruptedRun("stopped; what is finished is stored") from interrupt
 
 
 def promote(
@@ -145,7 +124,7 @@ def promote(
     *,
     workspace: Workspace,
     database: Database,
-    listener: Listener,
+    listener: Display,
     protocol: LatencyProtocol,
     variants: VariantChoice,
     seeds: int = 1,
@@ -159,24 +138,15 @@ def promote(
         InputError: no such study, or nothing in it is complete.
         ParityError, ExportError, NonFiniteLossError: a candidate failed; the others are done.
         MeasurementError: a latency could not be measured.
+        InterruptedRun: Ctrl-C.
     """
     plan = replace(load_plan(database, study), workspace=str(workspace.root))
-    with own(study, database, listener.stage):
+    with own(study, database, listener.stage), _resumable():
         trainer = Trainer(plan)
-        models: list[ModelRecord] = []
-        failures: list[BenchError] = []
         candidates = select(load_trials(database, plan))
-        for candidate in candidates:
-            listener.stage(f"promoting {candidate.name} (trial {candidate.trial})")
-            try:
-                model = promote_candidate(trainer, candidate, workspace)
-                models.append(make_variants(model, plan, workspace, variants, listener.stage))
-            except (ExportError, NonFiniteLossError, ParityError) as error:
-                # One network that fails must not keep the others from being shipped.
-                listener.stage(f"{candidate.name} failed: {error}")
-                failures.append(error)
-            else:
-                database.save_model(models[-1])
+        models, failures = _promote_each(
+            trainer, candidates, workspace, database, listener, variants
+        )
         failures += _train_further_seeds(
             trainer, candidates, models, workspace, database, listener, seeds
         )
@@ -190,13 +160,44 @@ def promote(
     return load_study_report(database, study)
 
 
+def _promote_each(
+    trainer: Trainer,
+    candidates: Sequence[Candidate],
+    workspace: Workspace,
+    database: Database,
+    listener: Display,
+    variants: VariantChoice,
+) -> tuple[list[ModelRecord], list[BenchError]]:
+    """Promote every candidate with its variants and store it; return the models and what failed."""
+    models: list[ModelRecord] = []
+    failures: list[BenchError] = []
+    for number, candidate in enumerate(candidates, start=1):
+        say = partial(_say, listener, f"model {number} of {len(candidates)}")
+        say(f"promoting {candidate.name} (trial {candidate.trial})")
+        try:
+            model = promote_candidate(trainer, candidate, workspace, say)
+            model = make_variants(model, trainer.plan, workspace, variants, say)
+        except (ExportError, NonFiniteLossError, ParityError) as error:
+            # One network that fails must not keep the others from being shipped.
+            say(f"{candidate.name} failed: {error}")
+            failures.append(error)
+        else:
+            database.save_model(model)
+            models.append(model)
+    return models, failures
+
+
+def _say(listener: Display, what: str, text: str) -> None:
+    listener.stage(f"{what}: {text}")
+
+
 def _train_further_seeds(
     trainer: Trainer,
     candidates: Sequence[Candidate],
     models: Sequence[ModelRecord],
     workspace: Workspace,
     database: Database,
-    listener: Listener,
+    listener: Display,
     seeds: int,
 ) -> list[BenchError]:
     """Train the winner with further seeds and store their scores; return what failed."""
@@ -207,7 +208,7 @@ def _train_further_seeds(
     further = partial(further_seeds, trainer, candidate, workspace, temperature=winner.temperature)
     failures: list[BenchError] = []
     if seeds > 1:
-        listener.stage(f"training {winner.name} with {seeds} seeds in all")
+        listener.stage(f"training {winner.name} with {counted(seeds, 'seed')} in all")
     try:
         runs = further(seeds=seeds)
     except (ExportError, NonFiniteLossError) as error:
@@ -219,7 +220,7 @@ def _train_further_seeds(
 
 
 def _score_under_further_protocols(
-    plan: StudyPlan, candidates: Sequence[Candidate], database: Database, listener: Listener
+    plan: StudyPlan, candidates: Sequence[Candidate], database: Database, listener: Display
 ) -> list[BenchError]:
     """Train winner and default again on the split of each further protocol; return failures.
 
@@ -246,59 +247,85 @@ def measure(
     models: Sequence[ModelRecord],
     workspace: Workspace,
     database: Database,
-    listener: Listener,
+    listener: Display,
     protocol: LatencyProtocol,
 ) -> tuple[LatencyRow, ...]:
     """Measure one file of each graph: on the CPU, and on CUDA where it really works.
 
-    INT8 files are for the CPU and FP16 files for CUDA, and are measured there alone. What was
-    measured on this machine before is not measured again; rows of other machines count for
-    nothing here.
+    What was measured on this machine before is not measured again, unless by fewer processes than
+    `protocol` asks for; rows of other machines count for nothing here.
     """
+    jobs: dict[tuple[str, str, str, int], LatencyJob] = {}
+    for job in _jobs(models, workspace):
+        jobs.setdefault(_row_key(job), job)
+    here = machine_name()
+    rough: set[tuple[str, str, str, int]] = set()
+    for row in database.load_latencies([path for model in models for path in model.paths]):
+        # Early rows know the device, not the machine.
+        ours = row.machine in (here, "") and row.device_name == _device_name(row.device)
+        if ours and len(row.samples) >= protocol.processes:
+            jobs.pop(_row_key(row), None)
+        elif ours:
+            rough.add(_row_key(row))
+    if not jobs:
+        return ()
+    replaced = len(rough & jobs.keys())
+    if replaced:
+        were = counted(replaced, "latency row was", "latency rows were")
+        listener.stage(f"{were} measured with --quick-latency, and will be replaced")
+    rows_of = (
+        f"{counted(len(jobs), 'row')} of {counted(protocol.processes, 'process', 'processes')}"
+    )
+    listener.stage(f"measuring latency: {rows_of} each")
+    with listener.counting("measuring latency, processes") as count:
+        measured = measure_many(
+            tuple(jobs.values()),
+            protocol=protocol,
+            progress=lambda _job, finished, planned: count(finished, planned),
+        )
+    rows = tuple(
+        replace(row, path=Path(row.path).relative_to(workspace.root).as_posix()) for row in measured
+    )
+    database.save_latencies(rows)
+    return rows
+
+
+def _jobs(models: Sequence[ModelRecord], workspace: Workspace) -> list[LatencyJob]:
+    """What is measured of the models' files; INT8 is for the CPU and FP16 for CUDA alone."""
     cuda: tuple[Device, ...] = ("cuda",) if cuda_works()[0] else ()
     devices: dict[Precision, tuple[Device, ...]] = {
         "fp32": ("cpu", *cuda),
         "fp16": cuda,
         "int8": ("cpu",),
     }
-    jobs: dict[tuple[str, str, str, int], LatencyJob] = {}
-    for model in models:
-        files: list[tuple[Precision, str, str, int | None]] = [
-            ("fp32", model.path, model.architecture_key, model.size_bytes)
-        ]
-        files += [
-            (v.precision, v.path, model.variant_key(v), v.size_bytes)
-            for v in model.offered_variants
-        ]
-        for precision, path, key, size_bytes in files:
-            for device in devices[precision]:
-                for scope, batch_size in MEASURED if device == "cpu" else MEASURED_ON_GPU:
-                    job = LatencyJob(
-                        path=workspace.root / path,
-                        model=model.name,
-                        architecture_key=key,
-                        device=device,
-                        batch_size=batch_size,
-                        precision=precision,
-                        scope=scope,
-                        size_bytes=size_bytes,
-                    )
-                    jobs.setdefault((key, device, scope, batch_size), job)
-    here = machine_name()
-    for row in database.load_latencies([path for model in models for path in model.paths]):
-        # A quick row does not stand for a full one. Early rows know the device, not the machine.
-        full = len(row.samples) >= protocol.processes
-        if full and row.machine in (here, "") and row.device_name == _device_name(row.device):
-            jobs.pop((row.architecture_key, row.device, row.scope, row.batch_size), None)
-    if not jobs:
-        return ()
-    listener.stage(f"measuring latency: {len(jobs)} rows of {protocol.processes} processes each")
-    rows = tuple(
-        replace(row, path=Path(row.path).relative_to(workspace.root).as_posix())
-        for row in measure_many(tuple(jobs.values()), protocol=protocol)
-    )
-    database.save_latencies(rows)
-    return rows
+    return [
+        LatencyJob(
+            path=workspace.root / path,
+            model=model.name,
+            architecture_key=key,
+            device=device,
+            batch_size=batch_size,
+            precision=precision,
+            scope=scope,
+            size_bytes=size_bytes,
+        )
+        for model in models
+        for precision, path, key, size_bytes in _files(model)
+        for device in devices[precision]
+        for scope, batch_size in (MEASURED if device == "cpu" else MEASURED_ON_GPU)
+    ]
+
+
+def _files(model: ModelRecord) -> Iterator[tuple[Precision, str, str, int]]:
+    """Precision, path, graph and size in bytes of each file that a model comes in."""
+    yield "fp32", model.path, model.architecture_key, model.size_bytes
+    for variant in model.offered_variants:
+        yield variant.precision, variant.path, model.variant_key(variant), variant.size_bytes
+
+
+def _row_key(row: LatencyJob | LatencyRow) -> tuple[str, str, str, int]:
+    """What tells rows of one machine apart: the graph, whoever trained it, and the set-up."""
+    return row.architecture_key, row.device, row.scope, row.batch_size
 
 
 def _device_name(device: str) -> str:
@@ -316,34 +343,27 @@ def make_plan(
     options: SearchOptions,
     workspace: Workspace,
     database: Database,
-    listener: Listener,
+    listener: Display,
 ) -> StudyPlan:
-    """Settle everything that all trials share, and refuse what cannot work, before training."""
+    """Settle everything that all trials share, and refuse what cannot work, before training.
+
+    What can be refused before the pictures are read is, and the rest before duplicates are looked
+    for, which may take minutes.
+    """
     device = choose_device(options.device)
-    if not math.isfinite(options.cache_gb):
-        raise InputError(f"--cache-gb must be a number of gigabytes, not {options.cache_gb}")
-    store = _store(options.store)
     is_demo = data is None
-    if data is None:
+    if is_demo:
         listener.stage(f"no DATA given: using the built-in synthetic demo set in {workspace.demo}")
-        make_demo(workspace.demo)
-        data = workspace.demo
     space = _adapted_space(options, device=device, is_demo=is_demo, listener=listener)
-    make_pruner(options.pruner, folds=space.folds, epochs=space.epochs)
-    make_sampler(options.sampler, space, seed=options.seed, trial=0)
-    # Faults that can be seen without the pictures are told before minutes are spent on them.
-    strangers = [name for name in options.weights if name not in space.backbones]
-    if strangers:
-        raise WeightsError(
-            f"--weights names {strangers[0]!r}{did_you_mean(strangers[0], space.backbones)}, which "
-            f"this search does not try: it tries {', '.join(space.backbones)}"
-        )
-    if options.study:
-        check_study_name(options.study)
-    dataset = load_groups(
-        load_dataset(data, crop=options.crop), file=options.groups, pattern=options.group_pattern
-    )
+    _refuse_strange_weights(options.weights, space)
+    if is_demo:
+        make_demo(workspace.demo)
+    dataset = _read(data or workspace.demo, options, listener)
     groups_given = any(picture.group is not None for picture in dataset.pictures)
+    name = options.study or as_study_name("demo" if is_demo else f"{dataset.name}-{space.name}")
+    stored = database.load_plan(name)
+    space, limited = _limited(space, options, stored, dataset, device, listener)
+    weights = {name: _weights_of(name, options, dataset, listener) for name in space.backbones}
     if options.tie_duplicates:
         dataset = tie_duplicates(dataset, workspace.duplicates, listener.stage)
     listener.stage(_describe(dataset, groups_given=groups_given))
@@ -357,16 +377,6 @@ def make_plan(
     )
     for remark in said:
         listener.stage(remark)
-    name = options.study or as_study_name("demo" if is_demo else f"{dataset.name}-{space.name}")
-    stored = database.load_plan(name)
-    limited: tuple[str, ...] = ()
-    if options.max_latency_ms is not None and stored is not None:
-        # Measured once, when the study began: a second measurement might choose differently.
-        limited = tuple(note for note in stored.notes if note.startswith(_LATENCY_NOTE))
-        space = space.with_backbones(stored.weights)
-    elif options.max_latency_ms is not None:
-        space, limited = _within_latency(space, options.max_latency_ms, dataset, device, listener)
-    weights = {name: _weights_of(name, options, dataset, listener) for name in space.backbones}
     if stored is not None and stored.device == device:
         # Numbers of one study are computed in one way, whatever a new measurement would say.
         arithmetic = stored.arithmetic
@@ -380,20 +390,7 @@ def make_plan(
         space=space.as_dict(),
         dataset=dataset,
         split=split,
-        settings=Settings(
-            epochs=space.epochs,
-            batch_size=space.batch_size,
-            image_size=space.image_size,
-            resize=space.resize,
-            family=space.family,
-            pretrained=options.pretrained,
-            seed=options.seed,
-            pruner=options.pruner,
-            sampler=options.sampler,
-            max_latency_ms=options.max_latency_ms,
-            linear_probe=options.linear_probe,
-            store=store,
-        ),
+        settings=_settings(space, options),
         weights=weights,
         device=device,
         arithmetic=arithmetic,
@@ -409,6 +406,39 @@ def make_plan(
     return replace(plan, notes=(*plan.notes, *_rounding_notes(plan, listener)))
 
 
+def _read(data: str | Path, options: SearchOptions, listener: Display) -> Dataset:
+    listener.stage(f"reading the pictures of {data}")
+    with listener.counting("reading pictures") as count:
+        dataset = load_dataset(data, crop=options.crop, progress=count)
+    return load_groups(dataset, file=options.groups, pattern=options.group_pattern)
+
+
+def _settings(space: SearchSpace, options: SearchOptions) -> Settings:
+    return Settings(
+        epochs=space.epochs,
+        batch_size=space.batch_size,
+        image_size=space.image_size,
+        resize=space.resize,
+        family=space.family,
+        pretrained=options.pretrained,
+        seed=options.seed,
+        pruner=options.pruner,
+        sampler=options.sampler,
+        max_latency_ms=options.max_latency_ms,
+        linear_probe=options.linear_probe,
+        store=options.store,
+    )
+
+
+def _refuse_strange_weights(files: Mapping[str, Path], space: SearchSpace) -> None:
+    strangers = [name for name in files if name not in space.backbones]
+    if strangers:
+        raise WeightsError(
+            f"--weights names {strangers[0]!r}{did_you_mean(strangers[0], space.backbones)}, which "
+            f"this search does not try: it tries {', '.join(space.backbones)}"
+        )
+
+
 def _as_begun(plan: StudyPlan, database: Database) -> StudyPlan:
     """Fit a plan to the stored one, which another owner may have stored since it was made.
 
@@ -422,16 +452,8 @@ def _as_begun(plan: StudyPlan, database: Database) -> StudyPlan:
     return replace(plan, arithmetic=stored.arithmetic)
 
 
-def _store(name: str) -> Store:
-    if name not in STORES:
-        raise InputError(
-            f"--store takes {' or '.join(STORES)}, not {name!r}{did_you_mean(name, STORES)}"
-        )
-    return name
-
-
 def _adapted_space(
-    options: SearchOptions, *, device: str, is_demo: bool, listener: Listener
+    options: SearchOptions, *, device: str, is_demo: bool, listener: Display
 ) -> SearchSpace:
     name = options.space
     if name is None:
@@ -441,6 +463,8 @@ def _adapted_space(
     space = load_space(name)
     if options.backbones:
         space = space.with_backbones(options.backbones)
+    for backbone in space.backbones:
+        describe_backbone(backbone)  # refuses what timm does not know
     return replace(
         space,
         folds=options.folds or space.folds,
@@ -450,8 +474,26 @@ def _adapted_space(
     )
 
 
+def _limited(
+    space: SearchSpace,
+    options: SearchOptions,
+    stored: StudyPlan | None,
+    dataset: Dataset,
+    device: Device,
+    listener: Display,
+) -> tuple[SearchSpace, tuple[str, ...]]:
+    """Leave out what `--max-latency-ms` forbids, if it is given; return the rest, and notes."""
+    if options.max_latency_ms is None:
+        return space, ()
+    if stored is None:
+        return _within_latency(space, options.max_latency_ms, dataset, device, listener)
+    # Measured once, when the study began: a second measurement might choose differently.
+    notes = tuple(note for note in stored.notes if note.startswith(_LATENCY_NOTE))
+    return space.with_backbones(stored.weights), notes
+
+
 def _within_latency(
-    space: SearchSpace, most_ms: float, dataset: Dataset, device: Device, listener: Listener
+    space: SearchSpace, most_ms: float, dataset: Dataset, device: Device, listener: Display
 ) -> tuple[SearchSpace, tuple[str, ...]]:
     """Leave out the backbones that are too slow; return the rest, and a note on each.
 
@@ -485,7 +527,7 @@ def _within_latency(
 
 
 def _weights_of(
-    name: str, options: SearchOptions, dataset: Dataset, listener: Listener
+    name: str, options: SearchOptions, dataset: Dataset, listener: Display
 ) -> WeightSource:
     spec = describe_backbone(name)
     try:
@@ -498,7 +540,7 @@ def _weights_of(
 
 
 def _arithmetic_of(
-    backbone: str, source: WeightSource, space: SearchSpace, device: Device, listener: Listener
+    backbone: str, source: WeightSource, space: SearchSpace, device: Device, listener: Display
 ) -> Arithmetic:
     spec = describe_backbone(backbone)
     size = space.image_size or spec.image_size
@@ -513,19 +555,19 @@ def _arithmetic_of(
 
 def _describe(dataset: Dataset, *, groups_given: bool) -> str:
     groups = {picture.group for picture in dataset.pictures if picture.group is not None}
-    parts = [
-        f"data: {dataset.name}, {len(dataset.pictures)} pictures of {len(dataset.classes)} classes"
-    ]
-    parts.append(f"{len(groups)} groups" if groups_given else "no groups given")
+    pictures = counted(len(dataset.pictures), "picture")
+    classes = counted(len(dataset.classes), "class", "classes")
+    parts = [f"data: {dataset.name}, {pictures} of {classes}"]
+    parts.append(counted(len(groups), "group") if groups_given else "no groups given")
     alone = sum(picture.group is None for picture in dataset.pictures)
     if groups_given and alone:
-        parts.append(f"{alone} pictures without a group")
+        parts.append(f"{counted(alone, 'picture')} without a group")
     if dataset.crop:
         parts.append(f"cropped to {','.join(map(str, dataset.crop))}")
     if dataset.synthetic:
         parts.append("synthetic")
     text = ", ".join(parts)
-    for remark in remarks(dataset):
+    for remark in (*remarks(dataset), *conflict_remark(dataset)):
         text += f"\n  {remark}"
     for picture in dataset.broken:
         text += f"\n  left out, broken: {picture.path} ({picture.reason})"
@@ -546,6 +588,7 @@ def _notes(
             f"Random weights: {', '.join(random)} began from random weights, not pretrained ones; "
             "scores are far below what pretrained weights give."
         )
+    notes += conflict_remark(dataset)
     if not groups_given:
         notes.append(
             "No groups were given: pictures cut from one recording or source may stand on both "
@@ -554,12 +597,12 @@ def _notes(
     if split.protocol == "random" and is_tied(dataset):
         notes.append(
             "The split is random: groups and duplicates are known and ignored on purpose, so "
-            "pictures of one group stand on both sides, which inflates scores."
+            "pictures that belong together stand on both sides, which inflates scores."
         )
     return tuple(notes)
 
 
-def _rounding_notes(plan: StudyPlan, listener: Listener) -> tuple[str, ...]:
+def _rounding_notes(plan: StudyPlan, listener: Display) -> tuple[str, ...]:
     """State what rounding stored activations does to each backbone, where they are rounded."""
     if plan.settings.store == "exact":
         return ()

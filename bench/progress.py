@@ -6,16 +6,21 @@ All of it goes to standard error; standard output belongs to results.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bench.records import EpochScores, Recipe, StudyPlan, TrialState
-from bench.search.coordinator import Listener
+from bench.search.listener import Count, Display
+from bench.words import counted
+
+_BETWEEN_LINES_S = 10.0  # a log is told of a count so often
 
 
 @dataclass(slots=True)
@@ -91,6 +96,9 @@ class SilentProgress:
     def search_ended(self) -> None:
         pass
 
+    def counting(self, what: str) -> AbstractContextManager[Count]:
+        return nullcontext(lambda done, total: None)
+
 
 class _CountingProgress(SilentProgress):
     """What the displays share: they count, and draw what runs if they have a picture of it."""
@@ -114,7 +122,11 @@ class _CountingProgress(SilentProgress):
 
 
 class PlainProgress(_CountingProgress):
-    """One line a finished trial, for logs and pipes."""
+    """One line a finished trial, for logs and pipes. `clock` tells seconds."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console)
+        self._clock = clock
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -127,7 +139,7 @@ class PlainProgress(_CountingProgress):
     ) -> None:
         self._tally.begin(plan, finished, total, best)
         if finished:
-            self._say(f"going on with {finished} of {total} trials finished")
+            self._say(f"going on with {finished} of {counted(total, 'trial')} finished")
 
     def trial_ended(
         self, number: int, state: TrialState, value: float | None, error: str | None = None
@@ -140,6 +152,18 @@ class PlainProgress(_CountingProgress):
             f"[{self._tally.finished}/{self._tally.total}, best {self._tally.best_text()}, "
             f"left {self._tally.time_left()}]" + (f"  {error}" if error else "")
         )
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[Count]:
+        said_s = self._clock()
+
+        def count(done: int, total: int) -> None:
+            nonlocal said_s
+            if self._clock() - said_s >= _BETWEEN_LINES_S:
+                said_s = self._clock()
+                self._say(f"{what}: {done:,} of {total:,}")
+
+        yield count
 
 
 class LiveProgress(_CountingProgress):
@@ -179,6 +203,16 @@ class LiveProgress(_CountingProgress):
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[Count]:
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        # Standard output is left alone: it belongs to results.
+        with Progress(
+            *columns, console=self._console, transient=True, redirect_stdout=False
+        ) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
 
     def _draw(self) -> None:
         if self._live is not None:
@@ -221,7 +255,7 @@ def describe(recipe: Recipe) -> str:
     )
 
 
-def make_progress(*, quiet: bool) -> Listener:
+def make_progress(*, quiet: bool) -> Display:
     """Choose a display: a live table on a terminal, lines elsewhere, nothing when quiet."""
     console = Console(stderr=True)
     if quiet:

@@ -34,11 +34,12 @@ from results_file import write_result
 from bench.database import Database
 from bench.models.backbones import describe_backbone
 from bench.models.weights import load_network
-from bench.pipeline import SearchOptions, make_plan, search
+from bench.pipeline import make_plan, search
 from bench.progress import SilentProgress
 from bench.records import EpochDone, Recipe, StudyPlan, TrialFailed, TrialJob
 from bench.results import load_trials
 from bench.search.budget import Budget
+from bench.search.options import SearchOptions
 from bench.space import SearchSpace
 from bench.training.trainer import Trainer
 from bench.workspace import Workspace, describe_environment, usable_cores

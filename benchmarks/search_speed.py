@@ -27,11 +27,12 @@ from bench.data.demo import make_demo
 from bench.database import Database
 from bench.models.backbones import describe_backbone
 from bench.models.staged import PARTS, StagedModel, build_model
-from bench.pipeline import SearchOptions, search
+from bench.pipeline import search
 from bench.progress import make_progress
 from bench.records import StudyPlan, TrialRecord
 from bench.results import load_trials
 from bench.search.budget import Budget
+from bench.search.options import SearchOptions
 from bench.workspace import Workspace, describe_environment
 
 # Dense bfloat16 TFLOP/s with tensor cores, from the makers' data sheets.

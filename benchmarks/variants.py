@@ -22,13 +22,14 @@ from pathlib import Path
 
 from bench.database import Database
 from bench.latency import LatencyJob, LatencyProtocol, measure_many
-from bench.pipeline import SearchOptions, make_plan
+from bench.pipeline import make_plan
 from bench.progress import SilentProgress
 from bench.promote.precisions import VariantChoice
 from bench.promote.promotion import promote_candidate
 from bench.promote.select import Candidate
 from bench.promote.variants import make_variants
 from bench.records import LatencyRow, ModelRecord, Recipe, VariantRecord
+from bench.search.options import SearchOptions
 from bench.training.trainer import Trainer
 from bench.workspace import Workspace, describe_environment
 
@@ -95,7 +96,7 @@ def run(
     candidate = Candidate(
         name=backbone, role="best", trial=0, recipe=recipe, cv_mean=None, cv_sd=None
     )
-    model = promote_candidate(Trainer(plan), candidate, workspace)
+    model = promote_candidate(Trainer(plan), candidate, workspace, print)
 
     def make(tolerance: float) -> tuple[ModelRecord, VariantRecord]:
         choice = VariantChoice.parse("fp32,int8", tolerance)

@@ -17,7 +17,7 @@ from PIL import Image
 
 import cli
 from bench import pipeline
-from bench.errors import DataError, WorkspaceError
+from bench.errors import WorkspaceError
 from tests.command import Bench, bench_heard_by
 from tests.tiny import BACKBONE, write_pictures
 
@@ -115,7 +115,20 @@ def test_a_split_ties_the_duplicates_that_are_found_unless_told_not_to(
     rows = csv.DictReader(io.StringIO(told.out))
     groups = {row["path"]: row["group"] for row in rows}
     assert (groups["red/002.png"] == groups["red/brighter.png"] != "") == tied
-    assert ("copies found by the audit: 2 pictures tied in 1 groups" in told.err) == tied
+    assert ("copies found by the audit: 2 pictures tied in 1 group\n" in told.err) == tied
+    assert ("split by class, with 2 found duplicates kept together" in told.err) == tied
+
+
+def test_a_split_names_what_ties_copies_and_tells_of_their_labels(
+    bench: Bench, doubled: Path
+) -> None:
+    told = bench("data", "split", str(doubled))
+
+    assert told.code == 0, told.err
+    groups = {row["path"]: row["group"] for row in csv.DictReader(io.StringIO(told.out))}
+    assert {path for path, group in groups.items() if group} == {"blue/000.png", "red/twin.png"}
+    assert groups["blue/000.png"] == groups["red/twin.png"]
+    assert "1 pair of duplicates carries different labels" in told.err
 
 
 def test_the_audit_is_one_json_document_beside_the_facts(
@@ -227,6 +240,79 @@ def test_bad_usage_ends_with_code_2_and_says_what_would_do(
     assert told.out == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        ("--backbone resnet5O", "did you mean `resnet50`?"),
+        ("--test-fraction 2", "--test-fraction must lie above 0"),
+        ("--image-size 0", "--image-size"),
+        ("--device gpu", "--device takes auto, cpu or cuda, not 'gpu'"),
+        ("--crop 1,2,3", "--crop takes"),
+        ("--protocol radnom", "did you mean `random`?"),
+        ("--variants int9", "did you mean `int8`?"),
+        ("--timeout soon", "not 'soon'"),
+        ("--space defualt", "did you mean `default`?"),
+        ("--group-pattern (", "is no regular expression"),
+    ],
+)
+def test_what_is_wrong_with_any_pictures_is_told_before_anything_is_loaded_or_made(
+    bench: Bench,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: str,
+    fragment: str,
+) -> None:
+    def opens(*_: Any, **__: Any) -> None:
+        raise AssertionError("the database is opened, for which Optuna is loaded")
+
+    monkeypatch.setattr(cli, "_opened", opens)
+
+    told = bench("search", str(pictures), *arguments.split())
+
+    assert told.code == 2, told.err
+    assert fragment in told.err
+    assert cli.LOADING not in told.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_of_one_class_is_refused_before_anything_is_loaded(
+    bench: Bench, tmp_path: Path
+) -> None:
+    (tmp_path / "pictures" / "cats").mkdir(parents=True)
+    (tmp_path / "pictures" / "cats" / "never-opened.png").touch()
+
+    told = bench("search", str(tmp_path / "pictures"))
+
+    assert told.code == 2
+    assert "a classifier needs at least two classes" in told.err
+    assert cli.LOADING not in told.err
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "example"),
+    [
+        ("promote", "study", "bench promote demo"),
+        ("reproduce demo", "trial", "bench reproduce demo best"),
+        ("predict", "model", "bench predict model.onnx picture.png"),
+        ("inspect", "model", "bench inspect model.onnx"),
+        ("latency", "models", "bench latency A.onnx B.onnx"),
+        ("data check", "data", "bench data check PICTURES"),
+        ("data split", "data", "bench data split PICTURES"),
+        ("data demo", "out", "bench data demo DEMO"),
+        ("data spectrograms", "audio", "bench data spectrograms AUDIO PICTURES"),
+    ],
+)
+def test_a_missing_argument_is_named_with_an_example_of_a_right_call(
+    bench: Bench, command: str, missing: str, example: str
+) -> None:
+    told = bench(*command.split())
+
+    assert told.code == 2
+    assert re.search(rf"Missing argument '{missing}\b", told.err, re.IGNORECASE)
+    assert f"Example: {example}" in told.err
+
+
 def test_a_password_is_not_printed(bench: Bench, pictures: Path) -> None:
     told = bench("search", str(pictures), "--storage", "postgresql+nodriver://me:secret@nowhere/x")
 
@@ -248,18 +334,36 @@ def test_a_workspace_that_is_a_file_is_refused(
 # --- other ends -----------------------------------------------------------------------------
 
 
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_ctrl_c_ends_with_130_and_the_command_that_goes_on(
     bench: Bench, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
+    monkeypatch.setattr(pipeline, "make_executor", interrupted)
 
-    monkeypatch.setattr(pipeline, "search", interrupted)
-
-    told = bench("search", str(pictures), "--trials", "7", "--study", "my study")
+    told = bench(
+        "search", str(pictures), "--space", "demo", "--image-size", "32", "--no-pretrained",
+        "--backbone", BACKBONE, "--study", "pets",
+    )  # fmt: skip
 
     assert told.code == 130
-    assert f"bench search {pictures} --trials 7 --study 'my study'" in told.err
+    assert "what is finished is stored. Go on with: bench search" in told.err
+    assert f"bench search {pictures} --space demo" in told.err
+    assert told.err.endswith("--study pets\n")
+    assert "Traceback" not in told.err
+
+
+def test_ctrl_c_before_there_is_a_study_names_nothing_to_go_on_with(
+    bench: Bench, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "load_dataset", interrupted)
+
+    told = bench("search", str(pictures))
+
+    assert told.code == 130
+    assert told.err.splitlines()[-1] == "stopped"
     assert "Traceback" not in told.err
 
 
@@ -331,21 +435,3 @@ def test_a_signal_stops_a_search_which_then_goes_on(
     assert out == ""
     assert "Traceback" not in err
     assert f"Go on with: bench search {pictures} --trials 500" in err
-
-
-def test_one_broken_picture_does_not_cost_the_others() -> None:
-    class Predictor:
-        """Fails on one file, as the real one does on a batch that holds it."""
-
-        def predict(self, file: Path) -> list[str]:
-            if file.name == "broken.png":
-                raise DataError(f"{file}: not a picture")
-            return [file.stem]
-
-    files = [Path("a.png"), Path("broken.png"), Path("b.png")]
-    predicted, broken = cli._predict_one_by_one(Predictor(), files)  # type: ignore[arg-type]
-
-    assert predicted == ["a", "b"]
-    with pytest.raises(DataError, match=r"broken\.png: not a picture"):
-        cli._fail_for(broken)
-    cli._fail_for([])

@@ -15,7 +15,7 @@ OURS = ("bench", "reports", "search_spaces", "cli")
 
 # A part may import its own modules and the parts of the lines above its own.
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("bench.errors", "bench.bootstrap"),
+    ("bench.errors", "bench.bootstrap", "bench.words"),
     ("bench.records", "bench.runtime"),
     ("bench.workspace",),
     (
@@ -40,6 +40,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
 RUNTIME_MAY = {"numpy", "PIL", "onnxruntime", "bench.errors", "bench.runtime"}
 REPORTS_MAY = (
     "bench.records",
+    "bench.words",
     "bench.runtime",
     "bench.statistics",
     "bench.workspace",
@@ -165,6 +166,8 @@ def loaded_by(statement: str, watched: tuple[str, ...]) -> list[str]:
     ("statement", "not_loaded"),
     [
         ("import bench, cli", HEAVY),
+        # What a faulty command line is refused with, and the first line of a search.
+        ("import bench.search.options, bench.progress", (*HEAVY[:4], "scipy", "timm")),
         ("import bench.runtime.predictor, bench.runtime.measure", (*HEAVY[:4], "msgspec", "timm")),
         ("import bench.records, bench.workspace", (*HEAVY, "scipy")),
         # What it imports before onnxruntime would not be seen in a cold start.

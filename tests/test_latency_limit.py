@@ -17,12 +17,13 @@ from bench.progress import SilentProgress
 from bench.promote.untrained import untrained_latencies_ms
 from bench.records import StudyPlan
 from bench.results import load_study_report
+from bench.search.options import SearchOptions
 from bench.workspace import Workspace, describe_environment
 from reports.markdown import write_report
 from tests.tiny import write_pictures
 
 FAST, SLOW = "test_resnet", "test_vit"
-OPTIONS = pipeline.SearchOptions(
+OPTIONS = SearchOptions(
     study="limited", space="photo", backbones=(FAST, SLOW), folds=2, image_size=32,
     device="cpu", pretrained=False, max_latency_ms=10.0,
 )  # fmt: skip

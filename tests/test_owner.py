@@ -22,6 +22,7 @@ from bench.progress import SilentProgress
 from bench.promote.precisions import VariantChoice
 from bench.records import Environment, StudyPlan
 from bench.search.lock import own
+from bench.search.options import SearchOptions
 from bench.search.study import open_study
 from bench.space import SearchSpace
 from bench.workspace import Workspace
@@ -57,7 +58,7 @@ def search(monkeypatch: pytest.MonkeyPatch, plan: StudyPlan, folder: Path, url: 
     with Database.open(url) as database:
         pipeline.search(
             None,
-            pipeline.SearchOptions(),
+            SearchOptions(),
             workspace=Workspace(folder),
             database=database,
             listener=SilentProgress(),

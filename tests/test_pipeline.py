@@ -8,7 +8,7 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,10 @@ def search(pictures: Path, workspace: Path, *more: str) -> Outcome:
 
 
 def fake_measurement(
-    jobs: Sequence[LatencyJob], *, protocol: LatencyProtocol
+    jobs: Sequence[LatencyJob],
+    *,
+    protocol: LatencyProtocol,
+    progress: Callable[[LatencyJob, int, int], None],
 ) -> tuple[LatencyRow, ...]:
     """Rows without measuring: processes that time a model are tested elsewhere."""
     return tuple(
@@ -142,8 +145,32 @@ def test_standard_output_is_one_json_document_and_the_rest_went_to_standard_erro
     document = json.loads(place.first.out)
 
     assert document["study"] == "tiny"
-    for said in ("39 pictures of 3 classes", "trial   0  complete", "promoting"):
-        assert said in place.first.err
+    assert "39 pictures of 3 classes" in place.first.err
+    assert "trial   0  complete" in place.first.err
+
+
+def test_every_stage_is_told_when_it_begins(place: Place) -> None:
+    models = len(place.report.models)
+    stages = (
+        cli.LOADING,
+        f"reading the pictures of {place.pictures}",
+        "looking for duplicates among 39 pictures",
+        "data: pictures, 39 pictures of 3 classes",
+        "trial   0  complete",
+        f"model 1 of {models}: promoting {BACKBONE}-best",
+        f"model 1 of {models}: training on all ",
+        f"model 1 of {models}: exporting",
+        f"model 1 of {models}: verifying",
+        f"model 1 of {models}: scoring the file on ",
+        f"model {models} of {models}: promoting",
+        "measuring latency: 3 rows of 5 processes each",
+    )
+
+    told = place.first.err
+    at = [told.find(stage) for stage in stages]
+    assert -1 not in at
+    assert told.startswith(cli.LOADING)
+    assert at[:-2] == sorted(at[:-2])
 
 
 def test_the_trials_asked_for_are_finished_the_head_alone_and_then_the_default(
@@ -219,6 +246,33 @@ def test_rows_of_another_machine_are_not_taken_for_this_ones(
             LatencyProtocol(processes=1),
         )
     assert len(rows) == measured
+
+
+@pytest.mark.parametrize(
+    ("processes", "measured", "said"),
+    [(1, 0, ""), (2, 3, "3 latency rows were measured with --quick-latency, and will be replaced")],
+)
+def test_rows_of_a_quick_measurement_are_replaced_by_a_full_one_and_that_is_told(
+    place: Place,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    processes: int,
+    measured: int,
+    said: str,
+) -> None:
+    workspace = Workspace(tmp_path)
+    with Database.open(workspace.default_storage) as database:
+        database.save_latencies(place.report.latencies)  # of one process each
+        rows = pipeline.measure(
+            place.report.models,
+            workspace,
+            database,
+            make_progress(quiet=False),
+            LatencyProtocol(processes=processes),
+        )
+
+    assert len(rows) == measured
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_on_a_gpu_the_network_is_measured_with_copying_and_without(
@@ -310,10 +364,10 @@ def test_a_model_that_fails_does_not_cost_the_others_their_cards(
         card.unlink()
     kept = ranked(place.report.models)[0]
 
-    def fails_but_for_the_winner(trainer: Any, candidate: Any, place: Any) -> ModelRecord:
+    def fails_but_for_the_winner(trainer: Any, candidate: Any, *more: Any) -> ModelRecord:
         if candidate.name != kept.name:
             raise ParityError("the exported file differs from the trained model")
-        return promotion.promote_candidate(trainer, candidate, place)
+        return promotion.promote_candidate(trainer, candidate, *more)
 
     monkeypatch.setattr(pipeline, "promote_candidate", fails_but_for_the_winner)
     monkeypatch.setattr(pipeline, "select", lambda trials: (*select(trials), other(trials)))
@@ -471,13 +525,6 @@ def test_a_rounding_store_states_its_error_in_the_output_and_in_the_report(
     assert note in told.err
 
 
-def test_an_unknown_store_is_refused(place: Place, tmp_path: Path) -> None:
-    told = search(place.pictures, tmp_path, "--store", "halve")
-
-    assert told.code == 2
-    assert "--store takes exact or half, not 'halve' (did you mean" in " ".join(told.err.split())
-
-
 def test_a_picture_more_is_another_data_set(
     place: Place, no_training: None, tmp_path: Path
 ) -> None:
@@ -543,11 +590,28 @@ def test_a_search_ties_the_duplicates_that_it_finds_and_says_so(
     assert told.code == 0, told.err
     report = from_json(told.out, StudyReport)
     assert [str(tied) for tied in report.dataset.tied] == [
-        "copies found by the audit: 2 pictures tied in 1 groups"
+        "copies found by the audit: 2 pictures tied in 1 group"
     ]
     assert report.split.protocol == "grouped"
+    assert "split by class, with 2 found duplicates kept together" in told.err
     assert any(note.startswith("No groups were given") for note in report.notes)
     assert len(list((tmp_path / "cache" / "duplicates").iterdir())) == 1
+
+
+def test_a_search_tells_and_notes_that_duplicates_carry_different_labels(
+    place: Place, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(place.pictures, tmp_path / "again")
+    shutil.copy(folder / "blue" / "000.png", folder / "red" / "twin.png")
+    told = search(folder, tmp_path, "--trials", "1", "--no-promote")
+
+    assert told.code == 0, told.err
+    said = (
+        "1 pair of duplicates carries different labels, such as blue/000.png (blue) and "
+        "red/twin.png (red): `bench data check` shows them"
+    )
+    assert said in told.err
+    assert any(note.startswith(said) for note in from_json(told.out, StudyReport).notes)
 
 
 # --- protocols side by side -----------------------------------------------------------------

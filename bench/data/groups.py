@@ -7,6 +7,7 @@ what is connected by any of them is one group.
 from __future__ import annotations
 
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from bench.data.names import PictureNames
 from bench.data.sources import read_rows
 from bench.errors import DataError
 from bench.records import Dataset, TiedBy
+from bench.words import counted
 
 OWN_GROUPS = "the data set's groups"
 COPIES = "identical files"
@@ -36,8 +36,8 @@ Indices = npt.NDArray[np.int64]
 class Tie:
     """Two pictures (indices into `Dataset.pictures`) that stay together, and what says so.
 
-    `group` is what the rule calls the set that they belong to. A picture that is tied to itself
-    gets that name and no companion.
+    `group` is what the rule calls the set that they belong to; a tie without one says that both
+    show the same thing. A picture that is tied to itself gets that name and no companion.
     """
 
     kind: str
@@ -60,6 +60,16 @@ def load_groups(dataset: Dataset, *, file: Path | None, pattern: str | None) -> 
     return join(dataset, ties)
 
 
+def check_groups_file(file: Path) -> None:
+    """Refuse a `--groups` that is not there.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not file.is_file():
+        raise DataError(f"--groups {file}: no such file; give a CSV with the columns path,group")
+
+
 def ties_of_file(dataset: Dataset, file: Path) -> tuple[Tie, ...]:
     """Read a CSV file `path,group`; a picture in several rows belongs to each of their groups.
 
@@ -68,8 +78,7 @@ def ties_of_file(dataset: Dataset, file: Path) -> tuple[Tie, ...]:
     Raises:
         DataError: the file is missing or malformed, or names pictures that are not there.
     """
-    if not file.is_file():
-        raise DataError(f"--groups {file}: no such file; give a CSV with the columns path,group")
+    check_groups_file(file)
     names = PictureNames(dataset)
     members: dict[str, list[int]] = defaultdict(list)
     strangers = []
@@ -82,10 +91,30 @@ def ties_of_file(dataset: Dataset, file: Path) -> tuple[Tie, ...]:
             members[group].append(index)
     if strangers:
         raise DataError(
-            f"--groups {file}: {len(strangers)} of its files are not in {dataset.root}: "
+            f"--groups {file}: {counted(len(strangers), 'of its files is', 'of its files are')} "
+            f"not in {dataset.root}: "
             f"{_some(strangers)}; mend the paths (relative to that folder) or take the rows out"
         )
     return ties_of(f"--groups {file.name}", members)
+
+
+def parse_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a `--group-pattern`.
+
+    Raises:
+        DataError: it is no regular expression, or captures nothing.
+    """
+    option = f"{PATTERN} {shlex.quote(pattern)}"  # as one would type it
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f"{option} is no regular expression: {error}") from error
+    if not regex.groups:
+        raise DataError(
+            f"{option} has no capture group: put parentheses around the part of the path that "
+            r"names the group, such as '([^/]+)-\d+\.png'"
+        )
+    return regex
 
 
 def ties_of_pattern(dataset: Dataset, pattern: str) -> tuple[Tie, ...]:
@@ -94,15 +123,7 @@ def ties_of_pattern(dataset: Dataset, pattern: str) -> tuple[Tie, ...]:
     Raises:
         DataError: the regex is malformed, captures nothing, or does not match every path.
     """
-    try:
-        regex = re.compile(pattern)
-    except re.error as error:
-        raise DataError(f"--group-pattern {pattern!r} is no regular expression: {error}") from error
-    if not regex.groups:
-        raise DataError(
-            f"--group-pattern {pattern!r} has no capture group: put parentheses around the part "
-            r"of the path that names the group, such as '([^/]+)-\d+\.png'"
-        )
+    regex = parse_pattern(pattern)
     members: dict[str, list[int]] = defaultdict(list)
     unmatched = []
     for index, picture in enumerate(dataset.pictures):
@@ -113,9 +134,9 @@ def ties_of_pattern(dataset: Dataset, pattern: str) -> tuple[Tie, ...]:
             members[found[1]].append(index)
     if unmatched:
         raise DataError(
-            f"--group-pattern {pattern!r} must name a group for every picture, and does not for "
-            f"{len(unmatched)} of {len(dataset.pictures)}: {_some(unmatched)}; widen the pattern, "
-            "or list the groups in a file for --groups"
+            f"{PATTERN} {shlex.quote(pattern)} must name a group for every picture, and does not "
+            f"for {len(unmatched):,} of {len(dataset.pictures):,}: {_some(unmatched)}; widen the "
+            "pattern, or list the groups in a file for --groups"
         )
     return ties_of(PATTERN, members)
 
@@ -132,11 +153,13 @@ def ties_of(kind: str, members: Mapping[str, Sequence[int]]) -> tuple[Tie, ...]:
 def join(dataset: Dataset, ties: Iterable[Tie]) -> Dataset:
     """Give pictures that are connected by `ties`, groups or identical bytes one common group.
 
-    The data set that comes back also says how many pictures each rule tied (`Dataset.tied`).
-    Copies that nothing else ties keep no group, because their bytes say it.
+    The data set that comes back also says how many pictures each rule tied (`Dataset.tied`), and
+    which of those that show the same thing carry different labels (`Dataset.conflicts`). Copies
+    that nothing else ties keep no group, because their bytes say it.
     """
     ties, own, copies = tuple(ties), _own_ties(dataset), _copy_ties(dataset)
     before = dataset.tied or _count([*own, *copies])
+    conflicts = {*dataset.conflicts, *_conflicts(dataset, [*copies, *ties])}
     numbers = _components(len(dataset.pictures), [*own, *copies, *ties])
     names = _names_of_sets(dataset, numbers, ties)
     return replace(
@@ -146,6 +169,7 @@ def join(dataset: Dataset, ties: Iterable[Tie]) -> Dataset:
             for picture, number in zip(dataset.pictures, numbers, strict=True)
         ),
         tied=(*before, *_count(ties)),
+        conflicts=tuple(sorted(conflicts)),
     )
 
 
@@ -167,14 +191,32 @@ def remarks(dataset: Dataset) -> tuple[str, ...]:
     for picture in dataset.pictures:
         if picture.group is not None:
             labels[picture.group].add(dataset.classes[picture.label])
-    mixed = sorted(group for group, names in labels.items() if len(names) > 1)
+    contradicting = {dataset.pictures[index].group for pair in dataset.conflicts for index in pair}
+    mixed = sorted(
+        group for group, names in labels.items() if len(names) > 1 and group not in contradicting
+    )
     if mixed:
         said.append(
-            f"{len(mixed)} groups hold pictures of several classes, such as {mixed[0]!r} "
-            f"({', '.join(sorted(labels[mixed[0]]))}): right where a source has several, "
-            "otherwise a wrong label"
+            f"{counted(len(mixed), 'group holds', 'groups hold')} pictures of several classes, "
+            f"such as {mixed[0]!r} ({', '.join(sorted(labels[mixed[0]]))}): right where a source "
+            "has several, otherwise a wrong label"
         )
     return tuple(said)
+
+
+def conflict_remark(dataset: Dataset) -> tuple[str, ...]:
+    """What a person should know of found duplicates whose labels differ: a line, or nothing."""
+    if not dataset.conflicts:
+        return ()
+    first, second = (dataset.pictures[index] for index in dataset.conflicts[0])
+    pairs = counted(
+        len(dataset.conflicts), "pair of duplicates carries", "pairs of duplicates carry"
+    )
+    return (
+        f"{pairs} different labels, such as {first.path} ({dataset.classes[first.label]}) and "
+        f"{second.path} ({dataset.classes[second.label]}): `bench data check` shows them, and one "
+        "label of each is wrong",
+    )
 
 
 def _own_ties(dataset: Dataset) -> tuple[Tie, ...]:
@@ -195,7 +237,20 @@ def _copy_ties(dataset: Dataset) -> tuple[Tie, ...]:
     return tuple(ties)
 
 
+def _conflicts(dataset: Dataset, ties: Iterable[Tie]) -> set[tuple[int, int]]:
+    """The pairs that show the same thing and carry different labels."""
+    labels = dataset.labels
+    return {
+        (min(tie.a, tie.b), max(tie.a, tie.b))
+        for tie in ties
+        if tie.group is None and labels[tie.a] != labels[tie.b]
+    }
+
+
 def _components(count: int, ties: Sequence[Tie]) -> Indices:
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     rows, columns = [tie.a for tie in ties], [tie.b for tie in ties]
     graph = coo_array((np.ones(len(ties)), (rows, columns)), shape=(count, count))
     _, numbers = connected_components(graph, directed=False)
@@ -208,13 +263,14 @@ def _count(ties: Sequence[Tie]) -> tuple[TiedBy, ...]:
     for tie in ties:
         if tie.a != tie.b:
             by_kind[tie.kind].append(tie)
-    counted = []
+    counts = []
     for kind, of_kind in by_kind.items():
         tied = sorted({index for tie in of_kind for index in (tie.a, tie.b)})
         numbers = _components(tied[-1] + 1, of_kind)
         sets = len(np.unique(numbers[tied]))
-        counted.append(TiedBy(rule=kind, pictures=len(tied), groups=sets))
-    return tuple(counted)
+        found = all(tie.group is None for tie in of_kind)
+        counts.append(TiedBy(rule=kind, pictures=len(tied), groups=sets, found=found))
+    return tuple(counts)
 
 
 def _names_of_sets(dataset: Dataset, numbers: Indices, ties: Sequence[Tie]) -> dict[int, str]:

@@ -19,7 +19,8 @@ from bench.data.names import PictureNames
 from bench.data.sources import given_split, read_rows
 from bench.data.splits import Parts, default_protocol, make_split
 from bench.errors import DataError, InputError, did_you_mean
-from bench.records import Dataset, Protocol, Split
+from bench.records import Dataset, Protocol, Split, how_split
+from bench.words import counted
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 WITH_LISTS: tuple[Protocol, ...] = ("gtzan-filtered", "file")
@@ -63,6 +64,16 @@ def searched_first(protocols: Sequence[Protocol]) -> tuple[Protocol, ...]:
     return tuple(sorted(protocols, key=lambda protocol: protocol == "random"))
 
 
+def refuse_lists_without_taker(protocols: Sequence[Protocol], lists: Sequence[Path]) -> None:
+    """Refuse lists that none of the protocols takes.
+
+    Raises:
+        InputError: there are such.
+    """
+    if lists and not set(WITH_LISTS) & set(protocols):
+        raise InputError("--parts belongs to --protocol file or gtzan-filtered, not to others")
+
+
 def make_splits(
     dataset: Dataset,
     protocols: Sequence[Protocol],
@@ -81,9 +92,8 @@ def make_splits(
         InputError: lists were given, and no protocol that takes them.
     """
     chosen = searched_first(protocols or (default_protocol(dataset),))
+    refuse_lists_without_taker(chosen, lists)
     taker = next((protocol for protocol in WITH_LISTS if protocol in chosen), None)
-    if lists and taker is None:
-        raise InputError("--parts belongs to --protocol file or gtzan-filtered, not to others")
     remarks = [_why(chosen, dataset)]
     splits = []
     for protocol in chosen:
@@ -108,15 +118,10 @@ def make_splits(
 
 def _why(protocols: Sequence[Protocol], dataset: Dataset) -> str:
     first, *further = protocols
-    reasons: dict[Protocol, str] = {
-        "grouped": "no group stands on both sides of a split",
-        "gtzan-filtered": "the fault-filtered parts share no artist and no replica",
-        "file": "the test part that came with the data is kept",
-        "random": "every picture is drawn by itself",
-    }
-    text = f"protocol: {first} ({reasons[first]})"
+    text = f"protocol: {first} ({how_split(first, dataset)})"
     if first == "random" and is_tied(dataset):
-        text += "; the groups are ignored, as was asked for, and scores will be too high"
+        ignored = "found duplicates" if dataset.ties_are_found else "groups"
+        text += f"; the {ignored} are ignored, as was asked for, and scores will be too high"
     if further:
         text += f"; the chosen recipes are trained again under {', '.join(further)}"
     if "random" in further:
@@ -125,14 +130,29 @@ def _why(protocols: Sequence[Protocol], dataset: Dataset) -> str:
 
 
 def _leftovers(protocol: Protocol, read: Lists, split: Split) -> str:
-    text = f"protocol {protocol}: {len(split.development)} pictures for development, "
-    text += f"{len(split.test)} for the test, {len(split.left_out)} in no part"
+    text = f"protocol {protocol}: {counted(len(split.development), 'picture')} for development, "
+    text += f"{len(split.test):,} for the test, {len(split.left_out):,} in no part"
     if read.unknown:
-        text += f"; no picture is there for {len(read.unknown)} names: {_some(read.unknown)}"
+        names = counted(len(read.unknown), "name")
+        text += f"; no picture is there for {names}: {_some(read.unknown)}"
     return text
 
 
 # --- lists ----------------------------------------------------------------------------------
+
+
+def check_lists(files: Sequence[Path]) -> None:
+    """Refuse `--parts` that are not there.
+
+    Raises:
+        DataError: a file is not.
+    """
+    for file in files:
+        if not file.expanduser().is_file():
+            raise DataError(
+                f"--parts {file}: no such file; give a CSV name,part, or three text files whose "
+                "names begin with train, valid and test"
+            )
 
 
 def read_lists(dataset: Dataset, files: Sequence[Path]) -> Lists:
@@ -141,13 +161,9 @@ def read_lists(dataset: Dataset, files: Sequence[Path]) -> Lists:
     Raises:
         DataError: a file is missing or malformed, or the lists contradict each other.
     """
+    check_lists(files)
     named: list[tuple[str, Literal["train", "test"]]] = []
     for file in (given.expanduser() for given in files):
-        if not file.is_file():
-            raise DataError(
-                f"--parts {file}: no such file; give a CSV name,part, or three text files whose "
-                "names begin with train, valid and test"
-            )
         named += _rows_of_csv(file) if file.suffix.lower() == ".csv" else _rows_of_text(file)
     return _lists_of(dataset, named, "--parts")
 
@@ -233,8 +249,9 @@ def _lists_of(
             )
     if "test" not in parts.values() or "train" not in parts.values():
         raise DataError(
-            f"{origin} must name pictures of {dataset.root} to train on and to test on; of its "
-            f"{len(parts) + len(unknown)} names, {len(parts)} are there"
+            f"{origin} must name pictures of {dataset.root} to train on and to test on; of "
+            f"its {counted(len(parts) + len(unknown), 'name')}, "
+            f"{counted(len(parts), 'is', 'are')} there"
             + (f", and {_some(unknown)} are not" if unknown else "")
         )
     return Lists(parts, tuple(unknown))

@@ -10,7 +10,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,23 +74,23 @@ def parse_crop(text: str) -> CropChoice:
 
 
 def load_dataset(
-    path: str | Path, *, crop: CropChoice = "auto", threads: int | None = None
+    path: str | Path,
+    *,
+    crop: CropChoice = "auto",
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Read a picture folder, a GTZAN folder or a CSV manifest, opening every picture once.
+
+    `progress` hears how many pictures are read, and of how many.
 
     Raises:
         DataError: nothing usable is there; the message names the remedy.
     """
-    source = Path(path).expanduser()
-    if not source.exists():
-        raise DataError(
-            f"{source}: no such folder or file; give a folder with one subfolder of pictures a "
-            "class, or a CSV manifest with the columns path,label"
-        )
-    root, kind, listed = _list_source(source.resolve())
-    _refuse_broken_names(root, listed)
+    source, root, kind, listed = _list_source(path)
     labels = sorted({item.label for item in listed})
-    inspected = _inspect(root, listed, {label: i for i, label in enumerate(labels)}, threads)
+    label_index = {label: i for i, label in enumerate(labels)}
+    inspected = _inspect(root, listed, label_index, threads, progress or (lambda _done, _all: None))
     if crop == "auto":
         box = inspected.frame.box()
     else:
@@ -105,7 +105,7 @@ def load_dataset(
     if box is not None:
         _check_box(box, inspected.pictures)
     return Dataset(
-        name=_name_of(source.resolve(), root, kind),
+        name=_name_of(source, root, kind),
         root=str(root),
         kind=kind,
         classes=tuple(labels),
@@ -116,10 +116,47 @@ def load_dataset(
     )
 
 
+def check_source(path: str | Path) -> None:
+    """Refuse what nothing can be trained on, as far as names of files tell; none is opened.
+
+    Raises:
+        DataError: nothing usable is there, or one class alone; the message names the remedy.
+    """
+    _, root, _, listed = _list_source(path)
+    check_classes(root, sorted({item.label for item in listed}))
+
+
+def check_classes(root: str | Path, classes: Sequence[str]) -> None:
+    """Refuse a data set in which there is nothing to be told apart.
+
+    Raises:
+        DataError: it has one class.
+    """
+    if len(classes) < 2:
+        raise DataError(
+            f"{root}: a classifier needs at least two classes, this data set has "
+            f"{len(classes)} ({', '.join(classes)}): add a subfolder a class"
+        )
+
+
 # --- listing --------------------------------------------------------------------------------
 
 
-def _list_source(source: Path) -> tuple[Path, SourceKind, list[_Listed]]:
+def _list_source(path: str | Path) -> tuple[Path, Path, SourceKind, list[_Listed]]:
+    """Return the resolved source, the folder that paths are relative to, its kind, the files."""
+    source = Path(path).expanduser()
+    if not source.exists():
+        raise DataError(
+            f"{source}: no such folder or file; give a folder with one subfolder of pictures a "
+            "class, or a CSV manifest with the columns path,label"
+        )
+    source = source.resolve()
+    root, kind, listed = _list_by_kind(source)
+    _refuse_broken_names(root, listed)
+    return source, root, kind, listed
+
+
+def _list_by_kind(source: Path) -> tuple[Path, SourceKind, list[_Listed]]:
     if source.is_file():
         if source.suffix.lower() != ".csv":
             raise DataError(
@@ -283,7 +320,11 @@ def _refuse_broken_names(root: Path, listed: Sequence[_Listed]) -> None:
 
 
 def _inspect(
-    root: Path, listed: Sequence[_Listed], label_index: dict[str, int], threads: int | None
+    root: Path,
+    listed: Sequence[_Listed],
+    label_index: dict[str, int],
+    threads: int | None,
+    progress: Callable[[int, int], None],
 ) -> _Inspected:
     chunks = [listed[start : start + _CHUNK] for start in range(0, len(listed), _CHUNK)]
     whole = _Inspected()
@@ -292,6 +333,7 @@ def _inspect(
             whole.pictures += part.pictures
             whole.broken += part.broken
             whole.frame.merge(part.frame)
+            progress(len(whole.pictures) + len(whole.broken), len(listed))
     return whole
 
 

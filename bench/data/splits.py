@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from bench.data.groups import group_numbers, is_tied
+from bench.data.sources import check_classes
 from bench.errors import DataError
 from bench.records import Dataset, Protocol, Split
+from bench.words import counted
 
 Indices = npt.NDArray[np.int64]
 # By index into `Dataset.pictures`; what is in no part is left out.
@@ -45,9 +46,8 @@ def make_split(
     """
     if folds < 2:
         raise DataError(f"--folds must be at least 2, not {folds}")
-    if not 0 < test_fraction <= 0.5:
-        raise DataError(f"--test-fraction must lie above 0 and at most 0.5, not {test_fraction}")
-    _check_classes(dataset)
+    check_test_fraction(test_fraction)
+    check_classes(dataset.root, dataset.classes)
     protocol = protocol or default_protocol(dataset)
     labels = np.asarray(dataset.labels, dtype=np.int64)
     groups = np.arange(len(labels)) if protocol == "random" else group_numbers(dataset)
@@ -88,6 +88,16 @@ def make_split(
     )
     check_split(dataset, split)
     return split
+
+
+def check_test_fraction(test_fraction: float) -> None:
+    """Refuse a share of the test set that leaves one side next to nothing.
+
+    Raises:
+        DataError: it is none above 0 and at most 0.5.
+    """
+    if not 0 < test_fraction <= 0.5:
+        raise DataError(f"--test-fraction must lie above 0 and at most 0.5, not {test_fraction}")
 
 
 def default_protocol(dataset: Dataset) -> Protocol:
@@ -145,14 +155,6 @@ def _given_parts(dataset: Dataset, parts: Parts | None) -> Parts:
     return {i: p.given_split or "train" for i, p in enumerate(dataset.pictures)}
 
 
-def _check_classes(dataset: Dataset) -> None:
-    if len(dataset.classes) < 2:
-        raise DataError(
-            f"{dataset.root}: a classifier needs at least two classes, this data set has "
-            f"{len(dataset.classes)} ({', '.join(dataset.classes)}): add a subfolder a class"
-        )
-
-
 def _check_sources(
     dataset: Dataset, groups: Indices, among: Indices, *, least: int, what: str, remedy: str
 ) -> None:
@@ -162,8 +164,10 @@ def _check_sources(
     sources = _count_sources(labels[among], groups[among], total)
     faults = []
     for label in np.flatnonzero(sources < least):
-        of_groups = f" of {sources[label]} groups" if sources[label] < pictures[label] else ""
-        faults.append(f"{dataset.classes[label]} has {pictures[label]} pictures{of_groups}")
+        has = counted(int(pictures[label]), "picture")
+        if sources[label] < pictures[label]:
+            has += f" of {counted(int(sources[label]), 'group')}"
+        faults.append(f"{dataset.classes[label]} has {has}")
     if faults:
         raise DataError(
             f"{what} need at least {least} pictures (of different groups) of each class; "
@@ -243,6 +247,9 @@ def _even_folds(
 def _stratified_parts(
     labels: Indices, groups: Indices, among: Indices, parts: int, seed: int
 ) -> list[Indices]:
+    # Takes seconds to import, which whoever asks for an impossible split need not wait for.
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     if len(np.unique(groups[among])) == len(among):
         single = StratifiedKFold(n_splits=parts, shuffle=True, random_state=seed)
         cuts = single.split(among, labels[among])

@@ -8,15 +8,9 @@ from typing import Literal, cast
 import timm
 
 from bench.errors import InputError, did_you_mean
+from bench.models.names import check_backbone_name
 from bench.records import Box, ResizeRule
 from bench.runtime.preprocess import Geometry
-
-# Short names for the networks that the project is about; any other timm name works as it is.
-ALIASES = {
-    "resnet50": "resnet50.a1_in1k",
-    "xception": "legacy_xception.tf_in1k",
-    "efficientnet_lite0": "tf_efficientnet_lite0.in1k",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +47,7 @@ def describe_backbone(name: str) -> BackboneSpec:
     Raises:
         InputError: timm does not know it.
     """
-    architecture = ALIASES.get(name, name)
-    if not timm.is_model(architecture.partition(".")[0]):
-        raise InputError(
-            f"unknown backbone {name!r}"
-            f"{did_you_mean(name, [*ALIASES, *timm.list_models()])}: use one of "
-            f"{', '.join(ALIASES)} or any name that timm.list_models() prints"
-        )
+    architecture = check_backbone_name(name)
     try:
         config = timm.get_pretrained_cfg(architecture)
     except RuntimeError as error:

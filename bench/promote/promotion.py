@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,16 +31,20 @@ from bench.runtime.metadata import ModelMetadata, Normalisation, Provenance, Wei
 from bench.runtime.predictor import Predictor
 from bench.runtime.session import Device
 from bench.training.trainer import Trainer, training_identity
+from bench.words import counted
 from bench.workspace import Workspace, atomic_path, package_versions, write_atomic
 
 MODEL_FILE = "model.onnx"
 _MARK = "model.json"
 
 
-def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspace) -> ModelRecord:
+def promote_candidate(
+    trainer: Trainer, candidate: Candidate, workspace: Workspace, say: Callable[[str], None]
+) -> ModelRecord:
     """Turn a trial into a verified, tested ONNX file; one that is there already is kept.
 
     The file gets its name once it is verified and carries its test score: no other ever has it.
+    `say` hears what is being done.
 
     Raises:
         ParityError: the file differs from the trained model, and is not kept.
@@ -48,6 +53,7 @@ def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspa
     identity = training_identity(trainer.plan, candidate.recipe)
     finished = _read_finished(folder, candidate, identity)
     if finished is not None:
+        say("finished before, and kept")
         return finished
     plan, started = trainer.plan, time.perf_counter()
     file = folder / MODEL_FILE
@@ -55,18 +61,23 @@ def promote_candidate(trainer: Trainer, candidate: Candidate, workspace: Workspa
         replaced.unlink(missing_ok=True)
     calibration = fit_calibration(plan, candidate)
     temperature = calibration.temperature
+    pictures = counted(len(plan.split.development), "development picture")
+    say(f"training on all {pictures}, {counted(plan.settings.epochs, 'epoch')}")
     retrained = retrain(trainer, candidate)
     serving = ServingModel(retrained.model, temperature=temperature)
     metadata = _metadata(trainer, candidate, temperature)
     test = np.asarray(plan.split.test, dtype=np.int64)
     with atomic_path(file) as draft:
+        say("exporting to ONNX")
         export(serving, metadata, draft)
+        say("verifying the file against the trained model")
         parity = verify(
             partial(retrained.model.probabilities, temperature=temperature),
             draft,
             trainer.images(candidate.recipe.backbone).read(test),
             np.asarray(plan.dataset.labels, dtype=np.int64)[test],
         )
+        say(f"scoring the file on {counted(len(test), 'test picture')}")
         predictions, scores = evaluate(draft, plan)
         rewrite_metadata(draft, _with_test_score(metadata, scores, len(test)))
     record = ModelRecord(

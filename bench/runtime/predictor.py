@@ -136,6 +136,27 @@ class Predictor:
                 predictions.append(self._prediction(source, row))
         return predictions
 
+    def predict_readable(
+        self, files: Sequence[str | Path]
+    ) -> tuple[list[Prediction], tuple[DataError, ...]]:
+        """Classify the files that can be read; return what is wrong with the others beside it.
+
+        Raises:
+            ModelFileError: the network fails to run.
+        """
+        try:
+            return self.predict(files), ()
+        except DataError:
+            pass  # one of a batch is broken, which must not cost the others
+        predictions: list[Prediction] = []
+        broken: list[DataError] = []
+        for file in files:
+            try:
+                predictions += self.predict(file)
+            except DataError as error:
+                broken.append(error)
+        return predictions, tuple(broken)
+
     def probabilities(self, images_nhwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Run the network on prepared pictures: (N, H, W, 3) uint8 -> (N, C) float32.
 
@@ -157,8 +178,8 @@ class Predictor:
             (output,) = self._opened.session.run(["probabilities"], {"image": images_nhwc})
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
             raise ModelFileError(
-                f"{self._path} failed to run on {self.provider} with {len(images_nhwc)} pictures "
-                f"({one_line(error)}): try a smaller batch size, or {REMEDY}"
+                f"{self._path} failed to run on {self.provider} with a batch of "
+                f"{len(images_nhwc)} ({one_line(error)}): try a smaller batch size, or {REMEDY}"
             ) from error
         return output
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -17,45 +16,23 @@ from bench.records import (
     EpochDone,
     EpochScores,
     FailureKind,
-    Recipe,
     StudyPlan,
     TrialDone,
     TrialFailed,
     TrialJob,
 )
-from bench.records import (
-    TrialState as State,
-)
 from bench.search.budget import Budget, format_duration
 from bench.search.executors import Executor
+from bench.search.listener import Listener
 from bench.search.pruners import running_mean, step_of
 from bench.search.racing import Race, groups_by_fold, stored_losses
 from bench.search.samplers import grid_size, make_sampler
 from bench.search.study import ENDED, FAILURES, GRID_ID, REMARK, TARGET, Tally, state_of
 from bench.space import SearchSpace
+from bench.words import counted
 
 # What another try can mend: the machine was short of something, the trial did nothing wrong.
 _RETRIED: frozenset[FailureKind] = frozenset({"worker died", "out of memory"})
-
-
-class Listener(Protocol):
-    """Follows a search; the command line draws what it hears."""
-
-    def stage(self, text: str) -> None: ...
-
-    def search_started(
-        self, plan: StudyPlan, *, finished: int, total: int, best: tuple[float, int] | None
-    ) -> None: ...
-
-    def trial_started(self, number: int, recipe: Recipe) -> None: ...
-
-    def epoch_scored(self, number: int, scores: EpochScores, mean: float) -> None: ...
-
-    def trial_ended(
-        self, number: int, state: State, value: float | None, error: str | None = None
-    ) -> None: ...
-
-    def search_ended(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -143,16 +120,17 @@ class Coordinator:
 
     def _limit(self, budget: Budget, elapsed_s: float) -> str | None:
         """Say which limit the study has come to, if any."""
-        done = f"after {self._tally.finished} of {budget.trials} trials"
+        done = f"after {self._tally.finished} of {counted(budget.trials, 'trial')}"
         if budget.timeout_s is not None and elapsed_s >= budget.timeout_s:
             return f"--timeout {format_duration(budget.timeout_s)} was over {done}"
         if budget.patience is not None and self._tally.since_best >= budget.patience:
             return (
-                f"--patience {budget.patience}: no better score in {self._tally.since_best} "
-                f"trials, {done}"
+                f"--patience {budget.patience}: no better score in "
+                f"{counted(self._tally.since_best, 'trial')}, {done}"
             )
         if self._grid_is_used_up() and not self._running and not self._leftovers:
-            return f"the grid's {grid_size(self._space)} recipes have all been tried, {done}"
+            recipes = counted(grid_size(self._space), "recipe has", "recipes have")
+            return f"the grid's {recipes} all been tried, {done}"
         return None
 
     def _grid_is_used_up(self) -> bool:
@@ -275,8 +253,9 @@ class Coordinator:
         if len(self._failures) >= budget.max_failures:
             kinds = sorted({f"{failure.kind}: {failure.message}" for failure in self._failures})
             raise BenchError(
-                f"{len(self._failures)} trials failed (--max-failures {budget.max_failures}), so "
-                "the study was stopped; what they said: " + "; ".join(kinds[:3])
+                f"{counted(len(self._failures), 'trial')} failed (--max-failures "
+                f"{budget.max_failures}), so the study was stopped; what they said: "
+                + "; ".join(kinds[:3])
             )
 
     def _end(

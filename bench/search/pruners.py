@@ -8,10 +8,9 @@ from statistics import fmean
 import optuna
 from optuna.pruners import BasePruner
 
-from bench.errors import InputError, did_you_mean
+from bench.errors import not_among
 from bench.records import EpochScores
-
-PRUNERS = ("racing", "median", "hyperband", "none")
+from bench.search.options import PRUNERS
 
 
 def make_pruner(name: str, *, folds: int, epochs: int) -> BasePruner:
@@ -27,9 +26,7 @@ def make_pruner(name: str, *, folds: int, epochs: int) -> BasePruner:
             return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=folds * epochs)
         case "none":
             return optuna.pruners.NopPruner()
-    raise InputError(
-        f"--pruner takes {', '.join(PRUNERS)}, not {name!r}{did_you_mean(name, PRUNERS)}"
-    )
+    raise not_among("--pruner", name, PRUNERS)
 
 
 def running_mean(epochs: Sequence[EpochScores]) -> float:

@@ -11,10 +11,9 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from bench.errors import InputError, did_you_mean
+from bench.errors import not_among
+from bench.search.options import SAMPLERS
 from bench.space import Choices, Range, SearchSpace
-
-SAMPLERS = ("tpe", "gp", "cmaes", "random", "grid")
 
 _STARTUP_TRIALS = 10  # drawn at random before a model of the scores is believed
 _GRID_POINTS = 3  # of a range of real numbers: its ends and its middle
@@ -48,9 +47,7 @@ def make_sampler(
         case "grid":
             # The study's own seed: all trials must see the grid in one order.
             return optuna.samplers.GridSampler(grid(space), seed=seed)
-    raise InputError(
-        f"--sampler takes {', '.join(SAMPLERS)}, not {name!r}{did_you_mean(name, SAMPLERS)}"
-    )
+    raise not_among("--sampler", name, SAMPLERS)
 
 
 class _Tpe(optuna.samplers.TPESampler):

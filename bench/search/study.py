@@ -11,11 +11,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bench.database import Database
 from bench.errors import InputError, StudyMismatchError
-from bench.records import StudyPlan, to_builtins
+from bench.records import Split, StudyPlan, to_builtins
 from bench.records import TrialState as State
 from bench.search.pruners import make_pruner
 from bench.search.storage import OwnedStorage
 from bench.space import SearchSpace, changes
+from bench.words import counted
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 DEFAULT_RECIPE = "default_recipe"  # marks the trials of the untuned recipes, one a backbone
@@ -99,8 +100,9 @@ def _changed_data(stored: StudyPlan, wanted: StudyPlan) -> Iterable[str]:
         before = {(p.path, p.sha256, p.label, p.group) for p in old.pictures}
         now = {(p.path, p.sha256, p.label, p.group) for p in new.pictures}
         yield (
-            f"data set: {len(now - before)} pictures are new or altered and {len(before - now)} "
-            f"are gone or altered ({old.fingerprint} -> {new.fingerprint})"
+            f"data set: {counted(len(now - before), 'picture is', 'pictures are')} new or altered "
+            f"and {counted(len(before - now), 'is', 'are')} gone or altered "
+            f"({old.fingerprint} -> {new.fingerprint})"
         )
         if old.tied != new.tied:
             yield f"ties: {'; '.join(map(str, old.tied))} -> {'; '.join(map(str, new.tied))}"
@@ -110,10 +112,13 @@ def _changed_data(stored: StudyPlan, wanted: StudyPlan) -> Iterable[str]:
         if stored.split.protocol not in (None, wanted.split.protocol):
             yield f"protocol: {stored.split.protocol} -> {wanted.split.protocol}"
         yield (
-            f"split: {len(stored.split.folds)} folds and {len(stored.split.test)} test pictures "
-            f"-> {len(wanted.split.folds)} folds and {len(wanted.split.test)} test pictures "
+            f"split: {_sizes(stored.split)} -> {_sizes(wanted.split)} "
             f"(seed {stored.split.seed} -> {wanted.split.seed})"
         )
+
+
+def _sizes(split: Split) -> str:
+    return f"{len(split.folds)} folds and {counted(len(split.test), 'test picture')}"
 
 
 def _changed_values(what: str, stored: object, wanted: object) -> Iterable[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from bench.data.groups import (
     Tie,
+    conflict_remark,
     group_numbers,
     is_tied,
     join,
@@ -104,12 +105,12 @@ def test_each_rule_is_counted_by_itself_and_later_ones_are_added():
     twice = join(once, [Tie("audit", 0, 3)])
 
     assert [str(tied) for tied in once.tied] == [
-        "the data set's groups: 2 pictures tied in 1 groups",
-        "identical files: 2 pictures tied in 1 groups",
+        "the data set's groups: 2 pictures tied in 1 group",
+        "identical files: 2 pictures tied in 1 group",
         "list: 4 pictures tied in 2 groups",
     ]
     assert twice.tied[:3] == once.tied
-    assert str(twice.tied[3]) == "audit: 2 pictures tied in 1 groups"
+    assert str(twice.tied[3]) == "audit: 2 pictures tied in 1 group"
 
 
 def test_a_data_set_without_further_rules_keeps_its_groups_and_its_fingerprint():
@@ -119,9 +120,47 @@ def test_a_data_set_without_further_rules_keeps_its_groups_and_its_fingerprint()
 
 def test_groups_of_several_classes_are_allowed_and_told():
     joined = join(FOUR, [Tie("list", 1, 2, "x")])
-    assert any("1 groups hold pictures of several classes, such as 'x' (a, b)" in said
+    assert any("1 group holds pictures of several classes, such as 'x' (a, b)" in said
                for said in remarks(joined))  # fmt: skip
+    assert conflict_remark(joined) == ()
     assert not any("several classes" in said for said in remarks(join(FOUR, [Tie("l", 0, 1)])))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "ties", "conflicts", "said"),
+    [
+        (FOUR, [Tie("audit", 0, 1)], (), None),
+        (
+            FOUR,
+            [Tie("audit", 3, 0)],
+            ((0, 3),),
+            "1 pair of duplicates carries different labels, such as a/1.png (a) and b/4.png (b): "
+            "`bench data check` shows them",
+        ),
+        (
+            copied(FOUR, 1, 2),
+            [Tie("audit", 0, 3), Tie("audit", 0, 1)],
+            ((0, 3), (1, 2)),
+            "2 pairs of duplicates carry different labels, such as a/1.png (a) and b/4.png (b)",
+        ),
+    ],
+    ids=["of one class", "of two classes", "copies as well"],
+)
+def test_found_duplicates_with_different_labels_are_counted_and_told_once(
+    dataset, ties, conflicts, said
+):
+    joined = join(join(dataset, ()), ties)
+
+    assert joined.conflicts == conflicts
+    assert not any("several classes" in remark for remark in remarks(joined))
+    assert [remark.startswith(said or "") for remark in conflict_remark(joined)] == (
+        [True] if said else []
+    )
+
+
+def test_pictures_are_told_to_stay_together_by_the_name_of_their_group_or_first_copy():
+    joined = join(copied(FOUR, 1, 3), [Tie("list", 2, 2, "alone")])
+    assert joined.sets == (None, "a/2.png", "alone", "a/2.png")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -161,7 +200,7 @@ def test_a_file_and_a_pattern_are_joined(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["a/9.png,x", "a/1.png,x"], r"1 of its files are not in /made: a/9\.png; mend the paths"),
+        (["a/9.png,x", "a/1.png,x"], r"1 of its files is not in /made: a/9\.png; mend the paths"),
         ([f"c/{n},x" for n in range(9)], r"9 of its files .*c/4 and 4 more"),
     ],
 )
@@ -179,6 +218,7 @@ def test_a_broken_picture_may_have_a_group(tmp_path):
     ("pattern", "message"),
     [
         ("(", r"is no regular expression"),
+        (r"a/\d", r"--group-pattern 'a/\\d' has no capture group"),
         ("a/", r"has no capture group: put parentheses"),
         ("a/(.)", r"does not for 2 of 4: b/3\.png, b/4\.png; widen"),
         ("(a)?", r"does not for 2 of 4"),

@@ -31,7 +31,7 @@ def grouped(each: int = 4) -> Dataset:
     """Three classes of ten groups."""
     dataset = dataset_of(*(f"{c}/{g}-{n}" for c in "abc" for g in range(10) for n in range(each)))
     first = range(0, len(dataset.pictures), each)
-    return join(dataset, [Tie("made", k, k + n) for k in first for n in range(each)])
+    return join(dataset, [Tie("made", k, k + n, f"{k}") for k in first for n in range(each)])
 
 
 def split_of(dataset: Dataset, protocol: Protocol, *lists: Path, seed: int = 0) -> Split:
@@ -74,6 +74,28 @@ def test_random_ignores_groups_and_is_labelled_as_doing_so():
     assert "not made under random" in said[0]
     _, said = make_splits(dataset, ("random",), folds=3, test_fraction=0.2, seed=0)
     assert "groups are ignored, as was asked for" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("ties", "said"),
+    [
+        ([Tie("audit", 0, 1), Tie("audit", 1, 2), Tie("audit", 40, 41)],
+         "split by class, with 5 found duplicates kept together"),
+        ([Tie("audit", 0, 1), Tie("--groups g.csv", 4, 5, "x")],
+         "no group stands on both sides of a split"),
+    ],
+    ids=["duplicates alone", "groups were given as well"],
+)  # fmt: skip
+def test_a_split_that_ties_found_duplicates_alone_is_not_told_as_one_of_groups(ties, said):
+    dataset = join(dataset_of(*(f"{c}/{n}" for c in "ab" for n in range(30))), ties)
+
+    for protocols in ((), ("grouped",)):
+        _, remarks = make_splits(dataset, protocols, folds=3, test_fraction=0.2, seed=0)
+        assert remarks == (f"protocol: grouped ({said})",)
+
+    _, remarks = make_splits(dataset, ("random",), folds=3, test_fraction=0.2, seed=0)
+    ignored = "found duplicates" if said.startswith("split") else "groups"
+    assert f"the {ignored} are ignored, as was asked for" in remarks[0]
 
 
 @pytest.mark.parametrize(("dataset", "expected"), [(grouped(), "grouped"), (EXCERPTS, "random")])
@@ -131,7 +153,7 @@ def test_names_without_a_picture_are_told(text_files):
         EXCERPTS, ("gtzan-filtered",), folds=3, test_fraction=0.2, seed=0, lists=text_files
     )
     assert "32 pictures for development, 16 for the test, 12 in no part" in said[1]
-    assert "no picture is there for 1 names: jazz.00054" in said[1]
+    assert "no picture is there for 1 name: jazz.00054" in said[1]
 
 
 @pytest.fixture
@@ -190,7 +212,7 @@ def test_file_takes_its_parts_from_a_csv(tmp_path):
         ("path,part\njazz/jazz00001.png,tset\n", r"line 2: a split is train, val or test"),
         ("path,part\n,test\n", r"line 2: no name"),
         ("path,prt\nx,test\n", r"column 'part' is missing \(did you mean `prt`"),
-        ("name,part\nblues.00001,test\n", r"of its 1 names, 0 are there, and blues.00001"),
+        ("name,part\nblues.00001,test\n", r"of its 1 name, 0 are there, and blues.00001"),
         ("name,part\njazz.00001,test\njazz00001.png,train\n", r"stands in train and in test"),
         ("name,part\njazz.00001,train\n", r"to train on and to test on"),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.data.sources import load_dataset, parse_crop
+from bench.data.sources import check_source, load_dataset, parse_crop
 from bench.errors import DataError
 from bench.records import GTZAN_GENRES, Dataset
 from bench.runtime.preprocess import SUFFIXES
@@ -194,6 +194,22 @@ def test_a_class_whose_pictures_are_all_broken_is_refused_by_name(make_pictures)
         file.write_bytes(b"woof")
     with pytest.raises(DataError, match=r"no picture of dog can be decoded: mend .* or remove"):
         load_dataset(root)
+
+
+def test_one_class_alone_is_refused_before_any_picture_is_opened(make_pictures):
+    root = make_pictures(classes=("dog",), each=2)
+    for file in (root / "dog").iterdir():
+        file.write_bytes(b"woof")
+    with pytest.raises(DataError, match=r"at least two classes.* has 1 \(dog\): add a subfolder"):
+        check_source(root)
+
+
+def test_reading_tells_how_far_it_is(make_pictures):
+    told = []
+    root = make_pictures(each=50)
+    next((root / "dog").iterdir()).write_bytes(b"woof")
+    load_dataset(root, progress=lambda done, total: told.append((done, total)))
+    assert told == [(64, 100), (100, 100)]
 
 
 @pytest.mark.parametrize(

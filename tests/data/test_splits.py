@@ -200,7 +200,7 @@ def given(*test_of_class: int, each: int = 6) -> Dataset:
         ),
         (grouped([1] * 9, [9, 9, 9]), 3, 0.2, r"b has 27 pictures of 3 groups: add pictures"),
         (single(6, 6), 5, 0.5, r"5 folds beside the test set.*a smaller --test-fraction"),
-        (given(5, 1), 2, 0.2, r"need at least 2 .*a has 1 pictures: move pictures from test"),
+        (given(5, 1), 2, 0.2, r"need at least 2 .*a has 1 picture: move pictures from test"),
         (given(2, 0), 2, 0.2, r"the test set would hold no picture of b"),
         (
             dataset_of([(n % 2, f"g{n % 5}", "test" if n < 4 else "train") for n in range(40)]),

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from bench.errors import InputError
-from bench.models.backbones import ALIASES, BackboneSpec, describe_backbone
+from bench.models.backbones import BackboneSpec, describe_backbone
+from bench.models.names import ALIASES
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

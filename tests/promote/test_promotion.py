@@ -49,7 +49,7 @@ def promoted(tmp_path_factory: pytest.TempPathFactory) -> Promoted:
     folder = tmp_path_factory.mktemp("promotion")
     plan = make_plan(write_pictures(folder / "pictures"), folder / "runs")
     trainer, workspace = Trainer(plan), Workspace(folder / "runs")
-    return Promoted(trainer, workspace, promote_candidate(trainer, CANDIDATE, workspace))
+    return Promoted(trainer, workspace, promote_candidate(trainer, CANDIDATE, workspace, print))
 
 
 def test_the_file_carries_where_it_came_from_and_what_it_scored(promoted: Promoted) -> None:
@@ -126,6 +126,6 @@ def test_a_file_that_fails_the_gate_is_not_kept_and_neither_is_the_one_before(
     shutil.copy(promoted.file, folder)
 
     with pytest.raises(ParityError, match="not kept"):
-        promote_candidate(promoted.trainer, CANDIDATE, workspace)
+        promote_candidate(promoted.trainer, CANDIDATE, workspace, print)
 
     assert list(folder.iterdir()) == []

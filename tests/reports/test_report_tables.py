@@ -502,7 +502,7 @@ def test_the_data_table_names_the_protocol_and_what_a_random_split_ignores(
     assert "ignored by the random split" in facts["groups"]
     broken = replace(random, split=replace(random.split, protocol="grouped"))
     assert "1 stand on both sides of the split" in dict(tables.data_facts(broken).rows)["groups"]
-    assert facts["tied by a rule"] == "--groups tracks.csv: 36 pictures tied in 1 groups"
+    assert facts["tied by a rule"] == "--groups tracks.csv: 36 pictures tied in 1 group"
 
 
 # --- calibration ----------------------------------------------------------------------------

@@ -61,6 +61,21 @@ def test_order_and_answers_do_not_depend_on_the_batch_size(predictor, batch_size
     assert [p.label for p in predictions] == colours
 
 
+def test_one_broken_picture_does_not_cost_the_others(predictor, tmp_path):
+    files = [tmp_path / name for name in ("a.png", "broken.png", "b.png")]
+    for file, data in zip(files, (png("red"), b"not a picture", png("blue")), strict=True):
+        file.write_bytes(data)
+
+    predictions, broken = predictor.predict_readable(files)
+
+    assert [(p.source, p.label) for p in predictions] == [
+        (str(files[0]), "red"),
+        (str(files[2]), "blue"),
+    ]
+    assert [str(files[1]) in str(error) for error in broken] == [True]
+    assert predictor.predict_readable(files[:1]) == (predictions[:1], ())
+
+
 def test_no_pictures_no_predictions(predictor):
     assert predictor.predict([]) == []
     assert predictor.probabilities(np.empty((0, 8, 8, 3), np.uint8)).shape == (0, 3)
@@ -148,7 +163,9 @@ def test_a_network_that_fails_to_run_is_told_without_a_traceback(predictor, monk
             raise RuntimeError("[ONNXRuntimeError] : 6 :\nout of memory")
 
     monkeypatch.setattr(predictor, "_opened", replace(predictor._opened, session=Failing()))
-    with pytest.raises(ModelFileError, match=r"model\.onnx failed to run on CPU.* with 1 pictures"):
+    with pytest.raises(
+        ModelFileError, match=r"model\.onnx failed to run on CPU.* with a batch of 1 "
+    ):
         predictor.predict(picture("red"))
 
 

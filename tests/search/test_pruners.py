@@ -5,7 +5,8 @@ import pytest
 
 from bench.errors import InputError
 from bench.records import EpochScores
-from bench.search.pruners import PRUNERS, make_pruner, running_mean, step_of
+from bench.search.options import PRUNERS
+from bench.search.pruners import make_pruner, running_mean, step_of
 
 
 def scores(fold: int, epoch: int, balanced_accuracy: float) -> EpochScores:
@@ -65,5 +66,5 @@ def test_an_unknown_pruner_is_refused_with_the_names_that_exist(name: str, hint:
     with pytest.raises(InputError) as caught:
         make_pruner(name, folds=3, epochs=4)
 
-    for fragment in ("--pruner takes racing, median, hyperband, none", repr(name), hint):
+    for fragment in ("--pruner takes racing, median, hyperband or none", repr(name), hint):
         assert fragment in str(caught.value)

@@ -7,7 +7,8 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from bench.errors import InputError
-from bench.search.samplers import SAMPLERS, grid, grid_size, make_sampler
+from bench.search.options import SAMPLERS
+from bench.search.samplers import grid, grid_size, make_sampler
 from bench.space import Choices, Range, SearchSpace
 
 SPACE = SearchSpace(
@@ -69,6 +70,6 @@ def test_a_grid_combines_choices_whole_numbers_and_three_points_of_each_range() 
 
 def test_a_sampler_nobody_knows_is_refused_with_those_there_are() -> None:
     with pytest.raises(
-        InputError, match=r"--sampler takes tpe, gp, cmaes, random, grid, not 'ttp'"
+        InputError, match=r"--sampler takes tpe, gp, cmaes, random or grid, not 'ttp'"
     ):
         make_sampler("ttp", SPACE, seed=0, trial=0)

@@ -1,0 +1,22 @@
+"""A number agrees with its noun."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.words import counted
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "said"),
+    [
+        (0, ("trial",), "0 trials"),
+        (1, ("trial",), "1 trial"),
+        (2, ("trial",), "2 trials"),
+        (1, ("class", "classes"), "1 class"),
+        (2, ("class", "classes"), "2 classes"),
+        (20_000, ("picture",), "20,000 pictures"),
+    ],
+)
+def test_a_number_agrees_with_its_noun(number: int, noun: tuple[str, ...], said: str) -> None:
+    assert counted(number, *noun) == said

@@ -499,7 +499,8 @@ def latency(
     )
     protocol = replace(_protocol(quick=quick), limit_s=time_limit)
     jobs = plan.jobs()
-    least_s = len(jobs) * protocol.processes * (protocol.warmup_s + protocol.measure_s)
+    schedule = protocol.schedule
+    least_s = len(jobs) * protocol.processes * (schedule.warmup_s + schedule.measure_s)
     console.say(
         f"{len(jobs)} rows of {protocol.processes} processes each, at least {least_s:.0f} s"
     )

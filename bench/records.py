@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from bench.bootstrap import median_interval
+from bench.words import counted
 
 T = TypeVar("T")
 
@@ -114,14 +116,19 @@ class BrokenPicture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TiedBy:
-    """How many pictures one rule ties to another picture, and how many sets they make."""
+    """How many pictures one rule ties to another picture, and how many sets they make.
+
+    `found` says that they are tied because they show the same thing, not because a group was given.
+    """
 
     rule: str
     pictures: int
     groups: int
+    found: bool = False
 
     def __str__(self) -> str:
-        return f"{self.rule}: {self.pictures} pictures tied in {self.groups} groups"
+        pictures, groups = counted(self.pictures, "picture"), counted(self.groups, "group")
+        return f"{self.rule}: {pictures} tied in {groups}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +144,8 @@ class Dataset:
     crop: Box | None = None
     synthetic: bool = False
     tied: tuple[TiedBy, ...] = ()  # by rule, before what they tie was joined into groups
+    # Duplicates that carry different labels, as indices of pictures, the lower first.
+    conflicts: tuple[tuple[int, int], ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -163,6 +172,25 @@ class Dataset:
     def is_gtzan(self) -> bool:
         """Whether the classes are exactly GTZAN's ten genres."""
         return self.classes == GTZAN_GENRES
+
+    @property
+    def sets(self) -> tuple[str | None, ...]:
+        """Name of the set that each picture stays with; None for one that is alone.
+
+        A set is named after its group; copies that nothing else ties, after the first of them.
+        """
+        copies: dict[str, list[str]] = {}
+        for picture in self.pictures:
+            copies.setdefault(picture.sha256, []).append(picture.path)
+        return tuple(
+            picture.group or (paths[0] if len(paths := copies[picture.sha256]) > 1 else None)
+            for picture in self.pictures
+        )
+
+    @property
+    def ties_are_found(self) -> bool:
+        """Whether pictures are tied, and only because they show the same thing."""
+        return bool(self.tied) and all(tied.found for tied in self.tied)
 
     def picture_path(self, index: int) -> Path:
         return Path(self.root) / self.pictures[index].path
@@ -270,6 +298,21 @@ class Split:
 
     def training_part(self, fold: int) -> tuple[int, ...]:
         return tuple(sorted(i for k, part in enumerate(self.folds) if k != fold for i in part))
+
+
+def how_split(protocol: Protocol, dataset: Dataset) -> str:
+    """What a protocol does with the pictures of a data set, in words, for people."""
+    if protocol == "grouped" and dataset.ties_are_found:
+        sizes = Counter(name for name in dataset.sets if name is not None).values()
+        duplicates = sum(size for size in sizes if size > 1)
+        return f"split by class, with {counted(duplicates, 'found duplicate')} kept together"
+    words: dict[Protocol, str] = {
+        "grouped": "no group stands on both sides of a split",
+        "gtzan-filtered": "the fault-filtered parts share no artist and no replica",
+        "file": "the test part that came with the data is kept",
+        "random": "every picture is drawn by itself",
+    }
+    return words[protocol]
 
 
 # --- search ---------------------------------------------------------------------------------

@@ -104,12 +104,12 @@ def test_each_rule_is_counted_by_itself_and_later_ones_are_added():
     twice = join(once, [Tie("audit", 0, 3)])
 
     assert [str(tied) for tied in once.tied] == [
-        "the data set's groups: 2 pictures tied in 1 groups",
-        "identical files: 2 pictures tied in 1 groups",
+        "the data set's groups: 2 pictures tied in 1 group",
+        "identical files: 2 pictures tied in 1 group",
         "list: 4 pictures tied in 2 groups",
     ]
     assert twice.tied[:3] == once.tied
-    assert str(twice.tied[3]) == "audit: 2 pictures tied in 1 groups"
+    assert str(twice.tied[3]) == "audit: 2 pictures tied in 1 group"
 
 
 def test_a_data_set_without_further_rules_keeps_its_groups_and_its_fingerprint():

@@ -124,7 +124,7 @@ def unchanged(report: StudyReport) -> StudyReport:
         ("3e", each_in_a_group_of_its_own, "done", "36 pictures in 36 groups"),
         ("3e", with_a_class_untested, "not done", "no picture of jazz"),
         ("3f", unchanged, "done", "0 files could not be decoded"),
-        ("3f", with_a_group_for_one, "not done", "35 pictures have no group"),
+        ("3f", with_a_group_for_one, "not done", "others have one: 35"),
         ("3g", unchanged, "for the author", "is not recorded"),
         ("3g", data(synthetic=True), "not done", "generator"),
         ("4a", unchanged, "done", "0 broken files"),

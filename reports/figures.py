@@ -72,6 +72,7 @@ GALLERY_COLUMNS, GALLERY_ROWS = 4, 3
 FILE_CHARACTERS = 38  # of a file's name in small letters below its picture
 PARAMETER_COLUMNS = 3
 MOST_TICKS = 5  # on a panel's axis of numbers
+CHOICE_CHARACTERS = 36  # of names side by side below a panel; more are turned
 SCALES = frozenset({"learning_rate", "weight_decay", "head_lr_factor"})  # read by factors
 COUNTED_CLASSES = 30  # above it the cells of a confusion matrix are too small for numbers
 NAMED_CLASSES = 60
@@ -345,6 +346,7 @@ def parameters(report: StudyReport) -> Figure:
 
 def _parameter_panel(axes: Axes, name: str, trials: Sequence[tuple[TrialRecord, float]]) -> None:
     axes.set_title(name)
+    axes.tick_params(axis="x", labelsize=8)
     values = {getattr(trial.recipe, name) for trial, _ in trials}
     if all(isinstance(value, int | float) for value in values):
         _scatter_states(axes, trials, lambda trial: float(getattr(trial.recipe, name)))
@@ -361,9 +363,9 @@ def _parameter_panel(axes: Axes, name: str, trials: Sequence[tuple[TrialRecord, 
 
     _scatter_states(axes, trials, spread)
     axes.set_xlim(-0.6, len(choices) - 0.4)
-    crowded = sum(len(short(choice)) for choice in choices) > 26
-    axes.set_xticks(range(len(choices)), [short(choice) for choice in choices], fontsize=8)
-    if crowded:
+    labels = [short(choice) for choice in choices]
+    axes.set_xticks(range(len(choices)), labels)
+    if max(map(len, labels)) * len(labels) > CHOICE_CHARACTERS:
         for label in axes.get_xticklabels():
             label.set(rotation=30, ha="right", rotation_mode="anchor")
 
@@ -378,14 +380,14 @@ def _numeric_axis(axes: Axes, name: str, values: Sequence[float]) -> None:
         whole = all(value.is_integer() for value in values)
         ticks = MaxNLocator(nbins=MOST_TICKS, integer=whole, min_n_ticks=1)
         axes.xaxis.set_major_locator(ticks)
-    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%.3g"))
 
 
 def log_ticks(low: float, high: float) -> tuple[float, ...]:
     """Two to five ticks for a logarithmic axis whose values go from `low` to `high`, both > 0.
 
     Powers of ten where two of them are inside; otherwise 1 and 3, then 1, 2 and 5 times those;
-    where not even these are, as of two values near one another, the ends with two digits.
+    where not even these are, as of two values near one another, the ends.
     """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for leads in ((1,), (1, 3), (1, 2, 5)):
@@ -395,7 +397,7 @@ def log_ticks(low: float, high: float) -> tuple[float, ...]:
         if len(inside) >= 2:
             step = math.ceil(len(inside) / MOST_TICKS)
             return tuple(inside[::step])
-    return float(f"{low:.1e}"), float(f"{high:.1e}")
+    return low, high
 
 
 # --- galleries ------------------------------------------------------------------------------
@@ -455,5 +457,13 @@ def _gallery_panel(axes: Axes, dataset: Dataset, example: Example, image: Image.
         color=INK if right else VERMILION,
     )
     file = short(dataset.pictures[example.index].path, FILE_CHARACTERS)
-    below = {"transform": axes.transAxes, "ha": "center", "va": "top"}
-    axes.text(0.5, -0.03, file, fontsize=7, color=GREY, **below)
+    axes.text(
+        0.5,
+        -0.03,
+        file,
+        fontsize=7,
+        color=GREY,
+        transform=axes.transAxes,
+        horizontalalignment="center",
+        verticalalignment="top",
+    )

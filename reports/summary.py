@@ -56,12 +56,12 @@ def answers(report: StudyReport) -> tuple[Line, ...]:
 def remarks(report: StudyReport) -> tuple[str, ...]:
     """What must be known beside the answers, a paragraph each."""
     winner = winner_of(report)
-    conflicts = _conflicts(report)
+    told: list[str | None] = [_conflicts(report)]
     if winner is None:
-        told = (_data(report), _unpromoted(report), conflicts)
+        told += [_data(report), _unpromoted(report)]
     else:
         further = (*protocol_verdicts(report), seed_sentence(winner))
-        told = (conflicts, *further, legend(report), _data(report))
+        told += [*further, legend(report), _data(report)]
     return tuple(text for text in told if text is not None)
 
 
@@ -103,8 +103,9 @@ def _how_sure(report: StudyReport, winner: ModelRecord) -> str:
 def _gain(report: StudyReport, winner: ModelRecord) -> str:
     """The default recipe's score beside the verdict; nothing of the kind where it won itself."""
     verdict, default = tuning_verdict(report), default_of(report)
+    assert verdict is not None  # there is a winner
     if default is None or default is winner:
-        return f"{verdict}"
+        return verdict
     score = tested_score(report, default)
     text = f"{verdict} The default recipe scores {with_interval(score)} % on the test set."
     return " ".join((text, *reasons((score,))))

@@ -97,7 +97,7 @@ def test_the_first_lines_say_what_won_and_by_how_much(
     assert gain.startswith("Tuning beat the default recipe beyond chance")
     assert re.search(r"The default recipe scores 20\.0 \[[\d., ]+\] %", gain)
     assert answers["How fast"] == (
-        "10.2 ms for one picture (median, the network alone, fp32) on Test CPU with 2 threads."
+        "10.1 ms for one picture (median, the network alone, fp32) on Test CPU with 2 threads."
     )
     assert answers["File"] == "demo/models/best/model.onnx (94.0 MB)."
     assert "Trained with 2 seeds it scored 90.0, 80.0 %" in seeds

@@ -378,8 +378,9 @@ def _numeric_axis(axes: Axes, name: str, values: Sequence[float]) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         whole = all(value.is_integer() for value in values)
-        ticks = MaxNLocator(nbins=MOST_TICKS, integer=whole, min_n_ticks=1)
-        axes.xaxis.set_major_locator(ticks)
+        # Whole numbers are short, and freezing depth has six of them.
+        bins = 6 if whole else MOST_TICKS
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=bins, integer=whole, min_n_ticks=1))
     axes.xaxis.set_major_formatter(FormatStrFormatter("%.3g"))
 
 

@@ -115,7 +115,7 @@ def test_a_split_ties_the_duplicates_that_are_found_unless_told_not_to(
     rows = csv.DictReader(io.StringIO(told.out))
     groups = {row["path"]: row["group"] for row in rows}
     assert (groups["red/002.png"] == groups["red/brighter.png"] != "") == tied
-    assert ("copies found by the audit: 2 pictures tied in 1 group" in told.err) == tied
+    assert ("copies found by the audit: 2 pictures tied in 1 groups" in told.err) == tied
 
 
 def test_the_audit_is_one_json_document_beside_the_facts(

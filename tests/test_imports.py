@@ -40,11 +40,11 @@ ORDER: tuple[tuple[str, ...], ...] = (
 RUNTIME_MAY = {"numpy", "PIL", "onnxruntime", "bench.errors", "bench.runtime"}
 REPORTS_MAY = (
     "bench.records",
+    "bench.words",
     "bench.runtime",
     "bench.statistics",
     "bench.workspace",
     "bench.errors",
-    "bench.words",
     "reports",
 )
 HEAVY = ("torch", "optuna", "sqlalchemy", "sklearn", "numpy")

@@ -1,4 +1,4 @@
-"""A count agrees with its noun."""
+"""A number agrees with its noun."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from bench.words import counted
 
 
 @pytest.mark.parametrize(
-    ("number", "noun", "plural", "said"),
+    ("number", "noun", "said"),
     [
-        (0, "trial", None, "0 trials"),
-        (1, "trial", None, "1 trial"),
-        (2, "trial", None, "2 trials"),
-        (1, "class", "classes", "1 class"),
-        (2, "class", "classes", "2 classes"),
-        (1_234_567, "picture", None, "1,234,567 pictures"),
+        (0, ("trial",), "0 trials"),
+        (1, ("trial",), "1 trial"),
+        (2, ("trial",), "2 trials"),
+        (1, ("class", "classes"), "1 class"),
+        (2, ("class", "classes"), "2 classes"),
+        (20_000, ("picture",), "20,000 pictures"),
     ],
 )
-def test_a_count_agrees_with_its_noun(number, noun, plural, said):
-    assert counted(number, noun, plural) == said
+def test_a_number_agrees_with_its_noun(number: int, noun: tuple[str, ...], said: str) -> None:
+    assert counted(number, *noun) == said

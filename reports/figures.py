@@ -459,12 +459,11 @@ def _gallery_panel(axes: Axes, dataset: Dataset, example: Example, image: Image.
     )
     file = short(dataset.pictures[example.index].path, FILE_CHARACTERS)
     axes.text(
-        0.5,
+        0.0,
         -0.03,
         file,
         fontsize=7,
-        color=GREY,
+        color=INK,
         transform=axes.transAxes,
-        horizontalalignment="center",
         verticalalignment="top",
     )

@@ -208,7 +208,9 @@ def test_last_words_need_not_be_text():
 
 def row(model: str, *medians_ms: float, **changes: object) -> LatencyRow:
     samples = [process_sample(int(ms * 1_000_000)) for ms in medians_ms]
-    return latency_row(*samples, model=model, path=f"{model}.onnx", **changes)
+    return latency_row(
+        *samples, **{"model": model, "path": f"{model}.onnx", "threads": 1, **changes}
+    )
 
 
 @pytest.mark.parametrize(

@@ -316,10 +316,9 @@ def _separation(report: StudyReport) -> Answer:
 
 
 def _dependencies(report: StudyReport) -> Answer:
-    found = straddling(report.dataset, report.split)
-    split_up = [f"{count} {kept}" for kept, count in found.items() if count]
-    if split_up:
-        return _not_done(f"on both sides of the split stand {' and '.join(split_up)}")
+    parted = straddling(report.dataset, report.split).in_words
+    if parted:
+        return _not_done(f"on both sides of the split: {' and '.join(parted)}")
     if not groups_given(report.dataset):
         return _author(
             "no identical files and no found duplicates stand on both sides of a split; which "

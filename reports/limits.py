@@ -24,11 +24,10 @@ def limits(report: StudyReport, model: ModelRecord) -> tuple[str, ...]:
             "No groups were given: if pictures of one source stand on both sides of the split, "
             "the scores are too high and the intervals too narrow."
         )
-    found += [
-        f"{count} {kept} stand on both sides of the split, so the scores are too high."
-        for kept, count in straddling(dataset, split).items()
-        if count
-    ]
+    if parted := straddling(dataset, split).in_words:
+        found.append(
+            f"On both sides of the split: {' and '.join(parted)}. So the scores are too high."
+        )
     if dataset.conflicts:
         found.append(
             f"{counted(len(dataset.conflicts), 'pair')} of duplicates carry different labels, so "

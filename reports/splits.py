@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 from bench.records import Dataset, Split, StudyReport, how_split
 from bench.words import counted
 
-Kept = Literal["identical files", "groups"]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Straddling:
+    """How much of what belongs together stands in more than one part of a split."""
+
+    files: int  # sets of identical ones
+    groups: int
+
+    @property
+    def in_words(self) -> tuple[str, ...]:
+        """``('1 set of identical files', '2 groups')``; empty where nothing is parted."""
+        told = []
+        if self.files:
+            told.append(counted(self.files, "set of identical files", "sets of identical files"))
+        if self.groups:
+            told.append(counted(self.groups, "group"))
+        return tuple(told)
 
 
 def protocol_name(report: StudyReport) -> str:
@@ -41,13 +57,11 @@ def groups_in_words(report: StudyReport) -> str:
 def _kept_whole(report: StudyReport) -> str:
     if report.split.protocol == "random":
         return "ignored by the random split"
-    parted = straddling(report.dataset, report.split)["groups"]
-    if not parted:
-        return "none straddles a split"
-    return f"{parted} on both sides of the split"
+    parted = straddling(report.dataset, report.split).groups
+    return f"{parted:,} on both sides of the split" if parted else "none straddles a split"
 
 
-def straddling(dataset: Dataset, split: Split) -> dict[Kept, int]:
+def straddling(dataset: Dataset, split: Split) -> Straddling:
     """Count groups, and sets of identical files, that stand in more than one part of a split."""
     parts: Sequence[Sequence[int]] = (split.test, *split.folds)
     files: dict[str, set[int]] = defaultdict(set)
@@ -58,7 +72,7 @@ def straddling(dataset: Dataset, split: Split) -> dict[Kept, int]:
             files[picture.sha256].add(number)
             if picture.group is not None:
                 groups[picture.group].add(number)
-    return {
-        "identical files": sum(len(found) > 1 for found in files.values()),
-        "groups": sum(len(found) > 1 for found in groups.values()),
-    }
+    return Straddling(
+        files=sum(len(found) > 1 for found in files.values()),
+        groups=sum(len(found) > 1 for found in groups.values()),
+    )

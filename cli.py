@@ -511,7 +511,8 @@ def latency(
     )
     protocol = replace(_protocol(quick=quick), limit_s=time_limit)
     jobs = plan.jobs()
-    least_s = len(jobs) * protocol.processes * (protocol.warmup_s + protocol.measure_s)
+    schedule = protocol.schedule
+    least_s = len(jobs) * protocol.processes * (schedule.warmup_s + schedule.measure_s)
     console.say(
         f"{counted(len(jobs), 'row')} of {counted(protocol.processes, 'process', 'processes')} "
         f"each, at least {least_s:.0f} s"

@@ -33,6 +33,7 @@ from bench.records import (
     percentile,
 )
 from bench.runtime.session import Device
+from bench.runtime.timing import Schedule
 
 TIE_TOLERANCE = 0.05
 DISTURBED_FACTOR = 3
@@ -48,25 +49,20 @@ _PROGRAMS: dict[Engine, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyProtocol:
-    """How many processes make a row, and how long each warms up and measures.
+    """How many processes make a row, and what each of them does.
 
-    cap_s: a warm-up that is not steady after so many seconds is given up, and marked so.
     limit_s: a process that has not answered after so many seconds hangs, and is ended.
     """
 
     processes: int = 5
-    warmup_calls: int = 20
-    warmup_s: float = 1.0
-    measure_s: float = 3.0
-    measure_calls: int = 100
-    cap_s: float = 10.0
+    schedule: Schedule = field(default_factory=Schedule)
     limit_s: float = 600.0
 
     def __post_init__(self) -> None:
-        if self.processes < 1 or self.measure_calls < 1:
+        if self.processes < 1 or self.schedule.measure_calls < 1:
             raise InputError(
                 "a latency needs at least 1 process and 1 call, "
-                f"not {self.processes} and {self.measure_calls}"
+                f"not {self.processes} and {self.schedule.measure_calls}"
             )
         if self.limit_s <= 0:
             raise InputError(f"a time limit must be more than 0 seconds, not {self.limit_s:g}")
@@ -74,13 +70,8 @@ class LatencyProtocol:
     @classmethod
     def quick(cls) -> LatencyProtocol:
         """A rough figure in a few seconds."""
-        return cls(processes=2, warmup_s=0.3, measure_s=1.0, measure_calls=30)
-
-    def schedule(self) -> dict[str, float]:
-        """The part that a single process follows (see `bench.runtime.timing.Schedule`)."""
-        fields = asdict(self)
-        del fields["processes"], fields["limit_s"]
-        return fields
+        schedule = Schedule(warmup_s=0.3, measure_s=1.0, measure_calls=30)
+        return cls(processes=2, schedule=schedule)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +133,7 @@ class LatencyJob:
             del told[name]
         told["path"] = str(self.path)
         told["picture"] = None if self.picture is None else str(self.picture)
-        return json.dumps({**told, "schedule": protocol.schedule()})
+        return json.dumps({**told, "schedule": asdict(protocol.schedule)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,7 +95,7 @@ def rounds_of(model: Path, options: argparse.Namespace) -> list[Round]:
         threads=options.threads,
     )
     rounds = []
-    calls = protocol.measure_calls
+    calls = protocol.schedule.measure_calls
 
     def by_bench() -> float:
         nonlocal calls

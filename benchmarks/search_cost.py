@@ -36,7 +36,7 @@ from bench.models.backbones import describe_backbone
 from bench.models.weights import load_network
 from bench.pipeline import make_plan, search
 from bench.progress import SilentProgress
-from bench.records import EpochDone, Recipe, StudyPlan, TrialFailed, TrialJob
+from bench.records import Recipe, StudyPlan, TrialJob
 from bench.results import load_trials
 from bench.search.budget import Budget
 from bench.search.options import SearchOptions
@@ -94,7 +94,8 @@ def compare_trials(options: argparse.Namespace, workspace: Workspace) -> dict[st
             if side == "bench":
                 # Decoding and opening the store belong to the first trial's time.
                 trainer = trainer or Trainer(plan)
-                score = _bench_trial(trainer, TrialJob(number=number, recipe=recipe))
+                job = TrialJob(number=number, recipe=recipe)
+                score = statistics.fmean(trainer.fold_scores(job))
             else:
                 chosen = replace(task, bf16=side == "plain_bf16")
                 score = plain_script.run_trial(chosen, asdict(recipe), seed=1000 * number)
@@ -116,7 +117,10 @@ def compare_scores(options: argparse.Namespace, workspace: Workspace) -> dict[st
         seeds = [number + options.trials * repeat for repeat in range(options.seeds)]
         row = {
             "recipe": asdict(recipe),
-            "bench": [_bench_trial(trainer, TrialJob(number=s, recipe=recipe)) for s in seeds],
+            "bench": [
+                statistics.fmean(trainer.fold_scores(TrialJob(number=s, recipe=recipe)))
+                for s in seeds
+            ],
             "plain": [plain_script.run_trial(task, asdict(recipe), seed=1000 * s) for s in seeds],
         }
         rows.append(row)
@@ -170,18 +174,6 @@ def _print_trials(rows: Sequence[Mapping[str, Any]], sides: Sequence[str]) -> No
         for side in ("bench", "plain"):
             cells.append(f"{statistics.fmean(row[f'{side}_score'] for row in chosen):.3f}")
         print(f"| {' | '.join(cells)} |")
-
-
-def _bench_trial(trainer: Trainer, job: TrialJob) -> float:
-    finished: dict[int, float] = {}
-    events = trainer.run(job)
-    event = next(events)
-    while isinstance(event, EpochDone):
-        finished[event.scores.fold] = event.scores.balanced_accuracy
-        event = events.send(True)
-    if isinstance(event, TrialFailed):
-        raise RuntimeError(event.message)
-    return statistics.fmean(finished.values())
 
 
 # --- a whole search -------------------------------------------------------------------------

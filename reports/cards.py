@@ -32,7 +32,8 @@ from reports.scores import (
     tested_score,
     with_interval,
 )
-from reports.tables import Table, caption_of
+from reports.splits import protocol_name
+from reports.table import Table, caption_of
 
 CARD_FILE = "model.md"
 _METRICS = (("precision", precision), ("F1", f1))
@@ -73,6 +74,7 @@ def card(report: StudyReport, model: ModelRecord) -> str:
         data=(tables.data_facts(report), tables.classes(report)),
         broken=tables.broken_files(report) if report.dataset.broken else None,
         machine=tables.machine(report),
+        protocol=protocol_name(report),
         limits=limits(report, model),
     )
 

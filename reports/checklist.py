@@ -12,18 +12,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.records import StudyReport
+from bench.words import counted
 from reports.findings import default_of, trial_of, tuned_parameters, winner_of
-from reports.limits import has_groups, limits, straddling
+from reports.limits import limits
 from reports.scores import (
     against,
     counted_pictures,
     cv_score,
+    groups_given,
     percent,
     points,
     tested_score,
     with_interval,
 )
-from reports.tables import Table, caption_of
+from reports.splits import protocol_name, straddling
+from reports.table import Table, caption_of
 
 Status = Literal["done", "not done", "for the author"]
 
@@ -125,8 +128,9 @@ def _infrastructure(report: StudyReport) -> Answer:
     known = environment.cpu and "torch" in environment.versions
     return _either(
         known,
-        f"{environment.cpu}, {environment.cores} cores, GPU: {environment.gpu or 'none'}, and the "
-        f"versions of {len(environment.versions)} packages, in the section on the machine",
+        f"{environment.cpu}, {counted(environment.cores, 'core')}, "
+        f"GPU: {environment.gpu or 'none'}, and the versions of "
+        f"{counted(len(environment.versions), 'package')}, in the section on the machine",
         "the processor, or the version of torch, was not recorded",
     )
 
@@ -181,9 +185,11 @@ def _sample_size(report: StudyReport) -> Answer:
 def _missing_data(report: StudyReport) -> Answer:
     dataset = report.dataset
     alone = sum(picture.group is None for picture in dataset.pictures)
-    told = f"{len(dataset.broken)} files could not be decoded"
-    if has_groups(dataset) and alone:
-        return _not_done(f"{told}; {alone} pictures have no group, while others have one")
+    told = f"{counted(len(dataset.broken), 'file')} could not be decoded"
+    if groups_given(dataset) and alone:
+        return _not_done(
+            f"{told}; number of pictures without a group, while others have one: {alone:,}"
+        )
     return _done(f"{told}; every picture has a label")
 
 
@@ -191,7 +197,7 @@ def _representative(report: StudyReport) -> Answer:
     if report.dataset.synthetic:
         return _not_done("synthetic pictures represent nothing but their generator")
     return _author(
-        f"the test set is a {report.split.protocol or 'random'} part of the data set; of what the "
+        f"the test set is a part of the data set (split: {protocol_name(report)}); of what the "
         "data set is a sample is not recorded"
     )
 
@@ -201,7 +207,10 @@ def _representative(report: StudyReport) -> Answer:
 
 def _exclusions(report: StudyReport) -> Answer:
     left_out, broken = len(report.split.left_out), len(report.dataset.broken)
-    told = f"{broken} broken files, each with its reason, and {left_out} pictures by the protocol"
+    told = (
+        f"{counted(broken, 'broken file')}, each with its reason, and "
+        f"{counted(left_out, 'picture')} by the protocol"
+    )
     explained = not left_out or report.split.protocol not in (None, "random", "grouped")
     return _either(explained, told, f"{told}, which gives no reason to leave any out")
 
@@ -252,7 +261,7 @@ def _evaluation(report: StudyReport) -> Answer:
     return _either(
         report.models,
         f"{len(split.folds)} folds of cross-validation, and a locked test set of "
-        f"{len(split.test)} pictures, scored by the exported files",
+        f"{counted(len(split.test), 'picture')}, scored by the exported files",
         _UNPROMOTED,
     )
 
@@ -262,10 +271,10 @@ def _selection(report: StudyReport) -> Answer:
     score = cv_score(report, winner) if winner else None
     if winner is None or score is None:
         return _not_done("no model was chosen by a cross-validated score")
-    others = len(report.models) - 1
+    others = counted(len(report.models) - 1, "other promoted model")
     return _done(
         f"{winner.name} by cross-validation alone ({with_interval(score)} %), before the test set "
-        f"was opened; {others} other promoted models are reported beside it"
+        f"was opened; beside it are reported {others}"
     )
 
 
@@ -273,8 +282,9 @@ def _hyper_parameters(report: StudyReport) -> Answer:
     tuned = tuned_parameters(report.trials)
     return _either(
         tuned,
-        f"{report.settings.sampler}, {len(report.trials)} trials over {', '.join(tuned)}",
-        f"{len(report.trials)} trials of one recipe: nothing was tuned",
+        f"{report.settings.sampler}, {counted(len(report.trials), 'trial')} over "
+        f"{', '.join(tuned)}",
+        f"{counted(len(report.trials), 'trial')} of one recipe: nothing was tuned",
     )
 
 
@@ -301,19 +311,18 @@ def _separation(report: StudyReport) -> Answer:
         not shared,
         "no test picture is in a fold; selection, probes, normalisation statistics and "
         "calibration use development pictures alone",
-        f"{len(shared)} pictures are in the test set and in a fold",
+        f"in the test set and in a fold: {counted(len(shared), 'picture')}",
     )
 
 
 def _dependencies(report: StudyReport) -> Answer:
-    found = straddling(report.dataset, report.split)
-    split_up = [f"{count} {kept}" for kept, count in found.items() if count]
-    if split_up:
-        return _not_done(f"on both sides of the split stand {' and '.join(split_up)}")
-    if not has_groups(report.dataset):
+    parted = straddling(report.dataset, report.split).in_words
+    if parted:
+        return _not_done(f"on both sides of the split: {' and '.join(parted)}")
+    if not groups_given(report.dataset):
         return _author(
-            "no identical files stand on both sides of a split; which pictures belong together "
-            "otherwise was not told"
+            "no identical files and no found duplicates stand on both sides of a split; which "
+            "pictures belong together otherwise was not told"
         )
     return _done("no group and no identical files stand in two parts of the split")
 
@@ -371,8 +380,8 @@ def _limits(report: StudyReport) -> Answer:
     if winner is None:
         return _author("no model has been promoted, so there is nothing yet to limit")
     return _author(
-        f"model.md names {len(limits(report, winner))} limits that the records show; where else "
-        "the result should not be relied on is not recorded"
+        f"model.md names the limits that the records show ({len(limits(report, winner))}); where "
+        "else the result should not be relied on is not recorded"
     )
 
 

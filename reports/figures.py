@@ -20,10 +20,10 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
 from PIL import Image
 
-from bench.records import EpochScores, ModelRecord, Policy, StudyReport, TrialRecord
+from bench.records import Dataset, EpochScores, ModelRecord, Policy, StudyReport, TrialRecord
 from bench.runtime.preprocess import PictureError, open_rgb
 from bench.statistics.calibration import CONFIDENCE_BINS, with_temperature
 from reports.findings import Example, labels_of, scored, tuned_parameters
@@ -69,7 +69,10 @@ STYLE = {
 NAME_CHARACTERS = 22
 WARNING_CHARACTERS = 60
 GALLERY_COLUMNS, GALLERY_ROWS = 4, 3
+FILE_CHARACTERS = 38  # of a file's name in small letters below its picture
 PARAMETER_COLUMNS = 3
+MOST_TICKS = 5  # on a panel's axis of numbers
+CHOICE_CHARACTERS = 36  # of names side by side below a panel; more are turned
 SCALES = frozenset({"learning_rate", "weight_decay", "head_lr_factor"})  # read by factors
 COUNTED_CLASSES = 30  # above it the cells of a confusion matrix are too small for numbers
 NAMED_CLASSES = 60
@@ -343,6 +346,7 @@ def parameters(report: StudyReport) -> Figure:
 
 def _parameter_panel(axes: Axes, name: str, trials: Sequence[tuple[TrialRecord, float]]) -> None:
     axes.set_title(name)
+    axes.tick_params(axis="x", labelsize=8)
     values = {getattr(trial.recipe, name) for trial, _ in trials}
     if all(isinstance(value, int | float) for value in values):
         _scatter_states(axes, trials, lambda trial: float(getattr(trial.recipe, name)))
@@ -359,24 +363,42 @@ def _parameter_panel(axes: Axes, name: str, trials: Sequence[tuple[TrialRecord, 
 
     _scatter_states(axes, trials, spread)
     axes.set_xlim(-0.6, len(choices) - 0.4)
-    crowded = sum(len(short(choice)) for choice in choices) > 26
-    axes.set_xticks(range(len(choices)), [short(choice) for choice in choices], fontsize=8)
-    if crowded:
+    labels = [short(choice) for choice in choices]
+    axes.set_xticks(range(len(choices)), labels)
+    if max(map(len, labels)) * len(labels) > CHOICE_CHARACTERS:
         for label in axes.get_xticklabels():
             label.set(rotation=30, ha="right", rotation_mode="anchor")
 
 
 def _numeric_axis(axes: Axes, name: str, values: Sequence[float]) -> None:
     low, high = min(values), max(values)
-    if name in SCALES and low > 0 and high / low >= 20:
+    if name in SCALES and low > 0:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(numticks=5))
-        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        return
-    whole = all(value.is_integer() for value in values)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=whole, min_n_ticks=1))
-    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.xaxis.set_major_locator(FixedLocator(log_ticks(low, high)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        whole = all(value.is_integer() for value in values)
+        # Whole numbers are short, and freezing depth has six of them.
+        bins = 6 if whole else MOST_TICKS
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=bins, integer=whole, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%.3g"))
+
+
+def log_ticks(low: float, high: float) -> tuple[float, ...]:
+    """Two to five ticks for a logarithmic axis whose values go from `low` to `high`, both > 0.
+
+    Powers of ten where two of them are inside; otherwise 1 and 3, then 1, 2 and 5 times those;
+    where not even these are, as of two values near one another, the ends.
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for leads in ((1,), (1, 3), (1, 2, 5)):
+        # Written and read again, so that it is 1e-05 and not a neighbour of it.
+        ticks = [float(f"{lead}e{decade}") for decade in decades for lead in leads]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) >= 2:
+            step = math.ceil(len(inside) / MOST_TICKS)
+            return tuple(inside[::step])
+    return low, high
 
 
 # --- galleries ------------------------------------------------------------------------------
@@ -409,24 +431,39 @@ def _thumbnail(path: Path, crop: tuple[int, int, int, int] | None) -> Image.Imag
 
 @_png
 def gallery(report: StudyReport, chosen: Sequence[tuple[Example, Image.Image]]) -> Figure:
-    """Test pictures titled with the true class, the predicted one and its probability."""
-    rows = math.ceil(len(chosen) / GALLERY_COLUMNS)
+    """Test pictures below the true class, the predicted one and its probability; then the file."""
+    columns = max(2, min(GALLERY_COLUMNS, len(chosen)))
+    rows = math.ceil(len(chosen) / columns)
+    column_in = WIDTH_IN / GALLERY_COLUMNS
     tallest = min(1.4, max(image.height / image.width for _, image in chosen))
-    row_in = 0.5 + tallest * (WIDTH_IN / GALLERY_COLUMNS - 0.2)
-    figure = Figure(figsize=(WIDTH_IN, 0.3 + rows * row_in))
-    panels = figure.subplots(rows, GALLERY_COLUMNS, squeeze=False)
+    row_in = 0.7 + tallest * (column_in - 0.2)
+    figure = Figure(figsize=(columns * column_in, 0.3 + rows * row_in))
+    panels = figure.subplots(rows, columns, squeeze=False)
     for panel in panels.flat:
         panel.set_axis_off()
-    classes = report.dataset.classes
     for panel, (example, image) in zip(panels.flat, chosen, strict=False):
-        panel.imshow(np.asarray(image))
-        true, predicted = (short(classes[i]) for i in (example.label, example.predicted))
-        right = example.label == example.predicted
-        answer = true if right else f"{true}\n→ {predicted}"
-        panel.set_title(
-            f"{answer}  {example.probability:.2f}",
-            fontsize=9,
-            fontweight="normal",
-            color=INK if right else VERMILION,
-        )
+        _gallery_panel(panel, report.dataset, example, image)
     return figure
+
+
+def _gallery_panel(axes: Axes, dataset: Dataset, example: Example, image: Image.Image) -> None:
+    axes.imshow(np.asarray(image))
+    true, predicted = (short(dataset.classes[i]) for i in (example.label, example.predicted))
+    right = example.label == example.predicted
+    answer = true if right else f"{true}\n→ {predicted}"
+    axes.set_title(
+        f"{answer}  {example.probability:.2f}",
+        fontsize=9,
+        fontweight="normal",
+        color=INK if right else VERMILION,
+    )
+    file = short(dataset.pictures[example.index].path, FILE_CHARACTERS)
+    axes.text(
+        0.0,
+        -0.03,
+        file,
+        fontsize=7,
+        color=INK,
+        transform=axes.transAxes,
+        verticalalignment="top",
+    )

@@ -120,22 +120,28 @@ def protocol_verdicts(report: StudyReport) -> tuple[str, ...]:
     )
 
 
-_UNSEEN = {
-    "grouped": "pictures of unseen groups get",
-    "gtzan-filtered": "the pictures of the fault-filtered test part get",
-    "file": "the pictures of the given test part get",
-}
+def _unseen(report: StudyReport) -> str:
+    """What the pictures are that the winner's test score was taken on."""
+    match report.split.protocol:
+        case "grouped" if report.dataset.ties_are_found:
+            return "pictures without a duplicate in training"
+        case "grouped":
+            return "pictures of unseen groups"
+        case "gtzan-filtered":
+            return "the pictures of the fault-filtered test part"
+        case "file":
+            return "the pictures of the given test part"
+        case _:
+            return "pictures of the random split"
 
 
 def _protocol_verdict(report: StudyReport, winner: ModelRecord, scores: ProtocolScores) -> str:
-    searched = report.split.protocol or "random"
     promised, got = scores.test.balanced_accuracy, winner.test.balanced_accuracy
     comparison = against_searched(report, scores, winner)
     difference = comparison.difference
     text = (
         f"A {scores.protocol} split would have promised {percent(promised)} % of the winner's "
-        f"recipe, where {_UNSEEN.get(searched, 'pictures of the random split get')} "
-        f"{percent(got)} %: {points(difference)} points"
+        f"recipe, where {_unseen(report)} get {percent(got)} %: {points(difference)} points"
     )
     if difference.interval is None:
         return f"{text} ({difference.why_not})."

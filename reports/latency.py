@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bench.records import LatencyRow, LatencyScope, StudyReport, ranked
+from reports.measured import FLOAT32
 from reports.scores import NOTHING
-from reports.tables import FLOAT32, Table, caption_of, ms
+from reports.table import Table, caption_of, ms
 
 # Different things are timed, so their figures never share a column.
 TITLES: dict[LatencyScope, str] = {
@@ -17,6 +18,7 @@ TITLES: dict[LatencyScope, str] = {
     "device": "Latency of the network alone, in GPU memory",
     "end-to-end": "Latency from picture file to label",
 }
+_WHAT_AND_WHERE = ("model", "device", "provider proved", "precision")
 _P50_NOTE = (
     "p50: median of the processes' medians, in brackets its 95 % bootstrap interval over the "
     "processes, which needs five; p90 and p99 are pooled, and p99 needs 300 calls. Models within "
@@ -66,10 +68,7 @@ def _latency(
     return Table(
         caption=caption,
         headers=(
-            "model",
-            "device",
-            "provider proved",
-            "precision",
+            *_WHAT_AND_WHERE,
             "batch",
             "threads",
             "p50 [95 %], ms",
@@ -83,10 +82,7 @@ def _latency(
         ),
         rows=tuple(
             (
-                row.model,
-                f"{row.device}: {row.place}",
-                row.provider,
-                _precision(row),
+                *_what_and_where(row),
                 str(row.batch_size),
                 str(row.threads),
                 _p50(row),
@@ -112,10 +108,7 @@ def _cold_starts(rows: Sequence[LatencyRow], caption: str) -> Table:
     return Table(
         caption=caption,
         headers=(
-            "model",
-            "device",
-            "provider proved",
-            "precision",
+            *_WHAT_AND_WHERE,
             "timed",
             "batch",
             "threads",
@@ -128,10 +121,7 @@ def _cold_starts(rows: Sequence[LatencyRow], caption: str) -> Table:
         ),
         rows=tuple(
             (
-                row.model,
-                f"{row.device}: {row.place}",
-                row.provider,
-                _precision(row),
+                *_what_and_where(row),
                 row.timed,
                 str(row.batch_size),
                 str(row.threads),
@@ -147,6 +137,10 @@ def _cold_starts(rows: Sequence[LatencyRow], caption: str) -> Table:
         ),
         footnotes=(_COLD_NOTE,),
     )
+
+
+def _what_and_where(row: LatencyRow) -> tuple[str, ...]:
+    return row.model, f"{row.device}: {row.place}", row.provider, _precision(row)
 
 
 def _precision(row: LatencyRow) -> str:

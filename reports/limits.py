@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from typing import Literal
-
-from bench.records import Dataset, ModelRecord, Split, StudyReport
+from bench.records import ModelRecord, StudyReport
+from bench.words import counted
 from reports.findings import RANDOM_WEIGHTS
-from reports.scores import tested_score
+from reports.scores import groups_given, tested_score
+from reports.splits import straddling
 
 FEW_PICTURES = 30  # test pictures of a class below which its recall is hardly known
-
-Kept = Literal["identical files", "groups"]
 
 
 def limits(report: StudyReport, model: ModelRecord) -> tuple[str, ...]:
@@ -23,16 +19,20 @@ def limits(report: StudyReport, model: ModelRecord) -> tuple[str, ...]:
         found.append("The pictures are synthetic: no score says anything of real pictures.")
     if model.weights == RANDOM_WEIGHTS:
         found.append("Training began from random weights: pretrained ones would score far higher.")
-    if not has_groups(dataset):
+    if not groups_given(dataset):
         found.append(
             "No groups were given: if pictures of one source stand on both sides of the split, "
             "the scores are too high and the intervals too narrow."
         )
-    found += [
-        f"{count} {kept} stand on both sides of the split, so the scores are too high."
-        for kept, count in straddling(dataset, split).items()
-        if count
-    ]
+    if parted := straddling(dataset, split).in_words:
+        found.append(
+            f"On both sides of the split: {' and '.join(parted)}. So the scores are too high."
+        )
+    if dataset.conflicts:
+        found.append(
+            f"{counted(len(dataset.conflicts), 'pair')} of duplicates carry different labels, so "
+            "at least one label of each is wrong, in training or in the test."
+        )
     if (lacking := tested_score(report, model).why_not) is not None:
         found.append(f"The test score has no interval: {lacking}.")
     scarce = [row.name for row in model.test.per_class if row.support < FEW_PICTURES]
@@ -53,24 +53,3 @@ def limits(report: StudyReport, model: ModelRecord) -> tuple[str, ...]:
         "picture of any other kind, and does not say when it cannot know."
     )
     return tuple(found)
-
-
-def has_groups(dataset: Dataset) -> bool:
-    return any(picture.group is not None for picture in dataset.pictures)
-
-
-def straddling(dataset: Dataset, split: Split) -> dict[Kept, int]:
-    """Count groups, and sets of identical files, that stand in more than one part of a split."""
-    parts: Sequence[Sequence[int]] = (split.test, *split.folds)
-    files: dict[str, set[int]] = defaultdict(set)
-    groups: dict[str, set[int]] = defaultdict(set)
-    for number, part in enumerate(parts):
-        for index in part:
-            picture = dataset.pictures[index]
-            files[picture.sha256].add(number)
-            if picture.group is not None:
-                groups[picture.group].add(number)
-    return {
-        "identical files": sum(len(found) > 1 for found in files.values()),
-        "groups": sum(len(found) > 1 for found in groups.values()),
-    }

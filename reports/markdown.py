@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import InputError
-from bench.records import ModelRecord, StudyReport, best_trial, ranked, to_json
+from bench.records import ModelRecord, StudyReport, ranked, to_json
+from bench.words import counted
 from bench.workspace import write_atomic
 from reports import figures, tables
 from reports.checklist import checklist
@@ -19,29 +20,17 @@ from reports.findings import (
     labels_of,
     leak_warning,
     mistakes,
-    protocol_verdicts,
     right_answers,
     scored,
-    seed_sentence,
     trial_of,
     tuned_parameters,
-    tuning_verdict,
     winner_of,
 )
 from reports.latency import study_tables
 from reports.rendering import render
-from reports.scores import (
-    counted_pictures,
-    cv_optimism,
-    cv_score,
-    legend,
-    percent,
-    points,
-    reasons,
-    tested_score,
-    with_interval,
-)
-from reports.tables import Table
+from reports.scores import percent
+from reports.summary import Line, answers, remarks
+from reports.table import Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +87,9 @@ class StudyPart:
     """One study's section: words, tables and figures, ready for the template."""
 
     report: StudyReport
-    labels: tuple[str, ...]
-    summary: tuple[str, ...]
+    warning: str | None
+    answers: tuple[Line, ...]
+    remarks: tuple[str, ...]
     comparison: Table | None
     protocols: Table | None
     calibration: Table | None
@@ -174,8 +164,9 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
     has_failures = any(trial.state == "FAIL" or trial.remark for trial in report.trials)
     return StudyPart(
         report=report,
-        labels=labels_of(report),
-        summary=_summary(report),
+        warning=leak_warning(report),
+        answers=answers(report),
+        remarks=remarks(report),
         comparison=tables.comparison(report) if models else None,
         protocols=tables.protocols(report) if report.protocol_scores else None,
         calibration=tables.calibration(report) if any(m.calibration for m in models) else None,
@@ -194,73 +185,11 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
         data=(
             tables.data_facts(report),
             tables.classes(report),
+            *((tables.conflicts(report),) if report.dataset.conflicts else ()),
             *((tables.broken_files(report),) if report.dataset.broken else ()),
         ),
         machine=(tables.study_settings(report), tables.machine(report)),
         checklist=checklist(report),
-    )
-
-
-def _summary(report: StudyReport) -> tuple[str, ...]:
-    """The report's first paragraphs, in plain words: the winner's scores before anything else."""
-    dataset = report.dataset
-    kind = "synthetic pictures" if dataset.synthetic else "pictures"
-    states = [trial.state for trial in report.trials]
-    done = (
-        f"The data set {dataset.name} has {len(dataset.pictures)} {kind} in "
-        f"{len(dataset.classes)} classes. {len(states)} trials were begun on "
-        f"{report.device}: {states.count('COMPLETE')} complete, {states.count('PRUNED')} pruned, "
-        f"{states.count('FAIL')} failed."
-    )
-    winner, verdict = winner_of(report), tuning_verdict(report)
-    if winner is None or verdict is None:
-        return done, _unpromoted(report)
-    warning = leak_warning(report)
-    told = (
-        warning,
-        _winner_sentence(report, winner),
-        verdict,
-        *protocol_verdicts(report),
-        seed_sentence(winner),
-    )
-    return *(text for text in told if text is not None), legend(report), done
-
-
-def _winner_sentence(report: StudyReport, winner: ModelRecord) -> str:
-    """The winner's curse in figures: inner and outer score, and what lies between them."""
-    inner, outer = cv_score(report, winner), tested_score(report, winner)
-    optimism, default = cv_optimism(report, winner), default_of(report)
-    text = f"The winner, chosen by cross-validation alone, is {winner.name} "
-    text += f"({winner.recipe.backbone}, trial {winner.trial}): "
-    if inner is None:
-        text += "its cross-validated score was not stored"
-    else:
-        folds = len(report.split.folds)
-        text += f"balanced accuracy {with_interval(inner)} % over {folds} folds of cross-validation"
-    pictures = counted_pictures(report, winner.predictions.indices)
-    text += f", {with_interval(outer)} % on the locked test set of {pictures}, "
-    text += "measured through the exported ONNX file."
-    if optimism is not None:
-        text += (
-            " Optimism of the cross-validated score that chose it (cross-validation minus test): "
-            f"{points(optimism)} points."
-        )
-    default_score = None
-    if default is not None and default is not winner:
-        default_score = tested_score(report, default)
-        text += f" The default recipe scores {with_interval(default_score)} % on the test set."
-    return " ".join((text, *reasons((inner, outer, optimism, default_score))))
-
-
-def _unpromoted(report: StudyReport) -> str:
-    trial = best_trial(report.trials)
-    if trial is None or trial.value is None:
-        return "No trial is complete yet, so there is no score to report."
-    return (
-        f"No model has been promoted yet, so the test set is still locked. The best trial so far "
-        f"is {trial.number} ({trial.recipe.backbone}) with a balanced accuracy of "
-        f"{percent(trial.value)} % in cross-validation; `bench promote {report.study}` goes on "
-        "from here."
     )
 
 
@@ -341,22 +270,23 @@ def _curves(report: StudyReport, winner: ModelRecord, folder: str) -> FigureFile
 
 _GALLERY_CAPTIONS = {
     "mistakes": "Wrongly classified test pictures, the most confident first: true class, "
-    "predicted class and its probability.",
+    "predicted class and its probability; below, the file.",
     "right": "Rightly classified test pictures, the most confident of each class first.",
 }
 
 
 def _gallery(
-    report: StudyReport, answers: tuple[Example, ...], folder: str, kind: str
+    report: StudyReport, examples: tuple[Example, ...], folder: str, kind: str
 ) -> GalleryPart:
     described = "wrongly" if kind == "mistakes" else "rightly"
-    if not answers:
+    if not examples:
         return GalleryPart(figure=None, remark=f"No test picture was {described} classified.")
-    chosen = figures.thumbnails(report, answers)
-    remark = f"{len(answers)} of {len(report.split.test)} test pictures were {described} classified"
+    chosen = figures.thumbnails(report, examples)
+    tested = counted(len(report.split.test), "test picture")
+    remark = f"{described.capitalize()} classified: {len(examples):,} of {tested}"
     if not chosen:
         remark += "; their files can no longer be read where they were, so none is shown."
         return GalleryPart(figure=None, remark=remark)
-    png = figures.gallery(report, [*chosen])
+    png = figures.gallery(report, chosen)
     figure = _figure(report, folder, kind, _GALLERY_CAPTIONS[kind], png)
-    return GalleryPart(figure=figure, remark=f"{remark}; {len(chosen)} are shown.")
+    return GalleryPart(figure=figure, remark=f"{remark}; shown: {len(chosen)}.")

@@ -7,7 +7,8 @@ import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from reports.tables import escape
+from bench.words import counted
+from reports.table import escape
 
 
 def render(template: str, **values: object) -> str:
@@ -22,5 +23,6 @@ def render(template: str, **values: object) -> str:
         autoescape=False,
     )
     environment.filters["md"] = escape
+    environment.filters["counted"] = counted
     environment.filters["literal"] = json.dumps
     return re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(**values))

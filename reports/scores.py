@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bench.records import (
+    Dataset,
     Estimate,
     ModelRecord,
     Predictions,
@@ -27,6 +28,7 @@ from bench.statistics.intervals import (
     cross_validated,
     optimism,
 )
+from bench.words import counted
 
 NOTHING = "\N{EN DASH}"
 NO_INTERVAL = "[none]"
@@ -134,22 +136,29 @@ def reasons(estimates: Iterable[Estimate | None]) -> tuple[str, ...]:
     return tuple(f"{NO_INTERVAL}: {reason}." for reason in told)
 
 
+def groups_given(dataset: Dataset) -> bool:
+    """Whether somebody named groups: found duplicates are groups as well, of another kind."""
+    return any(p.group is not None for p in dataset.pictures) and not dataset.ties_are_found
+
+
 def counted_pictures(report: StudyReport, indices: Sequence[int]) -> str:
-    """``'60 pictures in 15 groups'``, or that there are no groups."""
-    groups, unit = groups_of(report.dataset, indices)
-    if unit == "groups":
-        return f"{len(indices)} pictures in {len(set(groups.tolist()))} groups"
-    return f"{len(indices)} pictures without groups"
+    """``'60 pictures in 15 groups'``, or that no groups were given."""
+    numbers, _ = groups_of(report.dataset, indices)
+    pictures, apart = counted(len(indices), "picture"), len(set(numbers.tolist()))
+    if groups_given(report.dataset):
+        return f"{pictures} in {counted(apart, 'group')}"
+    if apart < len(indices):
+        return f"{pictures} ({apart:,} counting duplicates once)"
+    return f"{pictures} without groups"
 
 
 def legend(report: StudyReport) -> str:
     """What the brackets mean, and what was resampled."""
-    _, unit = groups_of(report.dataset, report.split.test)
     resampled = (
         "whole groups, since pictures of one group are right or wrong together"
-        if unit == "groups"
-        else "single pictures, since no groups were given: if pictures belong together in truth, "
-        "the intervals are too narrow"
+        if groups_given(report.dataset)
+        else "single pictures (duplicates as one), since no groups were given: if pictures belong "
+        "together in truth, the intervals are too narrow"
     )
     return (
         "Brackets hold 95 % intervals: on the test set by a BCa bootstrap that resamples "

@@ -20,7 +20,6 @@ from bench.records import (
     ParityCheck,
     Picture,
     Predictions,
-    ProcessSample,
     Recipe,
     Scores,
     Settings,
@@ -28,8 +27,12 @@ from bench.records import (
     StudyPlan,
     WeightSource,
 )
+from tests import records
+from tests.records import process_sample
+from tests.storages import empty_storage, on_each_storage
 
 if TYPE_CHECKING:
+    from bench.database import Database
     from tests.postgresql import Server
 
 PictureMaker = Callable[..., Path]
@@ -93,13 +96,16 @@ def postgresql_url(postgresql: Server) -> str:
     return postgresql.url("bench")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty storage of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'bench.db'}"
-    url: str = request.getfixturevalue("postgresql_url")
-    return url
+storage_url = on_each_storage(empty_storage)
+
+
+@pytest.fixture
+def database(storage_url: str) -> Iterator[Database]:
+    """An empty database, in a storage of each kind."""
+    from bench.database import Database
+
+    with Database.open(storage_url) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -214,30 +220,8 @@ def model_record() -> ModelRecord:
 @pytest.fixture
 def latency_row() -> LatencyRow:
     """Three processes; their calls take 10, 20 and 60 ms and a little more from call to call."""
-    samples = tuple(
-        ProcessSample(
-            latencies_ns=tuple(base_ms * 1_000_000 + 1000 * call for call in range(5)),
-            steady=True,
-            warmup_calls=20,
-            involuntary_switches=3,
-            load_ms=200.0,
-            first_call_ms=30.0,
-            peak_rss_bytes=300_000_000,
-            measured_s=3.0,
-        )
+    samples = [
+        process_sample(*(base_ms * 1_000_000 + 1000 * call for call in range(5)))
         for base_ms in (10, 20, 60)
-    )
-    return LatencyRow(
-        model="best",
-        path="pets/models/best/model.onnx",
-        architecture_key="resnet50.a1_in1k@224x2",
-        device="cpu",
-        device_name="Test CPU",
-        provider="CPUExecutionProvider",
-        precision="fp32",
-        batch_size=4,
-        threads=2,
-        timed="session.run, numpy in and out",
-        samples=samples,
-        versions={"onnxruntime": "1.0"},
-    )
+    ]
+    return records.latency_row(*samples, batch_size=4)

@@ -16,13 +16,8 @@ import sqlalchemy as sa
 
 from bench.database import Database, safe_url
 from bench.errors import InputError
-from bench.records import Conditions, EpochScores, LatencyRow, ProtocolScores
-
-
-@pytest.fixture
-def database(storage_url: str) -> Iterator[Database]:
-    with Database.open(storage_url) as opened:
-        yield opened
+from bench.records import Conditions, LatencyRow, ProtocolScores
+from tests.records import epoch_scores
 
 
 @pytest.fixture
@@ -30,20 +25,6 @@ def reopened(storage_url: str, database: Database) -> Iterator[Database]:
     """A second opening of the same storage, as another process makes it."""
     with Database.open(storage_url) as opened:
         yield opened
-
-
-def epoch(fold: int, number: int, balanced_accuracy: float = 0.5) -> EpochScores:
-    return EpochScores(
-        fold=fold,
-        epoch=number,
-        train_loss=1 / 3,
-        loss=0.7,
-        balanced_accuracy=balanced_accuracy,
-        precision=0.1,
-        recall=0.2,
-        f1=0.3,
-        seconds=1.25,
-    )
 
 
 def ask(database: Database, query: str) -> list[Any]:
@@ -80,14 +61,14 @@ def test_conditions_of_a_fold_outlive_epochs_told_again_and_go_with_the_study(da
         gpu=None,
         versions={"a": "1"},
     )
-    database.save_epoch("pets", 3, epoch(0, 0), then)
-    database.save_epoch("pets", 3, epoch(0, 1), then)
-    database.save_epoch("pets", 3, epoch(0, 0))
-    database.save_epoch("pets", 3, epoch(1, 0))
+    database.save_epoch("pets", 3, epoch_scores(0, 0), then)
+    database.save_epoch("pets", 3, epoch_scores(0, 1), then)
+    database.save_epoch("pets", 3, epoch_scores(0, 0))
+    database.save_epoch("pets", 3, epoch_scores(1, 0))
     assert reopened.load_conditions("pets", 3) == {0: then}
     assert reopened.load_conditions("pets", 4) == {}
     trained_anew = replace(then, threads=4)
-    database.save_epoch("pets", 3, epoch(0, 0), trained_anew)
+    database.save_epoch("pets", 3, epoch_scores(0, 0), trained_anew)
     assert reopened.load_conditions("pets", 3) == {0: trained_anew}
     database.drop_epochs("pets")
     assert reopened.load_conditions("pets", 3) == {}
@@ -119,12 +100,12 @@ def test_a_data_set_and_a_split_are_stored_once_under_their_fingerprints(
 def test_epochs_come_back_by_trial_in_the_order_of_training(database, reopened):
     told = [(1, 1, 0), (0, 0, 1), (1, 0, 1), (0, 0, 0), (1, 0, 0), (10, 0, 0), (2, 0, 0)]
     for trial, fold, number in told:
-        database.save_epoch("pets", trial, epoch(fold, number))
+        database.save_epoch("pets", trial, epoch_scores(fold, number))
     assert reopened.load_epochs("pets") == {
-        0: (epoch(0, 0), epoch(0, 1)),
-        1: (epoch(0, 0), epoch(0, 1), epoch(1, 0)),
-        2: (epoch(0, 0),),
-        10: (epoch(0, 0),),
+        0: (epoch_scores(0, 0), epoch_scores(0, 1)),
+        1: (epoch_scores(0, 0), epoch_scores(0, 1), epoch_scores(1, 0)),
+        2: (epoch_scores(0, 0),),
+        10: (epoch_scores(0, 0),),
     }
     assert list(reopened.load_epochs("pets")) == [0, 1, 2, 10]
     assert reopened.load_epochs("other") == {}
@@ -133,9 +114,9 @@ def test_epochs_come_back_by_trial_in_the_order_of_training(database, reopened):
 def test_an_epoch_told_again_replaces_itself_and_nothing_else(database):
     for trial in (0, 1):
         for fold in (0, 1):
-            database.save_epoch("pets", trial, epoch(fold, 0, 0.4))
-    database.save_epoch("other", 0, epoch(0, 0, 0.4))
-    database.save_epoch("pets", 0, epoch(1, 0, 0.9))
+            database.save_epoch("pets", trial, epoch_scores(fold, 0, 0.4))
+    database.save_epoch("other", 0, epoch_scores(0, 0, 0.4))
+    database.save_epoch("pets", 0, epoch_scores(1, 0, 0.9))
     scores = {
         trial: [row.balanced_accuracy for row in rows]
         for trial, rows in database.load_epochs("pets").items()

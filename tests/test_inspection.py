@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from bench.inspection import inspect_model
 from bench.runtime.metadata import TensorSignature
+from tests.graphs import foreign_classifier
 
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
     """A classifier that `bench` did not make, with its weight in a file beside it."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", ["pixels"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "weight"], ["sum"]),
-            helper.make_node("Relu", ["sum"], ["positive"]),
-            helper.make_node("Relu", ["positive"], ["scores"]),
-        ],
-        "foreign",
-        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, None, 4])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 2])],
-        [numpy_helper.from_array(np.ones((48, 2), np.float32), "weight")],
-    )
-    opsets = [helper.make_opsetid("", 20)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="acme")
+    model = foreign_classifier(("n", 3, None, 4), after=("Relu", "Relu"), producer="acme")
     path = tmp_path / "foreign.onnx"
     onnx.save(model, path, save_as_external_data=True, location="foreign.data", size_threshold=0)
     return path

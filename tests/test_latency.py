@@ -2,10 +2,8 @@ import json
 import sys
 from dataclasses import replace
 
-import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from bench.errors import DeviceError, InputError, MeasurementError, ModelFileError
 from bench.latency import (
@@ -19,30 +17,20 @@ from bench.latency import (
     read_report,
     run_child,
 )
-from bench.records import LatencyRow, ProcessSample, from_json, to_json
+from bench.records import LatencyRow, from_json, to_json
 from bench.runtime.timing import Schedule
+from tests.graphs import foreign_classifier
+from tests.records import latency_row, process_sample
 
 TINY = LatencyProtocol(
-    processes=2, warmup_calls=3, warmup_s=0.0, measure_s=0.0, measure_calls=4, cap_s=0.1
+    processes=2,
+    schedule=Schedule(warmup_calls=3, warmup_s=0.0, measure_s=0.0, measure_calls=4, cap_s=0.1),
 )
 
 
-def sample(*, switches: int = 0, latencies_ns: tuple[int, ...] = (1_000_000,)) -> ProcessSample:
-    return ProcessSample(
-        latencies_ns=latencies_ns,
-        steady=True,
-        warmup_calls=75,
-        involuntary_switches=switches,
-        load_ms=10.0,
-        first_call_ms=2.0,
-        peak_rss_bytes=10**8,
-        measured_s=3.0,
-    )
-
-
-def result(**how: int) -> ChildResult:
+def result(*, switches: int = 0) -> ChildResult:
     return ChildResult(
-        sample=sample(**how),
+        sample=process_sample(involuntary_switches=switches),
         provider="CPUExecutionProvider",
         threads=4,
         device_name="a processor",
@@ -72,20 +60,17 @@ class FakeChildren:
 # --- protocol ---------------------------------------------------------------------------------
 
 
-def test_a_process_is_told_what_the_protocol_says():
-    schedule = Schedule(**LatencyProtocol(measure_calls=7, cap_s=2.0).schedule())
-    assert (schedule.measure_calls, schedule.cap_s) == (7, 2.0)
-
-
-def test_the_protocols_defaults_are_the_schedules():
-    assert Schedule(**LatencyProtocol().schedule()) == Schedule()
+def test_a_process_is_told_the_whole_schedule():
+    schedule = Schedule(measure_calls=7, cap_s=2.0, window_calls=9)
+    told = json.loads(job("a").request(LatencyProtocol(schedule=schedule)))
+    assert Schedule(**told["schedule"]) == schedule
 
 
 @pytest.mark.parametrize(
     "make",
     [
         lambda: LatencyProtocol(processes=0),
-        lambda: LatencyProtocol(measure_calls=0),
+        lambda: LatencyProtocol(schedule=Schedule(measure_calls=0)),
         lambda: job("a", batch_size=0),
         lambda: job("a", threads=0),
         lambda: LatencyProtocol(limit_s=0),
@@ -135,7 +120,9 @@ def test_rounds_alternate_their_direction(jobs, rounds, order):
     ],
 )
 def test_a_process_interrupted_far_more_than_its_fellows_is_disturbed(switches, positions):
-    assert disturbed([sample(switches=count) for count in switches]) == positions
+    assert (
+        disturbed([process_sample(involuntary_switches=count) for count in switches]) == positions
+    )
 
 
 # --- rows -------------------------------------------------------------------------------------
@@ -220,18 +207,9 @@ def test_last_words_need_not_be_text():
 
 
 def row(model: str, *medians_ms: float, **changes: object) -> LatencyRow:
-    samples = tuple(sample(latencies_ns=(int(ms * 1_000_000),)) for ms in medians_ms)
-    return LatencyRow(
-        model=model,
-        path=f"{model}.onnx",
-        architecture_key=model,
-        samples=samples,
-        versions={},
-        **{
-            **{"device": "cpu", "device_name": "a processor", "provider": "CPUExecutionProvider"},
-            **{"precision": "fp32", "batch_size": 1, "threads": 1, "timed": "session.run"},
-            **changes,
-        },
+    samples = [process_sample(int(ms * 1_000_000)) for ms in medians_ms]
+    return latency_row(
+        *samples, **{"model": model, "path": f"{model}.onnx", "threads": 1, **changes}
     )
 
 
@@ -286,19 +264,8 @@ def test_only_what_was_timed_alike_is_compared_and_always_with_the_first():
 @pytest.fixture
 def any_classifier(tmp_path):
     """A float classifier that `bench` did not make: it has no metadata and other names."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", ["pixels"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "weight"], ["scores"]),
-        ],
-        "any",
-        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, 4, 4])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 2])],
-        [numpy_helper.from_array(np.ones((48, 2), np.float32), "weight")],
-    )
     path = tmp_path / "any.onnx"
-    opsets = [helper.make_opsetid("", 20)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    onnx.save(foreign_classifier(), path)
     return path
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from bench import latency_plan
 from bench.errors import InputError, ModelFileError
@@ -14,6 +14,7 @@ from bench.records import Engine, LatencyScope
 from bench.runtime.metadata import ModelMetadata
 from bench.runtime.preprocess import Geometry
 from bench.runtime.session import Device
+from tests.graphs import graph_model
 
 
 def write_model(
@@ -25,10 +26,10 @@ def write_model(
 ) -> Path:
     """A classifier of 4 x 4 pictures; with metadata, one whose graph is as bench makes them."""
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    pixels = helper.make_tensor_value_info("pixels", kind, ["n", 3, 4, 4])
+    inputs = {"pixels": (kind, ["n", 3, 4, 4])}
     nodes = [helper.make_node("Flatten", ["pixels"], ["flat"])]
     if metadata is not None:
-        pixels = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", 4, 4, 3])
+        inputs = {"image": (TensorProto.UINT8, ["n", 4, 4, 3])}
         nodes = [
             helper.make_node("Cast", ["image"], ["float"], to=kind),
             helper.make_node("Flatten", ["float"], ["flat"]),
@@ -39,19 +40,13 @@ def write_model(
         nodes.append(helper.make_node("QuantizeLinear", ["scores", "one"], ["whole"]))
         last = ["whole", "one"]
     end = helper.make_node("DequantizeLinear" if quantised else "Identity", last, ["probabilities"])
-    graph = helper.make_graph(
+    model = graph_model(
         [*nodes, end],
-        "any",
-        [pixels],
-        [helper.make_tensor_value_info("probabilities", kind, ["n", 2])],
-        [
-            numpy_helper.from_array(np.ones((48, 2), dtype), "weight"),
-            numpy_helper.from_array(np.ones((), np.float32), "one"),
-        ],
+        inputs=inputs,
+        outputs={"probabilities": (kind, ["n", 2])},
+        weights={"weight": np.ones((48, 2), dtype), "one": np.ones((), np.float32)},
+        props=metadata.to_props() if metadata else None,
     )
-    opsets = [helper.make_opsetid("", 20)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    helper.set_model_props(model, metadata.to_props() if metadata else {})
     onnx.save(model, path)
     return path
 

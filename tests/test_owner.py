@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,6 @@ from bench.search.study import open_study
 from bench.space import SearchSpace
 from bench.workspace import Workspace
 from tests.tiny import SPACE
-
-
-@pytest.fixture
-def database(storage_url: str) -> Iterator[Database]:
-    with Database.open(storage_url) as opened:
-        yield opened
 
 
 @pytest.fixture

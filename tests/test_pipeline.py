@@ -28,7 +28,6 @@ from bench.promote.select import select
 from bench.records import (
     LatencyRow,
     ModelRecord,
-    ProcessSample,
     StudyReport,
     from_json,
     ranked,
@@ -39,6 +38,7 @@ from bench.runtime.session import machine_name
 from bench.training import trainer
 from bench.workspace import Workspace
 from tests.command import Outcome
+from tests.records import latency_row
 from tests.tiny import BACKBONE, CLASSES, write_pictures
 
 
@@ -88,7 +88,7 @@ def fake_measurement(
 ) -> tuple[LatencyRow, ...]:
     """Rows without measuring: processes that time a model are tested elsewhere."""
     return tuple(
-        LatencyRow(
+        latency_row(
             model=job.model,
             path=str(job.path),
             architecture_key=job.architecture_key,
@@ -96,24 +96,8 @@ def fake_measurement(
             scope=job.scope,
             machine=machine_name(),
             device_name=cpu_name(),
-            provider="CPUExecutionProvider",
             precision=job.precision,
             batch_size=job.batch_size,
-            threads=1,
-            timed="nothing",
-            samples=(
-                ProcessSample(
-                    latencies_ns=(1_000_000,),
-                    steady=True,
-                    warmup_calls=1,
-                    involuntary_switches=0,
-                    load_ms=1.0,
-                    first_call_ms=1.0,
-                    peak_rss_bytes=1,
-                    measured_s=1.0,
-                ),
-            ),
-            versions={},
         )
         for job in jobs
     )
@@ -222,6 +206,21 @@ def test_one_file_of_each_graph_is_measured(place: Place) -> None:
     assert rows == [("cpu", "model", 1), ("cpu", "model", 8), ("cpu", "end-to-end", 1)]
 
 
+def measured_again(
+    place: Place, workspace: Workspace, known: Sequence[LatencyRow]
+) -> tuple[LatencyRow, ...]:
+    """What is measured of a study's models where these rows are known already."""
+    with Database.open(workspace.default_storage) as database:
+        database.save_latencies(known)
+        return pipeline.measure(
+            place.report.models,
+            workspace,
+            database,
+            make_progress(quiet=True),
+            LatencyProtocol(processes=1),
+        )
+
+
 @pytest.mark.parametrize(
     ("change", "measured"),
     [
@@ -234,17 +233,8 @@ def test_one_file_of_each_graph_is_measured(place: Place) -> None:
 def test_rows_of_another_machine_are_not_taken_for_this_ones(
     place: Place, tmp_path: Path, change: dict[str, str], measured: int
 ) -> None:
-    workspace = Workspace(tmp_path)
     first, *others = place.report.latencies
-    with Database.open(workspace.default_storage) as database:
-        database.save_latencies([replace(first, **change), *others])
-        rows = pipeline.measure(
-            place.report.models,
-            workspace,
-            database,
-            make_progress(quiet=True),
-            LatencyProtocol(processes=1),
-        )
+    rows = measured_again(place, Workspace(tmp_path), [replace(first, **change), *others])
     assert len(rows) == measured
 
 
@@ -279,15 +269,7 @@ def test_on_a_gpu_the_network_is_measured_with_copying_and_without(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "cuda_works", lambda: (True, "pretended"))
-    workspace = Workspace(tmp_path)
-    with Database.open(workspace.default_storage) as database:
-        rows = pipeline.measure(
-            place.report.models,
-            workspace,
-            database,
-            make_progress(quiet=True),
-            LatencyProtocol(processes=1),
-        )
+    rows = measured_again(place, Workspace(tmp_path), [])
     on_gpu = {(row.scope, row.batch_size) for row in rows if row.device == "cuda"}
     assert on_gpu >= {("model", 1), ("device", 1), ("end-to-end", 1)}
 

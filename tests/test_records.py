@@ -39,61 +39,13 @@ from bench.records import (
     TrialDone,
     TrialFailed,
     TrialJob,
-    TrialRecord,
-    VariantCheck,
-    VariantRecord,
     WeightSource,
     from_json,
     percentile,
     to_builtins,
     to_json,
 )
-
-
-def epoch_scores(fold: int, epoch: int, balanced_accuracy: float = 0.5) -> EpochScores:
-    return EpochScores(
-        fold=fold,
-        epoch=epoch,
-        train_loss=1 / 3,
-        loss=0.25,
-        balanced_accuracy=balanced_accuracy,
-        precision=0.1,
-        recall=0.2,
-        f1=0.3,
-        seconds=1.5,
-    )
-
-
-def trial_record(*epochs: EpochScores) -> TrialRecord:
-    return TrialRecord(
-        number=3,
-        state="COMPLETE",
-        value=0.5,
-        recipe=Recipe(backbone="resnet50"),
-        is_default=False,
-        epochs=epochs,
-        seconds=10.0,
-        finished_s=None,
-    )
-
-
-def variant_record(*float_layers: str) -> VariantRecord:
-    return VariantRecord(
-        precision="int8",
-        path="pets/models/best/model.int8.onnx",
-        size_bytes=10,
-        tolerance_points=0.5,
-        check=VariantCheck(
-            provider="CPUExecutionProvider",
-            pictures=100,
-            top1_agreement=0.98,
-            fp32_balanced_accuracy=0.9,
-            balanced_accuracy=0.89,
-            lost=2,
-            gained=1,
-        ),
-        float_layers=float_layers,
-    )
+from tests.records import epoch_scores, trial_record, variant_record
 
 
 def calibration_scores() -> CalibrationScores:
@@ -392,14 +344,14 @@ def test_variants_have_graphs_of_their_own_by_precision_and_layers_left_in_float
     keys = {
         model_record.architecture_key,
         model_record.variant_key(variant_record()),
-        model_record.variant_key(variant_record("conv1")),
-        model_record.variant_key(replace(variant_record(), precision="fp16")),
+        model_record.variant_key(variant_record(float_layers=("conv1",))),
+        model_record.variant_key(variant_record(precision="fp16")),
     }
     assert len(keys) == 4
 
 
 def test_a_models_files_are_its_own_and_those_of_variants_that_are_offered(model_record):
-    offered, refused = variant_record(), replace(variant_record(), path="x", refused="worse")
+    offered, refused = variant_record(), variant_record(path="x", refused="worse")
     model = replace(model_record, variants=(offered, refused))
 
     assert model.paths == (model_record.path, offered.path)

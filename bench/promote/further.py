@@ -8,18 +8,16 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from bench.errors import BenchError, NonFiniteLossError
+from bench.errors import BenchError
 from bench.metrics import score
 from bench.promote.retrain import retrain
 from bench.promote.select import Candidate
 from bench.records import (
-    EpochDone,
     Predictions,
     ProtocolScores,
     Scores,
     Split,
     StudyPlan,
-    TrialFailed,
     TrialJob,
     fingerprint_of,
 )
@@ -67,19 +65,14 @@ class FurtherProtocol:
 
     def _cross_validate(self, candidate: Candidate) -> tuple[float, ...]:
         """Balanced accuracy of each fold's last epoch."""
-        last: dict[int, float] = {}
-        events = self._trainer.run(TrialJob(number=candidate.trial, recipe=candidate.recipe))
-        event = next(events)
-        while isinstance(event, EpochDone):
-            last[event.scores.fold] = event.scores.balanced_accuracy
-            event = events.send(True)
-        if isinstance(event, TrialFailed):
-            kind = NonFiniteLossError if event.kind == "non-finite loss" else BenchError
-            raise kind(
-                f"{candidate.name} could not be trained under the protocol {self.protocol} "
-                f"({event.kind}): {event.message}"
+        try:
+            return self._trainer.fold_scores(
+                TrialJob(number=candidate.trial, recipe=candidate.recipe)
             )
-        return tuple(last[fold] for fold in sorted(last))
+        except BenchError as error:
+            raise type(error)(
+                f"{candidate.name} could not be trained under the protocol {self.protocol}: {error}"
+            ) from error
 
     def _test(self, candidate: Candidate) -> tuple[Predictions, Scores]:
         dataset = self._plan.dataset

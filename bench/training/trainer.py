@@ -130,6 +130,24 @@ class Trainer:
             message = str(error) if foreseen else traceback.format_exc()
             yield TrialFailed(trial=job.number, kind=kind, message=message)
 
+    def fold_scores(self, job: TrialJob) -> tuple[float, ...]:
+        """Run a trial to its end; return the balanced accuracy of each fold's last epoch.
+
+        Raises:
+            NonFiniteLossError: training diverged.
+            BenchError: it failed otherwise.
+        """
+        last: dict[int, float] = {}
+        events = self.run(job)
+        event = next(events)
+        while isinstance(event, EpochDone):
+            last[event.scores.fold] = event.scores.balanced_accuracy
+            event = events.send(True)
+        if isinstance(event, TrialFailed):
+            kind = NonFiniteLossError if event.kind == "non-finite loss" else BenchError
+            raise kind(f"{event.kind}: {event.message}")
+        return tuple(last[fold] for fold in sorted(last))
+
     def spec(self, backbone: str) -> BackboneSpec:
         return describe_backbone(backbone)
 

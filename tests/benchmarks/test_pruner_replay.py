@@ -17,7 +17,6 @@ from record_curves import Header, Recording, load, record, save
 from bench.database import Database
 from bench.errors import InputError
 from bench.progress import SilentProgress
-from bench.records import EpochScores
 from bench.search.budget import Budget
 from bench.search.coordinator import Coordinator
 from bench.search.executors import make_executor
@@ -26,6 +25,7 @@ from bench.search.study import open_study
 from bench.space import SearchSpace
 from bench.training.folds import fold_file, read_fold
 from bench.workspace import Workspace, describe_environment
+from tests.records import epoch_scores
 from tests.tiny import make_plan, write_pictures
 
 FOLDS, EPOCHS, PICTURES_A_FOLD = 4, 2, 50
@@ -159,19 +159,7 @@ def test_a_replay_tells_what_a_coordinator_would_have_told() -> None:
     epochs = []
     for fold, scores in enumerate(STUDY.balanced_accuracy_tfe[0]):
         for epoch, score in enumerate(scores):
-            epochs.append(
-                EpochScores(
-                    fold=fold,
-                    epoch=epoch,
-                    train_loss=0.0,
-                    loss=0.0,
-                    balanced_accuracy=float(score),
-                    precision=0.0,
-                    recall=0.0,
-                    f1=0.0,
-                    seconds=0.0,
-                )
-            )
+            epochs.append(epoch_scores(fold, epoch, float(score)))
             assert told[0, fold, epoch] == pytest.approx(running_mean(epochs))
 
 

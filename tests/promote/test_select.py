@@ -4,7 +4,8 @@ import pytest
 
 from bench.errors import InputError
 from bench.promote.select import Candidate, select, winner_and_default
-from bench.records import EpochScores, Recipe, Role, TrialRecord, TrialState
+from bench.records import Recipe, Role, TrialRecord, TrialState
+from tests.records import epoch_scores, trial_record
 
 
 def trial(
@@ -17,28 +18,13 @@ def trial(
 ) -> TrialRecord:
     """A trial of two folds, 0.1 better and worse than its value."""
     folds = () if value is None else ((0, value + 0.1), (1, value - 0.1))
-    return TrialRecord(
+    return trial_record(
+        *(epoch_scores(fold, 0, score) for fold, score in folds),
         number=number,
         state=state,
         value=value,
         recipe=Recipe(backbone=backbone, learning_rate=1e-4 * (number + 1)),
         is_default=default,
-        epochs=tuple(
-            EpochScores(
-                fold=fold,
-                epoch=0,
-                train_loss=1.0,
-                loss=1.0,
-                balanced_accuracy=score,
-                precision=0.0,
-                recall=0.0,
-                f1=0.0,
-                seconds=1.0,
-            )
-            for fold, score in folds
-        ),
-        seconds=2.0,
-        finished_s=2.0,
     )
 
 

@@ -23,6 +23,8 @@ from bench.runtime.metadata import ModelMetadata
 from bench.runtime.predictor import Predictor
 from bench.runtime.preprocess import Geometry
 from bench.workspace import Workspace
+from tests.graphs import graph_model
+from tests.records import variant_check
 from tests.tiny import BACKBONE, CLASSES, make_plan, write_pictures
 
 SIZE = 32
@@ -49,14 +51,14 @@ def colour_network(file: Path, *, outlier: float, layers: int) -> None:
         helper.make_node("Cast", ["nchw"], ["float"], "cast", to=TensorProto.FLOAT),
         helper.make_node("Mul", ["float", "scale"], ["x0"], "normalise"),
     ]
-    constants = [numpy_helper.from_array(np.float32(1 / 255).reshape(1), "scale")]
+    weights = {"scale": np.float32(1 / 255).reshape(1)}
     for k, kernel in enumerate(kernels):
-        constants.append(numpy_helper.from_array(kernel, f"w{k}"))
+        weights[f"w{k}"] = kernel
         nodes.append(helper.make_node("Conv", [f"x{k}", f"w{k}"], [f"c{k}"], f"conv{k}"))
         nodes.append(helper.make_node("Relu", [f"c{k}"], [f"x{k + 1}"], f"relu{k}"))
     # Colours come as red, green, blue; classes are blue, green, red.
-    constants.append(numpy_helper.from_array(25 * np.eye(3, dtype=np.float32)[::-1].copy(), "head"))
-    constants.append(numpy_helper.from_array(np.float32(TEMPERATURE), "temperature"))
+    weights["head"] = 25 * np.eye(3, dtype=np.float32)[::-1].copy()
+    weights["temperature"] = np.asarray(TEMPERATURE, np.float32)
     nodes += [
         helper.make_node("GlobalAveragePool", [f"x{len(kernels)}"], ["pooled"], "pool"),
         helper.make_node("Flatten", ["pooled"], ["flat"], "flatten"),
@@ -64,20 +66,19 @@ def colour_network(file: Path, *, outlier: float, layers: int) -> None:
         helper.make_node("Div", ["logits", "temperature"], ["tempered"], "temper"),
         helper.make_node("Softmax", ["tempered"], ["probabilities"], "softmax", axis=1),
     ]
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])
-    shares = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 3])
-    model = helper.make_model(
-        helper.make_graph(nodes, "colours", [image], [shares], constants),
-        opset_imports=[helper.make_opsetid("", 20)],
-        ir_version=10,
-    )
     metadata = ModelMetadata(
         classes=CLASSES,
         geometry=Geometry(image_size=SIZE),
         provenance={"trial": 3},
         temperature=TEMPERATURE,
     )
-    helper.set_model_props(model, metadata.to_props())
+    model = graph_model(
+        nodes,
+        inputs={"image": (TensorProto.UINT8, ["batch", SIZE, SIZE, 3])},
+        outputs={"probabilities": (TensorProto.FLOAT, ["batch", 3])},
+        weights=weights,
+        props=metadata.to_props(),
+    )
     onnx.checker.check_model(model, full_check=True)
     file.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, file)
@@ -406,15 +407,10 @@ def test_a_picture_that_is_gone_is_told_as_such(
 
 
 def check(fp32: float, variant: float) -> VariantCheck:
-    return VariantCheck(
-        provider="CPUExecutionProvider",
-        pictures=1000,
+    return variant_check(
+        fp32_balanced_accuracy=fp32, balanced_accuracy=variant, pictures=1000, lost=60, gained=40,
         top1_agreement=0.9,
-        fp32_balanced_accuracy=fp32,
-        balanced_accuracy=variant,
-        lost=60,
-        gained=40,
-    )
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,12 @@ from bench.records import (
     ClassScores,
     Dataset,
     Environment,
-    EpochScores,
     LatencyRow,
     ModelRecord,
     ParityCheck,
     Picture,
     Policy,
     Predictions,
-    ProcessSample,
     Protocol,
     ProtocolScores,
     Recipe,
@@ -33,12 +31,14 @@ from bench.records import (
     Settings,
     Split,
     StudyReport,
+    TiedBy,
     TrialRecord,
     TrialState,
 )
 from bench.statistics import calibration
 from bench.statistics.answers import groups_of
 from bench.statistics.calibration import effect_of
+from tests.records import epoch_scores, latency_row, process_sample, trial_record
 
 EPOCHS = 4
 FOLDS = 3
@@ -93,28 +93,23 @@ def make_trial(number: int, *, backbones: tuple[str, ...] = BACKBONES) -> TrialR
         label_smoothing=chance.uniform(0, 0.15),
     )
     epochs = tuple(
-        EpochScores(
-            fold=fold,
-            epoch=epoch,
+        epoch_scores(
+            fold,
+            epoch,
             train_loss=2.0 * 0.6**epoch + chance.uniform(0, 0.1),
             loss=1.8 * 0.75**epoch + chance.uniform(0, 0.2),
-            balanced_accuracy=level * (1 - 0.5 ** (epoch + 1)) + chance.uniform(-0.03, 0.03),
-            precision=level,
-            recall=level,
-            f1=level,
-            seconds=2.0,
+            score=level * (1 - 0.5 ** (epoch + 1)) + chance.uniform(-0.03, 0.03),
         )
         for fold in range(1 if state == "PRUNED" else FOLDS)
         for epoch in range(EPOCHS)
     )
-    return TrialRecord(
+    return trial_record(
+        *(() if state == "FAIL" else epochs),
         number=number,
         state=state,
         value=None if state == "FAIL" else level,
         recipe=Recipe(backbone=backbones[0]) if number == 0 else recipe,
         is_default=number == 0,
-        epochs=() if state == "FAIL" else epochs,
-        seconds=24.0,
         finished_s=30.0 * (number + 1),
         error="RuntimeError: out of memory" if state == "FAIL" else None,
     )
@@ -235,6 +230,28 @@ def with_protocols(
     return replace(report, split=split, protocol_scores=scores)
 
 
+def conflicting(report: StudyReport, pairs: int = 1) -> StudyReport:
+    """A study in which a picture of the first class shows the same as some of the second."""
+    second = report.dataset.labels.index(1)
+    found = tuple((0, second + k) for k in range(pairs))
+    return replace(report, dataset=replace(report.dataset, conflicts=found))
+
+
+def tied_by_duplicates(report: StudyReport) -> StudyReport:
+    """A study in which nobody named groups, and two pictures of one fold were found to be alike."""
+    alike = report.split.folds[0][:2]
+    pictures = tuple(
+        replace(picture, group="alike") if index in alike else picture
+        for index, picture in enumerate(report.dataset.pictures)
+    )
+    found = TiedBy(rule="copies found by the audit", pictures=2, groups=1, found=True)
+    return replace(
+        report,
+        dataset=replace(report.dataset, pictures=pictures, tied=(found,)),
+        split=replace(report.split, protocol="grouped"),
+    )
+
+
 def with_temperature(report: StudyReport, temperature: float, why_none: str | None) -> StudyReport:
     """A study whose models ship with a temperature; out of fold nothing is known."""
 
@@ -256,35 +273,21 @@ def with_temperature(report: StudyReport, temperature: float, why_none: str | No
 
 def make_latency(model: ModelRecord, *, batch_size: int = 1, calls: int = 300) -> LatencyRow:
     """Three processes whose calls take 10 ms a picture, give or take."""
-    samples = tuple(
-        ProcessSample(
-            latencies_ns=tuple(
+    samples = [
+        process_sample(
+            *(
                 batch_size * (10_000_000 + 100_000 * process + 1000 * call)
                 for call in range(calls // 3)
-            ),
-            steady=True,
-            warmup_calls=20,
-            involuntary_switches=3,
-            load_ms=200.0,
-            first_call_ms=30.0,
-            peak_rss_bytes=300_000_000,
-            measured_s=3.0,
+            )
         )
         for process in range(3)
-    )
-    return LatencyRow(
+    ]
+    return latency_row(
+        *samples,
         model=model.name,
         path=model.path,
         architecture_key=model.architecture_key,
-        device="cpu",
-        device_name="Test CPU",
-        provider="CPUExecutionProvider",
-        precision="fp32",
         batch_size=batch_size,
-        threads=2,
-        timed="session.run, numpy in and out",
-        samples=samples,
-        versions={"onnxruntime": "1.0"},
     )
 
 

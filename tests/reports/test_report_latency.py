@@ -9,7 +9,8 @@ import pytest
 
 from bench.records import LatencyRow, StudyReport, from_json, to_builtins, to_json
 from reports.latency import latency_tables, study_tables
-from reports.tables import NOTHING, Table
+from reports.scores import NOTHING
+from reports.table import Table
 
 MakeReport = Callable[..., StudyReport]
 

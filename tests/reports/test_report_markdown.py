@@ -15,7 +15,8 @@ from bench.errors import InputError
 from bench.records import GTZAN_GENRES, StudyReport, from_json
 from reports import figures
 from reports.markdown import ReportPaths, write_report
-from tests.reports.conftest import with_temperature
+from tests.records import latency_row, process_sample, variant_record
+from tests.reports.conftest import conflicting, with_temperature
 
 MakeReport = Callable[..., StudyReport]
 
@@ -81,19 +82,68 @@ def test_the_first_lines_say_what_won_and_by_how_much(
     )
     text = write_report([report], tmp_path).markdown.read_text("utf-8")
     head = text.split("##")[0].replace("\\", "")
-    winner, verdict, seeds, intervals, data = head.strip().split("\n\n")[1:]
-    assert "81.0 [72.8, 89.2] % over 3 folds" in winner
-    assert re.search(
-        r"90\.0 \[[\d., ]+\] % on the locked test set of 60 pictures in 30 groups", winner
+    told, seeds, intervals, data = head.strip().split("\n\n")[1:]
+    lines = [re.fullmatch(r"- \*\*(.+?):\*\* (.+)", line) for line in told.split("\n")]
+    answers = {line[1]: line[2] for line in lines if line is not None}
+    assert answers["Model"].startswith(
+        "best (tf_efficientnet_lite0, trial 2), chosen by cross-validation alone"
     )
-    assert re.search(r"Optimism .*: -9\.0 \[[-+\d., ]+\] points", winner)
-    assert re.search(r"The default recipe scores 20\.0 \[[\d., ]+\] %", winner)
-    assert "Tuning beat the default recipe beyond chance" in verdict
+    assert answers["How good"].startswith(
+        "balanced accuracy 90.0 % on the locked test set of 60 pictures in 30 groups"
+    )
+    assert "guessing gives 33.3 %" in answers["How good"]
+    assert re.match(r"the 95 % interval of that score is [\d.]+ to [\d.]+ %", answers["How sure"])
+    assert "81.0 [72.8, 89.2] % over 3 folds" in answers["How sure"]
+    assert re.search(r"a difference of -9\.0 \[[-+\d., ]+\] points", answers["How sure"])
+    gain = answers["What tuning gained"]
+    assert gain.startswith("Tuning beat the default recipe beyond chance")
+    assert re.search(r"The default recipe scores 20\.0 \[[\d., ]+\] %", gain)
+    assert answers["How fast"] == (
+        "10.1 ms for one picture (median, the network alone, fp32) on Test CPU with 2 threads."
+    )
+    assert answers["File"] == "demo/models/best/model.onnx (94.0 MB)."
     assert "Trained with 2 seeds it scored 90.0, 80.0 %" in seeds
     assert "resamples whole groups" in intervals
     assert "has 240 pictures in 3 classes" in data
     assert "synthetic" not in text
     assert "best over the seeds of its training" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_first_lines_tell_of_smaller_files_and_of_the_whole_way(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    report = make_report()
+    default, best = report.models
+    variant = variant_record(size_bytes=24_000_000, test=best.test)
+    int8 = process_sample(5_000_000)
+    best = replace(best, variants=(variant,))
+    rows = (
+        latency_row(architecture_key=best.architecture_key, model=best.name, scope="end-to-end"),
+        latency_row(int8, architecture_key=best.variant_key(variant), precision="int8"),
+    )
+    report = replace(report, models=(default, best), latencies=(*report.latencies, *rows))
+    head = write_report([report], tmp_path).markdown.read_text("utf-8").split("##")[0]
+    assert "; 5.00 ms in int8; 1.00 ms from picture file to label." in head
+    assert "; in int8: pets/models/best/model.int8.onnx (24.0 MB, " in head
+    unmeasured = write_report([replace(report, latencies=())], tmp_path).markdown
+    assert "- **How fast:** not measured." in unmeasured.read_text("utf-8")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_duplicates_with_different_labels_are_told_at_the_top_and_listed_with_the_data(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    report = conflicting(make_report(), pairs=2)
+    for study in (report, replace(report, models=())):
+        text = write_report([study], tmp_path).markdown.read_text("utf-8")
+        head, data = text.split("##")[0], text.split("## Data")[1]
+        assert "2 pairs of duplicates carry different ones, such as 0/0.png (blues)" in head
+        assert "bench data check" in head
+        assert "| 0/0.png | blues | 1/1.png | jazz |" in data
+    clean = write_report([make_report()], tmp_path).markdown.read_text("utf-8")
+    assert "duplicates carry" not in clean
+    assert "Duplicates with different labels" not in clean
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -13,14 +13,21 @@ from bench.records import (
     BrokenPicture,
     StudyReport,
     TiedBy,
-    VariantCheck,
-    VariantRecord,
     ranked,
 )
 from reports import tables
 from reports.latency import study_tables
-from reports.tables import Table, escape
-from tests.reports.conftest import with_protocols, with_temperature
+from reports.scores import NOTHING
+from reports.table import Table, escape, ms
+from reports.tables.comparison import REFERENCE_LABEL
+from reports.tables.trials import ERROR_CHARACTERS
+from tests.records import variant_record
+from tests.reports.conftest import (
+    conflicting,
+    tied_by_duplicates,
+    with_protocols,
+    with_temperature,
+)
 
 MakeReport = Callable[..., StudyReport]
 
@@ -56,7 +63,7 @@ def test_a_table_has_one_line_a_row_and_aligns_numbers_right() -> None:
     table = Table(
         caption="A | caption",
         headers=("class|name", "n"),
-        rows=(("a\nb", "1"), ("`|`", tables.NOTHING)),
+        rows=(("a\nb", "1"), ("`|`", NOTHING)),
         footnotes=("A note.",),
     )
     assert table.to_markdown().split("\n") == [
@@ -65,7 +72,7 @@ def test_a_table_has_one_line_a_row_and_aligns_numbers_right() -> None:
         r"| class\|name | n |",
         "| --- | ---: |",
         "| a b | 1 |",
-        rf"| \`\|\` | {tables.NOTHING} |",
+        rf"| \`\|\` | {NOTHING} |",
         "",
         "A note.",
     ]
@@ -88,6 +95,7 @@ def test_every_row_of_every_table_is_as_wide_as_its_headers(make_report: MakeRep
         tables.classes(report),
         tables.data_facts(report),
         tables.broken_files(report),
+        tables.conflicts(conflicting(report)),
         tables.study_settings(report),
         tables.machine(report),
     ):
@@ -125,17 +133,17 @@ def test_published_figures_stand_apart_and_only_beside_real_gtzan(
 ) -> None:
     table = tables.comparison(make_report(names=GTZAN_GENRES))
     assert column(table, "role") == ["best", "default", *["published reference"] * 2]
-    assert column(table, "test balanced accuracy, %")[2:] == [tables.NOTHING] * 2
-    assert f"‡ {tables.REFERENCE_LABEL}." in table.footnotes
+    assert column(table, "test balanced accuracy, %")[2:] == [NOTHING] * 2
+    assert f"‡ {REFERENCE_LABEL}." in table.footnotes
     for other in (make_report(), make_report(names=GTZAN_GENRES, synthetic=True)):
         assert len(tables.comparison(other).rows) == 2
 
 
-def test_a_device_without_measurements_is_said_not_to_be_measured(
+def test_a_device_without_measurements_has_no_columns_and_that_is_said(
     make_report: MakeReport,
 ) -> None:
     table = tables.comparison(make_report())
-    assert column(table, "CUDA batch 1: p50 / p90 / p99, ms") == ["not measured"] * 2
+    assert not any(header.startswith("CUDA") for header in table.headers)
     assert "CUDA: not measured." in table.footnotes
 
 
@@ -163,7 +171,7 @@ def test_the_comparison_is_of_the_network_alone_on_the_machine_that_was_measured
     new = replace(row, machine="New CPU, 2 cores", samples=row.samples[:1])
     whole = replace(new, scope="end-to-end", samples=row.samples[2:])
     table = tables.comparison(replace(report, latencies=(old, whole, new)))
-    assert column(table, "CPU batch 1: p50 / p90 / p99, ms")[0].startswith(tables.ms(new.p50_ms))
+    assert column(table, "CPU batch 1: p50 / p90 / p99, ms")[0].startswith(ms(new.p50_ms))
     assert any(note.startswith("CPU: New CPU, 2 cores") for note in table.footnotes)
 
 
@@ -194,7 +202,7 @@ def test_a_row_that_the_test_pictures_do_not_tell_from_the_first_is_a_tie(
     make_report: MakeReport,
 ) -> None:
     table = tables.comparison(make_report(winner_accuracy=0.7, default_accuracy=0.6))
-    assert column(table, "told apart") == [tables.NOTHING, "tie: undecided"]
+    assert column(table, "told apart") == [NOTHING, "tie: undecided"]
     assert any("its place means nothing" in note for note in table.footnotes)
 
 
@@ -260,7 +268,7 @@ def test_trials_that_the_folds_do_not_tell_from_the_best_are_ties(make_report: M
     )
     table = tables.trials(replace(report, trials=(report.trials[1], best, near, far)))
     assert column(table, "told apart from the best") == [
-        tables.NOTHING,
+        NOTHING,
         "best",
         "tie: undecided",
         "worse",
@@ -311,7 +319,7 @@ def test_a_trial_row_tells_state_value_and_finished_folds(make_report: MakeRepor
     table = tables.trials(make_report(trials=5))
     assert column(table, "state") == ["complete (default)", "pruned", "complete", "pruned", "fail"]
     assert column(table, "folds") == ["3 of 3", "1 of 3", "3 of 3", "1 of 3", "0 of 3"]
-    assert column(table, "value, %")[-1] == tables.NOTHING
+    assert column(table, "value, %")[-1] == NOTHING
 
 
 def test_a_fold_that_was_cut_short_is_not_finished(make_report: MakeReport) -> None:
@@ -326,7 +334,7 @@ def test_a_long_error_keeps_its_end_where_the_cause_stands(make_report: MakeRepo
     failed = replace(report.trials[4], error="Traceback\n" + "x " * 500 + "\nValueError: | broken")
     (cell,) = column(tables.failures(replace(report, trials=(failed,))), "error or remark")
     assert cell.endswith("ValueError: | broken")
-    assert len(cell) <= tables.ERROR_CHARACTERS + 2
+    assert len(cell) <= ERROR_CHARACTERS + 2
 
 
 def test_what_was_unusual_about_a_complete_trial_stands_beside_the_failures(
@@ -402,36 +410,16 @@ def test_studies_on_different_splits_are_said_not_to_compare(
 
 
 def test_each_precision_has_a_row_and_a_refusal_its_reason(make_report: MakeReport) -> None:
-    check = VariantCheck(
-        provider="CPUExecutionProvider",
-        pictures=320,
-        top1_agreement=0.995,
-        fp32_balanced_accuracy=0.98,
-        balanced_accuracy=0.978,
-        lost=2,
-        gained=1,
-    )
     report = make_report()
     default, best = report.models
-    offered = VariantRecord(
-        precision="int8",
-        path="demo/models/best/model.int8.onnx",
-        size_bytes=24_000_000,
-        tolerance_points=0.5,
-        check=check,
+    offered = variant_record(
         method="Entropy",
         calibration_pictures=128,
         layers=54,
         float_layers=("conv1",),
         test=best.test,
     )
-    refused = VariantRecord(
-        precision="fp16",
-        path="demo/models/best/model.fp16.onnx",
-        size_bytes=0,
-        tolerance_points=0.5,
-        refused="it fell apart",
-    )
+    refused = variant_record(precision="fp16", size_bytes=0, check=None, refused="it fell apart")
     best = replace(best, variants=(refused, offered))
     (fp32_row,) = [r for r in report.latencies if r.model == "best" and r.batch_size == 1]
     faster = tuple(
@@ -454,16 +442,16 @@ def test_each_precision_has_a_row_and_a_refusal_its_reason(make_report: MakeRepo
     assert column(table, "offered") == ["yes", "no", "yes"]
     assert column(table, "layers left in float32")[2] == "1 of 54"
     assert column(table, "calibration")[2] == "Entropy, 128 pictures"
-    assert column(table, "balanced accuracy against fp32, points")[2] == "-0.20"
+    assert column(table, "balanced accuracy against fp32, points")[2] == "-1.00"
     assert column(table, "answers lost / gained")[2] == "2 / 1"
-    assert column(table, "times faster than fp32") == [tables.NOTHING, tables.NOTHING, "2.00"]
-    assert column(table, "test balanced accuracy, %")[1] == tables.NOTHING
+    assert column(table, "times faster than fp32") == [NOTHING, NOTHING, "2.00"]
+    assert column(table, "test balanced accuracy, %")[1] == NOTHING
     assert "best fp16 is not offered: it fell apart." in table.footnotes
     assert "not measured" not in tables.comparison(report).rows[0][11]
 
     elsewhere = replace(int8_row, machine="another machine, 64 cores")
     moved = replace(report, latencies=(*report.latencies, elsewhere))
-    assert column(tables.variants(moved), "times faster than fp32")[2] == tables.NOTHING
+    assert column(tables.variants(moved), "times faster than fp32")[2] == NOTHING
 
 
 def test_protocols_stand_side_by_side_for_each_model(make_report: MakeReport) -> None:
@@ -476,7 +464,7 @@ def test_protocols_stand_side_by_side_for_each_model(make_report: MakeReport) ->
         float(cell.split()[0]) for cell in column(table, "test balanced accuracy, %")[:2]
     )
     none, gained = column(table, "test difference, points")[:2]
-    assert none == tables.NOTHING
+    assert none == NOTHING
     value, low, high = (float(part.strip("[],")) for part in gained.split())
     assert value == pytest.approx(further - searched, abs=0.11)
     assert 0 < low < value < high
@@ -501,8 +489,34 @@ def test_the_data_table_names_the_protocol_and_what_a_random_split_ignores(
     assert facts["protocol"] == "random"
     assert "ignored by the random split" in facts["groups"]
     broken = replace(random, split=replace(random.split, protocol="grouped"))
-    assert "1 stand on both sides of the split" in dict(tables.data_facts(broken).rows)["groups"]
+    assert "1 on both sides of the split" in dict(tables.data_facts(broken).rows)["groups"]
     assert facts["tied by a rule"] == "--groups tracks.csv: 36 pictures tied in 1 group"
+
+
+def test_where_nobody_named_groups_the_data_table_speaks_of_found_duplicates(
+    make_report: MakeReport,
+) -> None:
+    report = tied_by_duplicates(make_report())
+    facts = dict(tables.data_facts(report).rows)
+    assert facts["protocol"] == "split by class, with 2 found duplicates kept together"
+    assert facts["groups"] == (
+        "none given; 2 pictures tied in 1 set of found duplicates; none straddles a split"
+    )
+    further = with_protocols(report, 0.9)
+    assert column(tables.protocols(further), "protocol")[0] == (
+        "split by class, with 2 found duplicates kept together (searched)"
+    )
+
+
+@pytest.mark.parametrize(("number", "shown"), [(1, 1), (20, 20), (22, 20)])
+def test_duplicates_with_different_labels_are_listed_and_the_others_counted(
+    make_report: MakeReport, number: int, shown: int
+) -> None:
+    table = tables.conflicts(conflicting(make_report(), number))
+    assert table.rows[0] == ("0/0.png", "blues", "1/0.png", "jazz")
+    assert len(table.rows) == shown
+    assert ("… and 2 more." in table.footnotes) is (number > shown)
+    assert "`bench data check`" in table.footnotes[-1]
 
 
 # --- calibration ----------------------------------------------------------------------------

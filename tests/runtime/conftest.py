@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from bench.runtime.metadata import ModelMetadata
 from bench.runtime.preprocess import Geometry
+from tests.graphs import graph_model
 
 ModelMaker = Callable[..., Path]
 
@@ -29,25 +30,18 @@ def colour_classifier(
     props: Mapping[str, str],
 ) -> onnx.ModelProto:
     """probabilities = softmax(mean colour): a red picture is of class 0, and so on."""
-    graph = helper.make_graph(
+    return graph_model(
         [
             helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
             helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
             helper.make_node("MatMul", ["mean", "weight"], ["logits"]),
             helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
         ],
-        "colours",
-        [helper.make_tensor_value_info("image", dtype, shape)],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [shape[0], 3])],
-        [
-            numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
-            numpy_helper.from_array(np.eye(3, dtype=np.float32) / 64, "weight"),
-        ],
+        inputs={"image": (dtype, shape)},
+        outputs={"probabilities": (TensorProto.FLOAT, [shape[0], 3])},
+        weights={"axes": np.array([1, 2], np.int64), "weight": np.eye(3, dtype=np.float32) / 64},
+        props=props,
     )
-    opsets = [helper.make_opsetid("", 20)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    helper.set_model_props(model, dict(props))
-    return model
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from bench.records import LatencyRow, ProcessSample
+from bench.records import LatencyRow
 from bench.runtime.timing import Schedule, WarmUp, measure, warm_up
+from tests.records import latency_row, process_sample
 
 MS = 1_000_000
 
@@ -117,31 +118,13 @@ def row_of(machines: list[FakeMachine], schedule: Schedule) -> LatencyRow:
     for machine in machines:
         warm = warm_up(machine.call, machine.clock_ns, schedule)
         samples.append(
-            ProcessSample(
-                latencies_ns=measure(machine.call, machine.clock_ns, schedule),
+            process_sample(
+                *measure(machine.call, machine.clock_ns, schedule),
                 steady=warm.steady,
                 warmup_calls=warm.calls,
-                involuntary_switches=0,
-                load_ms=1.0,
-                first_call_ms=1.0,
-                peak_rss_bytes=1,
-                measured_s=1.0,
             )
         )
-    return LatencyRow(
-        model="known",
-        path="known.onnx",
-        architecture_key="known",
-        device="cpu",
-        device_name="a processor",
-        provider="CPUExecutionProvider",
-        precision="fp32",
-        batch_size=4,
-        threads=1,
-        timed="known latencies",
-        samples=tuple(samples),
-        versions={},
-    )
+    return latency_row(*samples, batch_size=4)
 
 
 def test_steady_processes_give_the_known_figures():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.database import Database
 from bench.records import Dataset, Picture, Settings, Split, StudyPlan, WeightSource
 from bench.space import SearchSpace
 from tests.tiny import PLAIN
@@ -28,10 +26,9 @@ SPACE: dict[str, Any] = {
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(f"sqlite:///{tmp_path / 'bench.db'}")
-    yield opened
-    opened.close()
+def storage_url(tmp_path: Path) -> str:
+    """SQLite alone: most rules of a search do not depend on the storage."""
+    return f"sqlite:///{tmp_path / 'bench.db'}"
 
 
 @pytest.fixture

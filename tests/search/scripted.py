@@ -27,6 +27,7 @@ from bench.records import (
 )
 from bench.training.folds import FoldResult, fold_file, read_fold, write_fold
 from bench.workspace import Workspace
+from tests.records import epoch_scores
 
 RAMBLES, FAILS, HANGS, DIES, CONFIDES = 900, 901, 902, 903, 904
 
@@ -81,17 +82,8 @@ class Scripted:
     def _scored(job: TrialJob, fold: int, epoch: int, loss: float) -> EpochScores:
         distance = abs(log10(job.recipe.learning_rate) + 3) + 0.1 * job.recipe.freeze_depth
         score = max(0.0, 0.9 - 0.2 * distance + 0.02 * epoch + 0.03 * fold)
-        return EpochScores(
-            fold=fold,
-            epoch=epoch,
-            train_loss=loss,
-            loss=loss,
-            balanced_accuracy=score,
-            precision=score,
-            recall=score,
-            f1=score,
-            seconds=float(os.getpid()),
-        )
+        pid = float(os.getpid())
+        return epoch_scores(fold, epoch, score, train_loss=loss, loss=loss, seconds=pid)
 
 
 def make_scripted(plan: StudyPlan, sharing: int) -> Scripted:

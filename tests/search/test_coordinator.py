@@ -32,6 +32,7 @@ from bench.search.budget import Budget
 from bench.search.coordinator import Coordinator
 from bench.search.study import open_study
 from bench.space import SearchSpace
+from tests.records import epoch_scores
 
 TRIALS = 12  # enough for the median pruner (from 5) and for TPE (from 10) to have their say
 
@@ -44,18 +45,7 @@ def scored(job: TrialJob, fold: int, epoch: int) -> EpochScores:
     """A score that depends on the recipe alone: best at a rate of 1e-3, rising over epochs."""
     recipe = job.recipe
     distance = abs(math.log10(recipe.learning_rate) + 3) + 0.1 * recipe.freeze_depth
-    score = 0.9 - 0.2 * distance + 0.02 * epoch + 0.03 * fold
-    return EpochScores(
-        fold=fold,
-        epoch=epoch,
-        train_loss=1.0 - score,
-        loss=1.0 - score,
-        balanced_accuracy=max(score, 0.0),
-        precision=score,
-        recall=score,
-        f1=score,
-        seconds=0.5,
-    )
+    return epoch_scores(fold, epoch, max(0.9 - 0.2 * distance + 0.02 * epoch + 0.03 * fold, 0.0))
 
 
 class FakeExecutor:

@@ -13,7 +13,6 @@ from bench.errors import BenchError, WorkspaceError
 from bench.progress import SilentProgress
 from bench.records import (
     EpochDone,
-    EpochScores,
     Event,
     FailureKind,
     StudyPlan,
@@ -27,6 +26,7 @@ from bench.search.coordinator import Coordinator
 from bench.search.executors import InlineExecutor
 from bench.search.study import open_study
 from bench.workspace import describe_environment
+from tests.records import epoch_scores
 
 Script = Iterator[TrialFailed | float | None]
 
@@ -47,13 +47,8 @@ class Scripted:
             return
         for fold in range(len(self._plan.split.folds)):
             for epoch in range(self._plan.settings.epochs):
-                yield EpochDone(trial=job.number, scores=scores(fold, epoch, end))
+                yield EpochDone(trial=job.number, scores=epoch_scores(fold, epoch, end))
         yield TrialDone(trial=job.number)
-
-
-def scores(fold: int, epoch: int, score: float) -> EpochScores:
-    values = dict.fromkeys(("train_loss", "loss", "balanced_accuracy", "precision"), score)
-    return EpochScores(fold=fold, epoch=epoch, recall=score, f1=score, seconds=0.0, **values)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import pytest
 from bench.database import Database, Owner
 from bench.errors import StorageError, StudyLockedError
 from bench.search.lock import own, owner_of
+from tests.storages import empty_storage, on_each_storage
 
 if TYPE_CHECKING:
     from tests.postgresql import Server
@@ -51,10 +52,7 @@ def owner(url: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-@pytest.fixture
-def database(storage_url: str) -> Iterator[Database]:
-    with Database.open(storage_url) as opened:
-        yield opened
+storage_url = on_each_storage(empty_storage)
 
 
 @pytest.fixture

@@ -4,23 +4,9 @@ import optuna
 import pytest
 
 from bench.errors import InputError
-from bench.records import EpochScores
 from bench.search.options import PRUNERS
 from bench.search.pruners import make_pruner, running_mean, step_of
-
-
-def scores(fold: int, epoch: int, balanced_accuracy: float) -> EpochScores:
-    return EpochScores(
-        fold=fold,
-        epoch=epoch,
-        train_loss=1.0,
-        loss=1.0,
-        balanced_accuracy=balanced_accuracy,
-        precision=0.0,
-        recall=0.0,
-        f1=0.0,
-        seconds=1.0,
-    )
+from tests.records import epoch_scores
 
 
 @pytest.mark.parametrize(
@@ -35,11 +21,11 @@ def scores(fold: int, epoch: int, balanced_accuracy: float) -> EpochScores:
 def test_the_running_mean_is_of_finished_folds_last_epochs_and_the_current_one(
     told: list[tuple[int, int, float]], mean: float
 ) -> None:
-    assert running_mean([scores(*row) for row in told]) == pytest.approx(mean)
+    assert running_mean([epoch_scores(*row) for row in told]) == pytest.approx(mean)
 
 
 def test_steps_count_on_across_folds_without_gap_or_repetition() -> None:
-    steps = [step_of(scores(fold, epoch, 0.5), 4) for fold in range(3) for epoch in range(4)]
+    steps = [step_of(epoch_scores(fold, epoch, 0.5), 4) for fold in range(3) for epoch in range(4)]
 
     assert steps == list(range(12))
 

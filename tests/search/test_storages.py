@@ -13,12 +13,14 @@ import pytest
 
 from bench.database import Database
 from bench.progress import SilentProgress
-from bench.records import EpochDone, EpochScores, Event, StudyPlan, TrialDone, TrialJob
+from bench.records import EpochDone, Event, StudyPlan, TrialDone, TrialJob
 from bench.results import load_study_report
 from bench.search.budget import Budget
 from bench.search.coordinator import Coordinator
 from bench.search.lock import own
 from bench.search.study import open_study
+from tests.records import epoch_scores
+from tests.storages import empty_storage, on_each_storage
 
 TRIALS = 4
 
@@ -85,11 +87,8 @@ class ScriptedExecutor:
             for epoch in range(self._plan.settings.epochs):
                 yield EpochDone(
                     trial=job.number,
-                    scores=EpochScores(
-                        fold=fold, epoch=epoch, train_loss=0.5, loss=0.5, balanced_accuracy=score,
-                        precision=score, recall=score, f1=score, seconds=0.5,
-                    ),
-                )  # fmt: skip
+                    scores=epoch_scores(fold, epoch, score),
+                )
         yield TrialDone(trial=job.number)
 
 
@@ -124,10 +123,7 @@ def reader(url: str) -> Iterator[Callable[[], dict[str, Any]]]:
             process.kill()
 
 
-@pytest.fixture
-def database(storage_url: str) -> Iterator[Database]:
-    with Database.open(storage_url) as opened:
-        yield opened
+storage_url = on_each_storage(empty_storage)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench.data.splits import make_split
-from bench.errors import DataError
+from bench.errors import BenchError, DataError, NonFiniteLossError
 from bench.metrics import score_epoch
 from bench.records import (
     Conditions,
@@ -88,6 +88,34 @@ def test_a_trial_told_to_stop_says_nothing_more(small_plan: StudyPlan, stop_afte
         assert isinstance(events.send(True), EpochDone)
     with pytest.raises(StopIteration):
         events.send(False)
+
+
+def test_a_trial_run_to_its_end_scores_each_folds_last_epoch(small_plan: StudyPlan) -> None:
+    scores = {
+        event.scores.fold: event.scores.balanced_accuracy
+        for event in run(small_plan)
+        if isinstance(event, EpochDone)
+    }
+    assert Trainer(small_plan).fold_scores(JOB) == tuple(scores.values())
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(NonFiniteLossError("nan"), NonFiniteLossError), (OSError("no disk"), BenchError)],
+)
+def test_a_trial_that_fails_has_no_scores(
+    small_plan: StudyPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    kind: type[BenchError],
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(trainer_module, "fit", fails)
+    with pytest.raises(BenchError, match=str(error)) as caught:
+        Trainer(small_plan).fold_scores(JOB)
+    assert type(caught.value) is kind
 
 
 # --- finished folds -------------------------------------------------------------------------

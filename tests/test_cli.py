@@ -95,7 +95,7 @@ def test_findings_are_printed_and_are_no_errors(bench: Bench, doubled: Path) -> 
 
     assert told.code == 0
     assert "40x40 (40)" in told.out
-    assert re.search(r"conflicting labels +1 ", told.out)
+    assert "conflicting labels: 1 pair of pictures" in told.out
     assert "blue/000.png and red/twin.png" in told.out
 
 

@@ -439,7 +439,7 @@ def print_findings(told: Sequence[Finding]) -> None:
         # Each suspicious label is for a person to judge, which one example is no help with.
         most = MOST_SUSPICIOUS if finding.kind == "suspicious labels" else 1
         for detail in finding.details[:most]:
-            print(f"     {_example(detail)}")
+            print(f"     {printable(_example(detail))}")
         left = len(finding.details) - most
         if left > 0:
             print(f"     and {left:,} more: --json lists all")

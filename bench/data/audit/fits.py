@@ -89,8 +89,8 @@ def fit_windows(
             filter_ww: Floats = filter_ww,
             wanted_phw: Floats = wanted_phw,
         ) -> Floats:
-            seen_phw = _normed(_cut(source_phw, pairs, points_ps) @ filter_ww)
-            return -np.einsum("phw,phw->p", seen_phw, wanted_phw[pairs])
+            seen_phw = _normed(cut(source_phw, pairs, points_ps) @ filter_ww)
+            return np.asarray(-np.einsum("phw,phw->p", seen_phw, wanted_phw[pairs]))
 
         inwards = np.asarray([phase.step, phase.step, -phase.step, -phase.step])
         starts_pvs = np.repeat(sides_ps[going, None], 5, axis=1)
@@ -109,7 +109,7 @@ def _normed(values_phw: Floats) -> Floats:
     return values_phw
 
 
-def _cut(source_phw: Floats, pairs: Indices, sides_ps: Sides) -> Floats:
+def cut(source_phw: Floats, pairs: Indices, sides_ps: Sides) -> Floats:
     """Cut a window, a pixel at least, out of each of some `pairs`, stretched over the whole."""
     _, height, width = source_phw.shape
     left, top, right, bottom = np.clip(sides_ps, 0, 1).T

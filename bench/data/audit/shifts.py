@@ -42,10 +42,10 @@ class ShiftScreen:
             [_reduced(detail.of(pictures[k : k + _BLOCK])) for k in range(0, len(pictures), _BLOCK)]
         )
         self._pictures = pictures
-        self._overlaps, self._windows = [], []
-        for lag, overlap in Lags(strips_nrt.shape[2]).later:
-            self._overlaps.append(overlap)
-            self._windows.append(_Windows.at(lag, strips_nrt, overlap))
+        lags, self._overlaps = zip(*Lags(strips_nrt.shape[2]).later, strict=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            at = partial(_Windows.at, strips_nrt)
+            self._windows = list(pool.map(at, lags, self._overlaps))
 
     def candidates(self, least: float, steps: Steps = SILENT) -> tuple[Indices, Indices]:
         """Return the pairs (first < second) that score at least `least`, the best ones only.
@@ -111,18 +111,18 @@ class _Windows:
     right_nc: Floats
 
     @classmethod
-    def at(cls, lag: int, strips_nrt: Floats, overlap: float) -> _Windows:
+    def at(cls, strips_nrt: Floats, lag: int, overlap: float) -> _Windows:
         width = strips_nrt.shape[2] - lag
         left_nrw, right_nrw = strips_nrt[:, :, :width], strips_nrt[:, :, lag:]
         chosen = np.linspace(0, len(strips_nrt) - 1, min(len(strips_nrt), _SAMPLE)).astype(int)
-        basis = _components(np.concatenate([left_nrw[chosen], right_nrw[chosen]]))
+        basis, share = _components(np.concatenate([left_nrw[chosen], right_nrw[chosen]]))
         total_n = np.einsum("nrt,nrt->n", strips_nrt, strips_nrt)
-        least_n = least_energy(total_n, overlap)
+        least_n = least_energy(share * total_n, overlap)
         return cls(_projected(left_nrw, basis, least_n), _projected(right_nrw, basis, least_n))
 
 
-def _components(windows_nrw: Floats) -> Floats:
-    """Return the directions in which windows differ most: (R * W, C).
+def _components(windows_nrw: Floats) -> tuple[Floats, float]:
+    """Return the directions in which windows differ most, (R * W, C), and their share of all.
 
     Frequencies along a row hardly depend on one another, because any picture may begin a little
     later: each has its principal components over the rows, and the strongest of all are taken.
@@ -134,7 +134,8 @@ def _components(windows_nrw: Floats) -> Floats:
     strongest = np.argsort(-energies_qr, axis=None)[:_COMPONENTS]
     frequency, which = np.unravel_index(strongest, energies_qr.shape)
     basis_crw = vectors_qrk[frequency, :, which][:, :, None] * waves_qw[frequency][:, None]
-    return np.ascontiguousarray(basis_crw.reshape(-1, rows * columns).T)
+    share = float(energies_qr[frequency, which].sum() / max(energies_qr.sum(), 1e-6))
+    return np.ascontiguousarray(basis_crw.reshape(-1, rows * columns).T), share
 
 
 def _projected(windows_nrw: Floats, basis: Floats, least_n: Floats) -> Floats:
@@ -144,7 +145,7 @@ def _projected(windows_nrw: Floats, basis: Floats, least_n: Floats) -> Floats:
     ]
     values_nc = np.concatenate(blocks)
     energy_n = np.einsum("nc,nc->n", values_nc, values_nc)
-    values_nc /= np.sqrt(np.maximum(energy_n, least_n))[:, None]
+    values_nc /= np.sqrt(np.maximum(energy_n, np.maximum(least_n, 1e-6)))[:, None]
     return values_nc
 
 

@@ -116,6 +116,8 @@ def find_crops(
 def _fitted(
     grey_nhw: Greys, common_hw: Floats, starts: list[tuple[Window, int, int]], steps: Steps
 ) -> list[Match]:
+    if not starts:
+        return []
     blocks = range(0, len(starts), _FITTED)
     steps.begin(f"fitting {counted(len(starts), 'part')} of pictures", len(blocks))
 

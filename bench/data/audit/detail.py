@@ -163,6 +163,9 @@ def align(detail: Detail, first_p: Indices, second_p: Indices, steps: Steps = SI
 
     It is fastest where pairs of one picture stand together.
     """
+    if not len(first_p):
+        nothing = np.empty(0, dtype=np.float32)
+        return Alignment(nothing, nothing, np.empty(0))
     starts = range(0, len(first_p), _PAIRS)
     steps.begin(f"aligning {counted(len(first_p), 'pair')} that may be one", len(starts))
     spectra = partial(_Spectra.of, detail)
@@ -172,9 +175,6 @@ def align(detail: Detail, first_p: Indices, second_p: Indices, steps: Steps = SI
         for chunk in pool.map(lambda pair: _align(*map(spectra, pair)), pairs):
             chunks.append(chunk)
             steps.advance()
-    if not chunks:
-        nothing = np.empty(0, dtype=np.float32)
-        return Alignment(nothing, nothing, np.empty(0))
     return Alignment(
         np.concatenate([chunk.scores_p for chunk in chunks]),
         np.concatenate([chunk.correlations_p for chunk in chunks]),

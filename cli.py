@@ -639,6 +639,7 @@ def data_check(
         Path | None, typer.Option(help="Folder to draw the worst pairs into, side by side.")
     ] = None,
     as_json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")] = False,
 ) -> None:
     """Print what is in a data set, and what in it would make scores mislead.
 
@@ -651,14 +652,20 @@ def data_check(
     from bench.data.groups import load_groups, remarks
     from bench.data.sources import load_dataset, parse_crop
     from bench.records import to_builtins
+    from bench.steps import show_steps
 
-    dataset = load_groups(
-        load_dataset(data, crop=parse_crop(crop)), file=groups, pattern=group_pattern
-    )
+    with show_steps(quiet=quiet) as steps:
+        steps.begin(f"reading the pictures of {data}")
+        dataset = load_groups(
+            load_dataset(data, crop=parse_crop(crop)), file=groups, pattern=group_pattern
+        )
     facts = console.dataset_facts(dataset)
     if not as_json:
         console.print_dataset(facts, remarks(dataset))
-    found = audit(dataset, _features(backbone))
+    with show_steps(quiet=quiet) as steps:
+        if backbone != "none":
+            steps.begin(f"loading {backbone}")
+        found = audit(dataset, _features(backbone), steps)
     told = findings(dataset, found)
     pages = _draw_pairs(dataset, found, out) if out else ()
     if as_json:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 NOTHING = "\N{EN DASH}"
 PIPE_COLUMNS = 200  # a table that goes to a file or a pipe is not cut to a terminal's width
 MOST_COUNTED = 8  # kinds of pictures named on one line
+MOST_SUSPICIOUS = 10  # labels listed; --json gives all
 
 
 class TextTable(Protocol):
@@ -435,24 +436,30 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def print_findings(told: Sequence[Finding]) -> None:
-    """Print what an audit found, one line a kind."""
+    """Print what an audit found, the worst of each kind, and what to do about it."""
     if not told:
         print("findings  none")
         return
-    rows = [
-        (finding.kind, str(finding.count), finding.what, _example(finding), finding.remedy)
-        for finding in told
-    ]
-    _print_table(("finding", "count", "what", "such as", "remedy"), rows)
+    print("findings")
+    for finding in told:
+        print(f"  {finding.kind}: {finding.what}")
+        # Each suspicious label is for a person to judge, which one example is no help with.
+        most = MOST_SUSPICIOUS if finding.kind == "suspicious labels" else 1
+        for detail in finding.details[:most]:
+            print(f"     {printable(_example(detail))}")
+        left = len(finding.details) - most
+        if left > 0:
+            print(f"     and {left:,} more: --json lists all")
+        print(f"     -> {finding.remedy}")
 
 
-def _example(finding: Finding) -> str:
-    worst = finding.details[0]
-    if "first" in worst:
-        return f"{worst['first']} and {worst['second']} ({worst['correlation']:.2f})"
-    if "predicted" in worst:
-        return f"{worst['picture']}: {worst['label']} or {worst['predicted']}?"
-    return str(worst.get("picture") or worst.get("class") or worst["example"])
+def _example(detail: Mapping[str, Any]) -> str:
+    if "first" in detail:
+        return f"{detail['first']} and {detail['second']} ({detail['correlation']:.2f})"
+    if "predicted" in detail:
+        sure = f"{detail['probability_of_predicted']:.2f}"
+        return f"{detail['picture']}: {detail['label']}, or {detail['predicted']}? ({sure})"
+    return str(detail.get("picture") or detail.get("class") or detail["example"])
 
 
 # --- tables ---------------------------------------------------------------------------------

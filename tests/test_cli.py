@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import pytest
 from PIL import Image
 
 import cli
-from bench import pipeline
-from bench.errors import WorkspaceError
+from bench import console, pipeline
+from bench.data.audit.check import Finding
+from bench.errors import DataError, WorkspaceError
 from tests.command import Bench, bench_heard_by
 from tests.tiny import BACKBONE, write_pictures
 
@@ -95,8 +97,62 @@ def test_findings_are_printed_and_are_no_errors(bench: Bench, doubled: Path) -> 
 
     assert told.code == 0
     assert "40x40 (40)" in told.out
-    assert re.search(r"conflicting labels +1 ", told.out)
+    assert "conflicting labels: 1 pair of pictures" in told.out
     assert "blue/000.png and red/twin.png" in told.out
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_data_check_tells_its_steps_unless_it_is_to_be_quiet(
+    quiet: bool, bench: Bench, pictures: Path
+) -> None:
+    told = bench("data", "check", str(pictures), "--backbone", "none", *["--quiet"] * quiet)
+
+    steps = ("reading the pictures", "39 pictures", "all pairs at all shifts", "judging labels")
+    assert [step in told.err for step in steps] == [not quiet] * len(steps)
+
+
+def test_a_single_class_is_a_finding(bench: Bench, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "one")
+    for name in ("blue", "green"):
+        shutil.rmtree(folder / name)
+
+    told = bench("data", "check", str(folder), "--backbone", "none")
+
+    assert told.code == 0, told.err
+    assert "one class: red is the only class" in told.out
+    assert "-> add a subfolder a class" in told.out
+
+
+def test_the_worst_suspicious_labels_are_listed_and_the_rest_is_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    suspects = [
+        {
+            "picture": f"red/{number}.png",
+            "label": "red",
+            "predicted": "blue",
+            "probability_of_label": 0.01,
+            "probability_of_predicted": 0.9,
+        }
+        for number in range(13)
+    ]
+    console.print_findings(
+        [
+            Finding(
+                kind="suspicious labels",
+                count=len(suspects),
+                what="13 pictures",
+                remedy="look at each",
+                details=tuple(suspects),
+            )
+        ]
+    )
+
+    said = capsys.readouterr().out
+    assert [f"red/{number}.png: red, or blue? (0.90)" in said for number in range(13)] == (
+        [True] * 10 + [False] * 3
+    )
+    assert "and 3 more: --json lists all" in said
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ OURS = ("bench", "reports", "search_spaces", "cli")
 
 # A part may import its own modules and the parts of the lines above its own.
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("bench.errors", "bench.bootstrap", "bench.words"),
+    ("bench.errors", "bench.bootstrap", "bench.words", "bench.steps"),
     ("bench.records", "bench.runtime"),
     ("bench.workspace",),
     (

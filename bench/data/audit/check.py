@@ -14,6 +14,8 @@ from bench.data.audit.shortcuts import find_shortcuts
 from bench.data.audit.thumbnails import Features, make_thumbnails
 from bench.data.groups import group_numbers, join
 from bench.records import Audit, Dataset, Pair
+from bench.steps import SILENT, Steps
+from bench.words import counted
 
 # Pictures of the largest class for one of the smallest, from which classes are out of balance.
 _LEAST_RATIO = 3.0
@@ -23,7 +25,7 @@ SMALL_PICTURES = "small grey pictures"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One kind of thing found: how often, what it means here, and what to do.
+    """One kind of thing found: how often, what it is, counted in words, and what to do.
 
     `details` holds one JSON object a pair, picture or class, the worst first.
     """
@@ -35,16 +37,18 @@ class Finding:
     details: tuple[dict[str, Any], ...]
 
 
-def audit(dataset: Dataset, features: Features | None = None) -> Audit:
+def audit(dataset: Dataset, features: Features | None = None, steps: Steps = SILENT) -> Audit:
     """Look for what would make scores of this data set mislead.
 
-    Labels are judged by a linear probe on `features`, by default on small grey pictures.
+    Labels are judged by a linear probe on `features`, by default on small grey pictures. `steps`
+    hears how far it is.
 
     Raises:
         DataError: a picture that could be read before can no longer be.
     """
-    thumbnails = make_thumbnails(dataset, features)
-    search = search_duplicates(dataset, thumbnails)
+    thumbnails = make_thumbnails(dataset, features, steps=steps)
+    search = search_duplicates(dataset, thumbnails, steps)
+    steps.begin("judging labels and looking for shortcuts")
     return Audit(
         pairs=search.pairs,
         thresholds=search.thresholds,
@@ -66,6 +70,7 @@ def findings(dataset: Dataset, found: Audit) -> tuple[Finding, ...]:
     Pairs within one given group are no finding: they stay together already.
     """
     told = (
+        _one_class(dataset),
         _conflicts(dataset, found),
         _given_split(dataset, found),
         *_loose_pairs(dataset, found),
@@ -125,6 +130,7 @@ def _of_pairs(
         return None
     worst = sorted(pairs, key=lambda pair: -pair.correlation)
     details = tuple(_described(dataset, pair) for pair in worst)
+    what = f"{counted(len(pairs), 'pair')} {what}"
     return Finding(kind=kind, count=len(pairs), what=what, remedy=remedy, details=details)
 
 
@@ -133,7 +139,7 @@ def _conflicts(dataset: Dataset, found: Audit) -> Finding | None:
         dataset,
         "conflicting labels",
         [pair for pair in found.pairs if _is_conflict(dataset, pair)],
-        "pairs show the same thing and carry different labels",
+        "of pictures of the same thing with different labels",
         "correct the label of one, or remove both",
     )
 
@@ -147,17 +153,17 @@ def _given_split(dataset: Dataset, found: Audit) -> Finding | None:
             for pair in found.pairs
             if dataset.pictures[pair.first].given_split != dataset.pictures[pair.second].given_split
         ],
-        "pairs stand in test and in train",
+        "with one picture in test and one in train",
         "move them to one side, or leave the given split out",
     )
 
 
 def _loose_pairs(dataset: Dataset, found: Audit) -> list[Finding | None]:
     meanings = {
-        "identical": "pairs are the same file",
-        "copy": "pairs show the same thing, saved twice or repeated",
-        "cropped": "pairs are a picture and a part of it",
-        "shifted": "pairs are the same recording, shifted in time",
+        "identical": "of the same file",
+        "copy": "of the same thing, saved twice or repeated",
+        "cropped": "of a picture and a part of it",
+        "shifted": "of the same recording, shifted in time",
     }
     loose = [pair for pair in found.pairs if _is_loose(dataset, pair)]
     return [
@@ -182,7 +188,8 @@ def _suspicious(dataset: Dataset, found: Audit) -> Finding | None:
     return Finding(
         kind="suspicious labels",
         count=len(check.suspicious),
-        what=f"pictures look like another class to a linear probe on {check.features} "
+        what=f"{counted(len(check.suspicious), 'picture')} more like another class to a linear "
+        f"probe on {check.features} "
         f"(balanced accuracy {check.balanced_accuracy:.2f})",
         remedy="look at each; the probe errs as well",
         details=tuple(
@@ -202,11 +209,12 @@ def _shortcuts(dataset: Dataset, found: Audit) -> list[Finding]:
     told = []
     for facet in dict.fromkeys(shortcut.facet for shortcut in found.shortcuts):
         shortcuts = [shortcut for shortcut in found.shortcuts if shortcut.facet == facet]
+        classes = counted(len(shortcuts), "class", "classes")
         told.append(
             Finding(
                 kind=f"shortcut: {facet}",
                 count=len(shortcuts),
-                what=f"classes are told from the others by {facet} alone",
+                what=f"{classes} told from the others by {facet} alone",
                 remedy="save all pictures in one way, or cut the frame off with --crop",
                 details=tuple(
                     {
@@ -228,10 +236,22 @@ def _group_guess(found: Audit) -> Finding | None:
     return Finding(
         kind="groups in file names",
         count=guess.groups,
-        what=f"groups are suggested by the names of {guess.pictures} pictures, such as "
-        f"{guess.example}",
+        what=f"{counted(guess.groups, 'group')} in the names of "
+        f"{counted(guess.pictures, 'picture')}, such as {guess.example}",
         remedy=f"if a name is a source: --group-pattern {shlex.quote(guess.pattern)}",
         details=({"pattern": guess.pattern, "example": guess.example},),
+    )
+
+
+def _one_class(dataset: Dataset) -> Finding | None:
+    if len(dataset.classes) > 1:
+        return None
+    return Finding(
+        kind="one class",
+        count=1,
+        what=f"{dataset.classes[0]} is the only class, and a classifier needs at least two",
+        remedy="add a subfolder a class",
+        details=({"class": dataset.classes[0], "pictures": len(dataset.pictures)},),
     )
 
 
@@ -241,7 +261,7 @@ def _blank(dataset: Dataset, found: Audit) -> Finding | None:
     return Finding(
         kind="blank pictures",
         count=len(found.blank),
-        what="pictures show next to nothing",
+        what=f"{counted(len(found.blank), 'picture')} of next to nothing",
         remedy="remove them, or mend what made them",
         details=tuple({"picture": dataset.pictures[index].path} for index in found.blank),
     )
@@ -255,7 +275,7 @@ def _imbalance(dataset: Dataset) -> Finding | None:
     return Finding(
         kind="imbalance",
         count=1,
-        what=f"{largest} has {most} pictures, {smallest} {least}",
+        what=f"{largest} has {counted(most, 'picture')}, {smallest} {least:,}",
         remedy="judge by balanced accuracy, and add pictures of the small classes",
         details=({"class": smallest, "pictures": least}, {"class": largest, "pictures": most}),
     )

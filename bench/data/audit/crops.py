@@ -9,7 +9,6 @@ Shapes: N pictures, P pairs, H = 32 rows, W = 128 columns; K = 8 frequencies a d
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +18,12 @@ from itertools import product
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
-from scipy.ndimage import uniform_filter1d
-from scipy.optimize import minimize
 
-from bench.data.audit.detail import LEAST_IN_COMMON, Indices, detail_of
+from bench.data.audit.detail import LEAST_IN_COMMON, Indices
+from bench.data.audit.fits import fit_windows
 from bench.data.audit.thumbnails import Floats, Greys
+from bench.steps import SILENT, Steps
+from bench.words import counted
 
 Hashes = npt.NDArray[np.uint64]
 Window = tuple[float, float, float, float]  # left, top, right, bottom as shares of the sides
@@ -41,9 +40,9 @@ _BLOCK = 1024
 _TILE = 256  # hashes on either side that are compared at a time: the results stay in the cache
 # Correlation of the low frequencies, all 255 of them, from which a candidate is worth a fit.
 _WORTH_A_FIT = 0.6
-# A fit takes some 10 ms, so where very many pictures look alike the most alike are fitted: so many
-# and so many more a picture.
+# Where very many pictures look alike the most alike are fitted: so many and so many more a picture.
 _MOST_FITS, _MOST_FITS_PER_PICTURE = 500, 0.1
+_FITTED = 64  # at a time: what they need stays in the cache
 
 
 def _windows() -> tuple[Window, ...]:
@@ -63,48 +62,6 @@ WINDOWS = _windows()
 
 
 @dataclass(frozen=True, slots=True)
-class _Phase:
-    """One step of a fit, on pictures made `reduction` times smaller.
-
-    Changes over more than `slow` (a share of the width) are taken away. The sides move by `step` at
-    first, and so many `trials` are made. A pair that agrees by less than `least` then is given up.
-    """
-
-    reduction: int
-    slow: float | None  # None: what `detail_of` takes away
-    step: float
-    trials: int
-    least: float = 0.0
-
-    def reduced(self, picture_hw: Floats) -> Image.Image:
-        picture = Image.fromarray(picture_hw)
-        return picture.reduce(self.reduction) if self.reduction > 1 else picture
-
-    def normed(self, values_hw: Floats) -> Floats:
-        """Take slow changes and the mean away; unit length."""
-        detail: Floats
-        if self.slow is None:
-            detail = detail_of(values_hw[None])[0]
-        else:
-            size = int(self.slow * values_hw.shape[1])
-            detail = values_hw - uniform_filter1d(values_hw, size, axis=1, mode="nearest")
-        # Called some hundred times a pair: the general functions take longer than the numbers do.
-        detail -= detail.sum() / np.float32(detail.size)
-        detail /= np.float32(max(1e-6, math.sqrt(np.vdot(detail, detail))))
-        return detail
-
-
-# Of four orders that were tried on real pictures, this one found as many crops as slower ones.
-# Crops among 1,480 real pictures, and planted ones, agreed by 0.68 and by 0.77 at the least after
-# the first two phases; half of the other pairs agreed by less than 0.5 after the first.
-_PHASES = (
-    _Phase(reduction=2, slow=0.7, step=0.03, trials=60, least=0.5),
-    _Phase(reduction=2, slow=0.3, step=0.02, trials=60, least=0.6),
-    _Phase(reduction=1, slow=None, step=0.01, trials=80),
-)
-
-
-@dataclass(frozen=True, slots=True)
 class Match:
     """`part` agrees with what `window` cuts from `whole`: correlation of their detail."""
 
@@ -119,6 +76,7 @@ def find_crops(
     pictures: Indices,
     rng: np.random.Generator,
     known: Container[tuple[int, int]] = (),
+    steps: Steps = SILENT,
 ) -> list[Match]:
     """Return pairs of `pictures` of which one resembles a part of the other, with its window.
 
@@ -133,8 +91,12 @@ def find_crops(
         for window in WINDOWS
     ]
     most = _most_bits(per_window, hashes_n, rng)
+    steps.begin("looking for parts of pictures", len(WINDOWS))
+    close = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        close = list(pool.map(partial(_close, hashes_n=hashes_n, most=most), per_window))
+        for pairs in pool.map(partial(_close, hashes_n=hashes_n, most=most), per_window):
+            close.append(pairs)
+            steps.advance()
     candidates = [
         np.stack([np.full_like(whole, place), whole, part])
         for place, (whole, part) in enumerate(close)
@@ -148,7 +110,35 @@ def find_crops(
     ]
     most = int(_MOST_FITS + _MOST_FITS_PER_PICTURE * len(pictures))
     common_hw = _in_common(grey_nhw[pictures])
-    return [_fit(grey_nhw, common_hw, whole, part, at) for at, whole, part in unknown[:most]]
+    return _fitted(grey_nhw, common_hw, unknown[:most], steps)
+
+
+def _fitted(
+    grey_nhw: Greys, common_hw: Floats, starts: list[tuple[Window, int, int]], steps: Steps
+) -> list[Match]:
+    if not starts:
+        return []
+    blocks = range(0, len(starts), _FITTED)
+    steps.begin(f"fitting {counted(len(starts), 'part')} of pictures", len(blocks))
+
+    def fitted(start: int) -> list[Match]:
+        windows, wholes, parts = zip(*starts[start : start + _FITTED], strict=True)
+        sides_ps, agreement_p = fit_windows(
+            grey_nhw, common_hw, np.asarray(wholes), np.asarray(parts), np.asarray(windows)
+        )
+        return [
+            Match(whole, part, (left, top, right, bottom), agreement)
+            for whole, part, (left, top, right, bottom), agreement in zip(
+                wholes, parts, sides_ps.tolist(), agreement_p.tolist(), strict=True
+            )
+        ]
+
+    matches: list[Match] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for block in pool.map(fitted, blocks):
+            matches += block
+            steps.advance()
+    return matches
 
 
 def _in_common(grey_nhw: Greys) -> Floats:
@@ -231,42 +221,3 @@ def _worth_a_fit(
         pair = (min(whole_p[p], part_p[p]), max(whole_p[p], part_p[p]))
         best.setdefault(pair, (int(place_p[p]), int(whole_p[p]), int(part_p[p])))
     return list(best.values())
-
-
-def _fit(grey_nhw: Greys, common_hw: Floats, whole: int, part: int, start: Window) -> Match:
-    """Move the four sides of the window until the two pictures agree best.
-
-    In the large first: detail agrees only where the window is already nearly right. What all
-    pictures have in common, such as a frame, is no agreement.
-    """
-    window, agreement = np.asarray(start), 0.0
-    for phase in _PHASES:
-        source = phase.reduced(grey_nhw[whole] - common_hw)
-        wanted = phase.normed(np.asarray(phase.reduced(grey_nhw[part] - common_hw)))
-
-        def disagreement(
-            sides: npt.NDArray[np.float64],
-            phase: _Phase = phase,
-            source: Image.Image = source,
-            wanted: Floats = wanted,
-        ) -> float:
-            return -float(np.vdot(phase.normed(_cut(source, sides)), wanted))
-
-        inwards = np.where(np.asarray(_WHOLE) < 0.5, phase.step, -phase.step)
-        simplex = np.vstack([window, window + np.diag(inwards)])
-        options = {"initial_simplex": simplex, "maxfev": phase.trials, "xatol": 1e-3, "fatol": 1e-3}
-        fitted = minimize(disagreement, window, method="Nelder-Mead", options=options)
-        window, agreement = np.clip(fitted.x, 0, 1), -float(fitted.fun)
-        if agreement < phase.least:
-            break
-    left, top, right, bottom = window.tolist()
-    return Match(whole, part, (left, top, right, bottom), agreement)
-
-
-def _cut(source: Image.Image, sides: npt.NDArray[np.float64]) -> Floats:
-    """Cut a window, a pixel at least, and stretch it over the size of the whole."""
-    width, height = source.size
-    left, top, right, bottom = (min(max(side, 0.0), 1.0) for side in sides.tolist())
-    left, top = min(left * width, width - 1), min(top * height, height - 1)
-    box = (left, top, max(right * width, left + 1), max(bottom * height, top + 1))
-    return np.asarray(source.resize(source.size, Image.Resampling.BILINEAR, box))

@@ -10,8 +10,11 @@ Shapes: N pictures, P pairs, R rows, T columns, L lags, F frequencies.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,8 @@ from scipy import fft
 from scipy.ndimage import gaussian_filter1d
 
 from bench.data.audit.thumbnails import Floats, Greys
+from bench.steps import SILENT, Steps
+from bench.words import counted
 
 Indices = npt.NDArray[np.int64]
 
@@ -29,17 +34,26 @@ _SLOW = 1 / 32
 LEAST_IN_COMMON = 20
 # The largest shift looked for, as a share of the width; in the rest, pictures overlap.
 MOST_SHIFT = 2 / 3
-# An overlap holds at least this share of its part of the detail: silence matches anything.
+# The share of its part of the detail that an overlap is taken to hold at least.
 _LEAST_ENERGY = 0.2
 # Standard deviation of detail, in grey levels, below which a picture shows nothing.
 _BLANK = 0.75
+# Pairs that are aligned at a time.
+_PAIRS = 512
 
 
-def detail_of(grey_nrt: Greys | Floats) -> Floats:
+@cache
+def detail_filter(columns: int) -> Floats:
+    """Return the matrix (T, T) that takes slow changes from rows: a product is its fastest way."""
+    whole = np.eye(columns, dtype=np.float32)
+    return np.asarray(whole - gaussian_filter1d(whole, _SLOW * columns, axis=1, mode="nearest"))
+
+
+def detail_of(grey_nrt: Greys) -> Floats:
     """Take the slow changes along each row away."""
-    values = grey_nrt.astype(np.float32)
-    values -= gaussian_filter1d(values, _SLOW * values.shape[2], axis=2, mode="nearest")
-    return values
+    count, rows, columns = grey_nrt.shape
+    detail = grey_nrt.reshape(-1, columns).astype(np.float32) @ detail_filter(columns)
+    return np.asarray(detail.reshape(count, rows, columns))
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,13 @@ class Lags:
         return (1 - np.abs(self.all) / self.columns).astype(np.float32)
 
     @property
+    def later(self) -> Iterator[tuple[int, float]]:
+        """The lags from 0 up, each with the share of the width in which pictures overlap."""
+        for lag, overlap in zip(self.all.tolist(), self.overlaps.tolist(), strict=True):
+            if lag >= 0:
+                yield lag, overlap
+
+    @property
     def transform_length(self) -> int:
         """Length of a Fourier transform that no lag wraps around."""
         return int(fft.next_fast_len(self.columns + int(self.all[-1]), real=True))
@@ -104,7 +125,7 @@ class Lags:
         total = until[:, -1]
         lags, width = self.all, self.columns
         start, stop = np.maximum(-lags, 0), width - np.maximum(lags, 0)
-        least = _LEAST_ENERGY * self.overlaps[:, None] * total
+        least = least_energy(total, self.overlaps[:, None])
         earlier = np.maximum((until[:, stop] - until[:, start]).T, least)
         later = np.maximum((until[:, stop + lags] - until[:, start + lags]).T, least)
         tiny = np.finfo(np.float32).tiny
@@ -112,6 +133,11 @@ class Lags:
             (1 / np.sqrt(np.maximum(earlier, tiny))).astype(np.float32),
             (1 / np.sqrt(np.maximum(later, tiny))).astype(np.float32),
         )
+
+
+def least_energy(total_n: Floats, overlap: Floats | float) -> Floats:
+    """Return the energy that an overlap is taken to have at least: silence matches anything."""
+    return np.asarray(_LEAST_ENERGY * overlap * total_n)
 
 
 def weigh(correlation: Floats, overlap: Floats | float) -> Floats:
@@ -132,15 +158,23 @@ class Alignment:
     lags_p: npt.NDArray[np.float64]
 
 
-def align(detail: Detail, first_p: Indices, second_p: Indices) -> Alignment:
-    """Find the best lag of each pair by cross-correlating their detail over all rows."""
-    chunks = [
-        _align(detail.of(first_p[start : start + 256]), detail.of(second_p[start : start + 256]))
-        for start in range(0, len(first_p), 256)
-    ]
-    if not chunks:
+def align(detail: Detail, first_p: Indices, second_p: Indices, steps: Steps = SILENT) -> Alignment:
+    """Find the best lag of each pair by cross-correlating their detail over all rows.
+
+    It is fastest where pairs of one picture stand together.
+    """
+    if not len(first_p):
         nothing = np.empty(0, dtype=np.float32)
         return Alignment(nothing, nothing, np.empty(0))
+    starts = range(0, len(first_p), _PAIRS)
+    steps.begin(f"aligning {counted(len(first_p), 'pair')} that may be one", len(starts))
+    spectra = partial(_Spectra.of, detail)
+    chunks = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pairs = [(first_p[k : k + _PAIRS], second_p[k : k + _PAIRS]) for k in starts]
+        for chunk in pool.map(lambda pair: _align(*map(spectra, pair)), pairs):
+            chunks.append(chunk)
+            steps.advance()
     return Alignment(
         np.concatenate([chunk.scores_p for chunk in chunks]),
         np.concatenate([chunk.correlations_p for chunk in chunks]),
@@ -148,17 +182,32 @@ def align(detail: Detail, first_p: Indices, second_p: Indices) -> Alignment:
     )
 
 
-def _align(first_prt: Floats, second_prt: Floats) -> Alignment:
-    lags = Lags(first_prt.shape[2])
+@dataclass(frozen=True, slots=True)
+class _Spectra:
+    """What the alignment of P pairs needs of one picture of each."""
+
+    lags: Lags
+    spectra_prf: npt.NDArray[np.complex64]
+    earlier_lp: Floats
+    later_lp: Floats
+
+    @classmethod
+    def of(cls, detail: Detail, pictures_p: Indices) -> _Spectra:
+        unique, at = np.unique(pictures_p, return_inverse=True)
+        strips_nrt = detail.of(unique)
+        lags = Lags(strips_nrt.shape[2])
+        spectra_nrf = fft.rfft(strips_nrt, n=lags.transform_length, axis=2)
+        earlier_ln, later_ln = lags.scales(strips_nrt)
+        return cls(lags, spectra_nrf[at], earlier_ln[:, at], later_ln[:, at])
+
+
+def _align(first: _Spectra, second: _Spectra) -> Alignment:
+    lags = first.lags
     length = lags.transform_length
-    spectrum = np.einsum(
-        "prf,prf->pf",
-        np.conj(fft.rfft(first_prt, n=length, axis=2)),
-        fft.rfft(second_prt, n=length, axis=2),
-    )
+    spectrum = np.einsum("prf,prf->pf", np.conj(first.spectra_prf), second.spectra_prf)
     # Twice as many values from the same spectrum: a shift need not be a whole number of columns.
     products = 2 * fft.irfft(spectrum, n=2 * length, axis=1)
-    scale = (lags.scales(first_prt)[0] * lags.scales(second_prt)[1]).T
+    scale = (first.earlier_lp * second.later_lp).T
     nearby = np.asarray([-0.5, 0.0, 0.5])
     around = (2 * (lags.all[:, None] + nearby)).astype(np.int64) % (2 * length)
     correlations = np.clip(products[:, around].max(axis=2) * scale, -1.0, 1.0)

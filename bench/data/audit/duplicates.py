@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
+from threadpoolctl import threadpool_limits
 
 from bench.data.audit.crops import Match, find_crops
 from bench.data.audit.detail import MOST_SHIFT, Alignment, Detail, Indices, align, weigh
@@ -21,6 +22,7 @@ from bench.data.audit.shifts import ShiftScreen
 from bench.data.audit.thumbnails import COLUMNS, Thumbnails, make_thumbnails
 from bench.data.groups import Tie
 from bench.records import Dataset, Pair, PairKind
+from bench.steps import SILENT, Steps
 
 # Weighed scores (Fisher's z times the root of the overlap) from which a pair is one, at the
 # least: a correlation of 0.64 in full overlap, of 0.73 in two thirds. Among 1,000 real clips of
@@ -74,8 +76,14 @@ def find_duplicates(dataset: Dataset) -> tuple[Pair, ...]:
     return search_duplicates(dataset, make_thumbnails(dataset)).pairs
 
 
-def search_duplicates(dataset: Dataset, thumbnails: Thumbnails) -> Search:
+def search_duplicates(dataset: Dataset, thumbnails: Thumbnails, steps: Steps = SILENT) -> Search:
     """Find duplicates among thumbnails that are there already; see `find_duplicates`."""
+    # The search has a thread a core of its own: more of them inside its products would only wait.
+    with threadpool_limits(1, "blas"):
+        return _search(dataset, thumbnails, steps)
+
+
+def _search(dataset: Dataset, thumbnails: Thumbnails, steps: Steps) -> Search:
     rng = np.random.default_rng(0)
     identical, unique = _identical(dataset)
     detail = Detail(thumbnails.grey_nhw)
@@ -86,14 +94,16 @@ def search_duplicates(dataset: Dataset, thumbnails: Thumbnails) -> Search:
     chance = _Chance.of(dataset, detail, comparable, rng)
     labels = np.asarray(dataset.labels)
     least = chance.thresholds(1 - MOST_SHIFT).min()
-    first, second = ShiftScreen(detail, comparable).candidates(_SCREENED * float(least))
+    screen = ShiftScreen(detail, comparable)
+    first, second = screen.candidates(_SCREENED * float(least), steps)
+    alignment = align(detail, first, second, steps)
     found = {
         (pair.first, pair.second): pair
-        for pair in _confirmed(first, second, align(detail, first, second), chance, labels)
+        for pair in _confirmed(first, second, alignment, chance, labels)
     }
     whole_k = chance.thresholds(1.0)
     certain = {places for places, pair in found.items() if pair.correlation >= _CERTAIN}
-    for match in find_crops(thumbnails.grey_nhw, comparable, rng, certain):
+    for match in find_crops(thumbnails.grey_nhw, comparable, rng, certain, steps):
         pair = _as_pair(match)
         asked = whole_k[labels[[pair.first, pair.second]]].max()
         known = found.get((pair.first, pair.second))

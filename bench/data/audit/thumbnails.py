@@ -18,6 +18,8 @@ from PIL import Image, ImageChops
 from bench.errors import DataError
 from bench.records import Dataset
 from bench.runtime.preprocess import Geometry, PictureError, fit, open_rgb
+from bench.steps import SILENT, Steps
+from bench.words import counted
 
 ROWS, COLUMNS = 32, 128
 
@@ -65,7 +67,10 @@ class Thumbnails:
 
 
 def make_thumbnails(
-    dataset: Dataset, features: Features | None = None, threads: int | None = None
+    dataset: Dataset,
+    features: Features | None = None,
+    threads: int | None = None,
+    steps: Steps = SILENT,
 ) -> Thumbnails:
     """Decode all pictures; what the data set's crop cuts off is not in the small ones.
 
@@ -88,13 +93,16 @@ def make_thumbnails(
         grey_nhw[index] = np.asarray(grey)
         return colours
 
+    blocks = np.array_split(np.arange(count), math.ceil(count / _BLOCK))
+    steps.begin(f"making {counted(count, 'picture')} small", len(blocks))
     computed = []
     with ThreadPoolExecutor(threads) as pool:
-        for block in np.array_split(np.arange(count), math.ceil(count / _BLOCK)):
+        for block in blocks:
             reduced = pool.map(reduce, block.tolist())
             colours = [picture for picture in reduced if picture is not None]
             if features:
                 computed.append(features.compute(np.stack(colours)))
+            steps.advance()
     return Thumbnails(grey_nhw, frames_nf, np.concatenate(computed) if features else None)
 
 

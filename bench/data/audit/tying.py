@@ -16,7 +16,7 @@ from bench.records import Dataset, Pair, from_json, to_json
 from bench.workspace import write_atomic
 
 # Raised whenever the search begins to find other pairs.
-_VERSION = 1
+_VERSION = 2
 
 
 def tie_duplicates(

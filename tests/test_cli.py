@@ -19,7 +19,7 @@ from PIL import Image
 import cli
 from bench import console, pipeline
 from bench.data.audit.check import Finding
-from bench.errors import DataError, WorkspaceError
+from bench.errors import WorkspaceError
 from tests.command import Bench, bench_heard_by
 from tests.tiny import BACKBONE, write_pictures
 

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 import cli
 from bench import pipeline
 from bench.database import Database, safe_url
-from bench.errors import InputError, StorageError
+from bench.errors import InputError, InterruptedRun, StorageError
 from bench.records import Environment, StudyPlan
 from bench.search.lock import own
 from bench.search.study import open_study
@@ -198,7 +198,7 @@ def test_an_interrupted_search_repeats_its_command_without_the_password(
     bench: Any, study: str, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
+        raise InterruptedRun("stopped: what is finished is stored")
 
     monkeypatch.setattr(pipeline, "search", interrupted)
 

@@ -38,13 +38,16 @@ class LinearProbe:
     weight_kf: Floats
     bias_k: Floats
 
-    def start(self, classifier: nn.Module) -> bool:
-        """Copy the probe into a classifier; False where that is not a plain linear layer."""
+    def start(self, classifier: nn.Module, share: float = 1.0) -> bool:
+        """Copy the probe into a classifier; False where that is not a plain linear layer.
+
+        `share` makes its logits smaller: the same classes, less surely.
+        """
         if not isinstance(classifier, nn.Linear) or classifier.bias is None:
             return False
         with torch.no_grad():
-            classifier.weight.copy_(torch.from_numpy(self.weight_kf))
-            classifier.bias.copy_(torch.from_numpy(self.bias_k))
+            classifier.weight.copy_(torch.from_numpy(share * self.weight_kf))
+            classifier.bias.copy_(torch.from_numpy(share * self.bias_k))
         return True
 
 

@@ -236,7 +236,10 @@ def test_every_score_of_the_comparison_has_its_interval_or_the_reason_for_none(
 
 @pytest.mark.parametrize(
     ("grouped", "said"),
-    [(True, "resamples whole groups"), (False, "single pictures, since no groups were given")],
+    [
+        (True, "resamples whole groups"),
+        (False, "single pictures (duplicates as one), since no groups were given"),
+    ],
 )
 def test_the_unit_that_was_resampled_is_said(
     make_report: MakeReport, grouped: bool, said: str

@@ -128,6 +128,25 @@ def test_a_started_model_knows_its_pictures_before_it_is_trained(
     assert accuracy(trainer, model, train) < 0.9
 
 
+def test_a_started_model_gives_the_probes_classes_less_surely(
+    trainer: Trainer, train: np.ndarray
+) -> None:
+    """A sure head leaves the parts before it nothing to learn."""
+    model, start = found(trainer, RECIPE, train)
+
+    def probabilities() -> np.ndarray:
+        activations = trainer.activations(BACKBONE, model, 2)
+        return predict(model, activations, 2, train, BATCH, PLAIN)
+
+    start.apply(model)
+    started = probabilities()
+    start.probe.start(model.classifier)
+    sure = probabilities()
+
+    assert np.array_equal(started.argmax(axis=1), sure.argmax(axis=1))
+    assert (started.max(axis=1) < sure.max(axis=1)).all()
+
+
 def test_a_start_is_found_once_for_all_trials_that_adapt_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

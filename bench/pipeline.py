@@ -588,7 +588,6 @@ def _notes(
             f"Random weights: {', '.join(random)} began from random weights, not pretrained ones; "
             "scores are far below what pretrained weights give."
         )
-    notes += conflict_remark(dataset)
     if not groups_given:
         notes.append(
             "No groups were given: pictures cut from one recording or source may stand on both "

@@ -580,7 +580,7 @@ def test_a_search_ties_the_duplicates_that_it_finds_and_says_so(
     assert len(list((tmp_path / "cache" / "duplicates").iterdir())) == 1
 
 
-def test_a_search_tells_and_notes_that_duplicates_carry_different_labels(
+def test_a_search_tells_and_records_that_duplicates_carry_different_labels(
     place: Place, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(place.pictures, tmp_path / "again")
@@ -593,7 +593,10 @@ def test_a_search_tells_and_notes_that_duplicates_carry_different_labels(
         "red/twin.png (red): `bench data check` shows them"
     )
     assert said in told.err
-    assert any(note.startswith(said) for note in from_json(told.out, StudyReport).notes)
+    dataset = from_json(told.out, StudyReport).dataset
+    ((first, second),) = dataset.conflicts
+    assert dataset.pictures[first].path == "blue/000.png"
+    assert dataset.pictures[second].path == "red/twin.png"
 
 
 # --- protocols side by side -----------------------------------------------------------------

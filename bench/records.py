@@ -300,6 +300,21 @@ class Split:
         return tuple(sorted(i for k, part in enumerate(self.folds) if k != fold for i in part))
 
 
+def describe_conflicts(dataset: Dataset, what: str) -> str:
+    """How many pairs of duplicates carry different labels (`what` names these), with one of them.
+
+    The data set has such pairs.
+    """
+    first, second = (dataset.pictures[index] for index in dataset.conflicts[0])
+    pairs = counted(
+        len(dataset.conflicts), "pair of duplicates carries", "pairs of duplicates carry"
+    )
+    return (
+        f"{pairs} {what}, such as {first.path} ({dataset.classes[first.label]}) and "
+        f"{second.path} ({dataset.classes[second.label]})"
+    )
+
+
 def how_split(protocol: Protocol, dataset: Dataset) -> str:
     """What a protocol does with the pictures of a data set, in words, for people."""
     if protocol == "grouped" and dataset.ties_are_found:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.records import ModelRecord, StudyReport, VariantRecord, best_trial
+from bench.records import (
+    ModelRecord,
+    StudyReport,
+    VariantRecord,
+    best_trial,
+    describe_conflicts,
+)
 from bench.words import counted
 from reports.findings import (
     default_of,
@@ -156,16 +162,10 @@ def _variant_file(variant: VariantRecord) -> str:
 
 
 def _conflicts(report: StudyReport) -> str | None:
-    dataset = report.dataset
-    if not dataset.conflicts:
+    if not report.dataset.conflicts:
         return None
-    first, second = (dataset.pictures[index] for index in dataset.conflicts[0])
-    pairs = counted(
-        len(dataset.conflicts), "pair of duplicates carries", "pairs of duplicates carry"
-    )
     return (
-        f"Wrong labels: {pairs} different ones, such as {first.path} "
-        f"({dataset.classes[first.label]}) and {second.path} ({dataset.classes[second.label]}). "
+        f"Wrong labels: {describe_conflicts(report.dataset, 'different ones')}. "
         "They are listed in the section on the data; `bench data check` shows them all."
     )
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from bench.data.names import PictureNames
 from bench.data.sources import read_rows
 from bench.errors import DataError
-from bench.records import Dataset, TiedBy
+from bench.records import Dataset, TiedBy, describe_conflicts
 from bench.words import counted
 
 OWN_GROUPS = "the data set's groups"
@@ -208,14 +208,9 @@ def conflict_remark(dataset: Dataset) -> tuple[str, ...]:
     """What a person should know of found duplicates whose labels differ: a line, or nothing."""
     if not dataset.conflicts:
         return ()
-    first, second = (dataset.pictures[index] for index in dataset.conflicts[0])
-    pairs = counted(
-        len(dataset.conflicts), "pair of duplicates carries", "pairs of duplicates carry"
-    )
     return (
-        f"{pairs} different labels, such as {first.path} ({dataset.classes[first.label]}) and "
-        f"{second.path} ({dataset.classes[second.label]}): `bench data check` shows them, and one "
-        "label of each is wrong",
+        f"{describe_conflicts(dataset, 'different labels')}: `bench data check` shows them, and "
+        "one label of each is wrong",
     )
 
 

@@ -162,13 +162,18 @@ class SearchSpace:
     def first_params(self) -> tuple[dict[str, Any], ...]:
         """Return the parameters of a study's first trials, the quickest ones first.
 
-        They are the untuned recipes with most of the network frozen, as far as the space reaches,
-        and the untuned recipes as they are: a good score is there at once, before anything slow.
+        They are the untuned recipes with most of the network frozen and without augmentation, as
+        far as the space reaches, and the untuned recipes as they are: a good score is there at
+        once, before anything slow. What is frozen computes one view of each picture where nothing
+        is augmented, and one an epoch where it is.
         """
         defaults = self.default_params()
-        depths = self.parameters.get("freeze_depth")
+        depths, policies = (self.parameters.get(name) for name in ("freeze_depth", "augmentation"))
+        plain = (
+            {"augmentation": "none"} if policies is not None and policies.contains("none") else {}
+        )
         quick = [
-            {**params, "freeze_depth": depth}
+            {**params, **plain, "freeze_depth": depth}
             for depth in _QUICK_DEPTHS
             if depths is not None and depths.contains(depth)
             for params in defaults

@@ -86,7 +86,7 @@ def fit(
             head_lr_factor=recipe.head_lr_factor,
             weight_decay=recipe.weight_decay,
         ),
-        fused=arithmetic.device == "cuda",
+        fused=True,
     )
     steps = schedule.epochs * len(batches(train, schedule.batch_size))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(steps))

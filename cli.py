@@ -771,7 +771,7 @@ def data_spectrograms(
     """Render recordings as mel-spectrogram pictures, with the recording as group."""
     from dataclasses import asdict
 
-    from bench.data.spectrograms import render_folder
+    from bench.data.recordings import render_folder
 
     made = render_folder(audio, out, clip_s)
     for broken in made.broken:

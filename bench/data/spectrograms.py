@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -181,9 +181,17 @@ def save_picture(picture: Image.Image, root: Path, label: str, number: int) -> s
     return relative
 
 
-def write_groups(root: Path, groups: Iterable[tuple[str, str]]) -> None:
-    """Write `<root>/groups.csv`: a header `path,group`, then one picture a line."""
+class PictureRow(NamedTuple):
+    """A line of `groups.csv`: the path relative to `images_original`, and where its clip begins."""
+
+    path: str
+    group: str
+    start_s: float
+
+
+def write_groups(root: Path, rows: Iterable[PictureRow]) -> None:
+    """Write `<root>/groups.csv`: a header `path,group,start_s`, then one picture a line."""
     with (root / "groups.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", "group"))
-        writer.writerows(groups)
+        writer.writerow(PictureRow._fields)
+        writer.writerows(rows)

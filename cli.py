@@ -44,7 +44,7 @@ app = typer.Typer(
     add_completion=False,
 )
 data_app = typer.Typer(
-    help="Look at data sets, split them, make the demo set.", no_args_is_help=True
+    help="Look at data sets, split them, draw recordings, make the demo set.", no_args_is_help=True
 )
 app.add_typer(data_app, name="data")
 
@@ -764,18 +764,52 @@ def data_demo(
 @data_app.command("spectrograms", epilog="Example: bench data spectrograms AUDIO PICTURES")
 def data_spectrograms(
     audio: Annotated[Path, typer.Argument(help="Folder <class>/<recording>.")],
-    out: Annotated[Path, typer.Argument(help="Folder to make, in GTZAN's layout.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder to make, in GTZAN's layout; it must be new or empty.")
+    ],
     clip_s: Annotated[float, typer.Option(help="Length of a clip in seconds.")] = 30.0,
+    most_clips: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Clips a recording, spread over it evenly; by default all that it has."
+        ),
+    ] = None,
+    group_pattern: Annotated[
+        str | None,
+        typer.Option(
+            "--group-pattern",
+            help="Regular expression whose first (...) finds the group in each recording's "
+            "<class>/<recording>; without it each recording is a group.",
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Render recordings as mel-spectrogram pictures, with the recording as group."""
+    """Render recordings as mel-spectrogram pictures, with the recording as group.
+
+    Read is what the installed libsndfile reads (pip install 'bench[audio]' brings one): .wav,
+    .flac, .mp3, .ogg, .oga, .opus, .aiff, .aif, .au, .caf, .w64 and rarer ones. Other files, and
+    those that do not lie in a class folder itself, are left out and named. A class that yields
+    no picture is an error.
+
+    A recording is mixed to mono and cut into clips that follow one another. A remainder of at
+    least half a clip becomes a clip that ends with the recording; a shorter one is dropped. A
+    recording shorter than a clip is padded with silence, or left out if it is shorter than half
+    of one. Silent clips (no sample above -80 dB of full scale) are left out.
+
+    Beside the pictures lies groups.csv with the columns path,group,start_s: the paths are
+    relative to OUT/images_original, start_s is the second at which the clip starts.
+    """
     from dataclasses import asdict
 
-    from bench.data.spectrograms import render_folder
+    from bench.data.recordings import Cutting, render_folder
+    from bench.steps import show_steps
 
-    made = render_folder(audio, out, clip_s)
-    for broken in made.broken:
-        console.say(f"left out: {broken}")
+    cutting = Cutting(clip_s=clip_s, most_clips=most_clips)
+    with show_steps(quiet=quiet) as steps:
+        made = render_folder(audio, out, cutting, group_pattern=group_pattern, steps=steps)
+    for remark in made.remarks():
+        console.say(remark)
     if as_json:
         console.print_json(asdict(made))
     else:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -205,6 +206,47 @@ def test_the_audit_is_one_json_document_beside_the_facts(
     assert (figures / "pairs-01.png").is_file()
 
 
+# --- recordings -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """A class of two recordings, one of which is of a format that libsndfile does not read."""
+    soundfile = pytest.importorskip(
+        "soundfile", reason="reading sound needs the optional extra `audio`"
+    )
+    folder = tmp_path / "sound" / "jazz"
+    folder.mkdir(parents=True)
+    time_s = np.arange(8_000) / 8_000
+    soundfile.write(folder / "a.wav", 0.5 * np.sin(2 * np.pi * 440 * time_s), 8_000)
+    (folder / "b.m4a").touch()
+    return folder.parent
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_drawing_recordings_tells_its_steps_and_what_is_left_out(
+    quiet: bool, bench: Bench, recordings: Path
+) -> None:
+    told = bench(
+        "data", "spectrograms", str(recordings), "out", "--clip-s", "0.5", *["--quiet"] * quiet
+    )
+
+    assert (told.code, told.out) == (0, "out: 2 pictures of 1 recording\n")
+    assert ("drawing jazz, class 1 of 1: 1 recording\n" in told.err) is not quiet
+    assert "does not read: jazz/b.m4a; convert" in told.err
+
+
+def test_drawing_recordings_is_one_json_document(bench: Bench, recordings: Path) -> None:
+    told = bench(
+        "data", "spectrograms", str(recordings), "out", "--json", "--clip-s", "0.25",
+        "--most-clips", "3", "--group-pattern", r"(\w+)\.wav",
+    )  # fmt: skip
+    document = json.loads(told.out)
+
+    assert (document["pictures"], document["groups"]) == (3, 1)
+    assert [file["path"] for file in document["left_out"]] == ["jazz/b.m4a"]
+
+
 # --- bad usage ------------------------------------------------------------------------------
 
 
@@ -256,6 +298,8 @@ def test_the_audit_is_one_json_document_beside_the_facts(
         ("latency gone.onnx --batch 0", ["gone.onnx"]),
         ("spaces nothing", ["`nothing`"]),
         ("data check gone", ["gone"]),
+        ("data spectrograms gone out --clip-s 0", ["--clip-s must be longer than 0 s"]),
+        ("data spectrograms gone out --most-clips 0", ["--most-clips"]),
         ("data split PICTURES --folds 40", ["40 folds"]),
         ("data split PICTURES --protocol groupd", ["'groupd'", "did you mean `grouped`?"]),
         ("data split PICTURES --protocol random,file", ["one split"]),

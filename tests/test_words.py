@@ -1,10 +1,10 @@
-"""A number agrees with its noun."""
+"""A number agrees with its noun, and a list ends."""
 
 from __future__ import annotations
 
 import pytest
 
-from bench.words import counted
+from bench.words import counted, some
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,11 @@ from bench.words import counted
 )
 def test_a_number_agrees_with_its_noun(number: int, noun: tuple[str, ...], said: str) -> None:
     assert counted(number, *noun) == said
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [("a", "a"), ("abcde", "a, b, c, d, e"), ("abcdefg", "a, b, c, d, e and 2 more")],
+)
+def test_of_many_names_five_are_told_and_the_rest_is_counted(names: str, said: str) -> None:
+    assert some(list(names)) == said

@@ -20,6 +20,7 @@ import numpy as np
 from bench.data.music import STYLES, compose
 from bench.data.spectrograms import (
     SAMPLE_RATE,
+    PictureRow,
     mel_spectrogram,
     render_gtzan_picture,
     save_picture,
@@ -155,18 +156,18 @@ def _fill(root: Path, marker: DemoMarker, processes: int) -> None:
 
 
 def _make_in_processes(
-    make: Callable[[int, int], list[tuple[str, str]]],
+    make: Callable[[int, int], list[PictureRow]],
     pieces: list[tuple[int, int]],
     processes: int,
-) -> list[list[tuple[str, str]]]:
+) -> list[list[PictureRow]]:
     # Spawned, because a fork of a process that runs threads (torch does) can hang.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        futures: list[Future[list[tuple[str, str]]]] = [pool.submit(make, *key) for key in pieces]
+        futures: list[Future[list[PictureRow]]] = [pool.submit(make, *key) for key in pieces]
         return [future.result() for future in futures]
 
 
-def _make_piece(root: Path, marker: DemoMarker, style: int, piece: int) -> list[tuple[str, str]]:
-    """Compose and draw one piece; return (path, group) of its pictures."""
+def _make_piece(root: Path, marker: DemoMarker, style: int, piece: int) -> list[PictureRow]:
+    """Compose and draw one piece; return the rows of its pictures."""
     name = marker.styles[style]
     rng = np.random.default_rng([marker.seed, style, piece])
     audio = compose(STYLES[style], marker.clip_s * marker.clips_per_piece, rng)
@@ -174,5 +175,6 @@ def _make_piece(root: Path, marker: DemoMarker, style: int, piece: int) -> list[
     for clip, sound in enumerate(np.split(audio, marker.clips_per_piece)):
         picture = render_gtzan_picture(mel_spectrogram(sound, SAMPLE_RATE))
         number = piece * marker.clips_per_piece + clip
-        rows.append((save_picture(picture, root, name, number), f"{name}/piece{piece:03d}"))
+        path = save_picture(picture, root, name, number)
+        rows.append(PictureRow(path, f"{name}/piece{piece:03d}", clip * marker.clip_s))
     return rows

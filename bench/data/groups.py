@@ -20,13 +20,12 @@ from bench.data.names import PictureNames
 from bench.data.sources import read_rows
 from bench.errors import DataError
 from bench.records import Dataset, TiedBy, describe_conflicts
-from bench.words import counted
+from bench.words import counted, some
 
 OWN_GROUPS = "the data set's groups"
 COPIES = "identical files"
 PATTERN = "--group-pattern"
 
-_SHOWN = 5  # offending names in a message
 _NAMED = 3  # names of joined groups within the joint name
 
 Indices = npt.NDArray[np.int64]
@@ -93,7 +92,7 @@ def ties_of_file(dataset: Dataset, file: Path) -> tuple[Tie, ...]:
         raise DataError(
             f"--groups {file}: {counted(len(strangers), 'of its files is', 'of its files are')} "
             f"not in {dataset.root}: "
-            f"{_some(strangers)}; mend the paths (relative to that folder) or take the rows out"
+            f"{some(strangers)}; mend the paths (relative to that folder) or take the rows out"
         )
     return ties_of(f"--groups {file.name}", members)
 
@@ -123,22 +122,34 @@ def ties_of_pattern(dataset: Dataset, pattern: str) -> tuple[Tie, ...]:
     Raises:
         DataError: the regex is malformed, captures nothing, or does not match every path.
     """
-    regex = parse_pattern(pattern)
+    paths = [picture.path for picture in dataset.pictures]
+    otherwise = ", or list the groups in a file for --groups"
     members: dict[str, list[int]] = defaultdict(list)
-    unmatched = []
-    for index, picture in enumerate(dataset.pictures):
-        found = regex.search(picture.path)
-        if found is None or not found[1]:
-            unmatched.append(picture.path)
-        else:
-            members[found[1]].append(index)
+    for index, group in enumerate(groups_in_paths(paths, pattern, "picture", otherwise)):
+        members[group].append(index)
+    return ties_of(PATTERN, members)
+
+
+def groups_in_paths(
+    paths: Sequence[str], pattern: str, noun: str, otherwise: str = ""
+) -> tuple[str, ...]:
+    """Find the group that each path names; a message calls the paths' owners `noun`.
+
+    Raises:
+        DataError: the regex is malformed, captures nothing, or does not match every path; the
+            remedy is to widen it, or what `otherwise` adds to that.
+    """
+    regex = parse_pattern(pattern)
+    found = [regex.search(path) for path in paths]
+    groups = [match[1] if match else None for match in found]
+    unmatched = [path for path, group in zip(paths, groups, strict=True) if not group]
     if unmatched:
         raise DataError(
-            f"{PATTERN} {shlex.quote(pattern)} must name a group for every picture, and does not "
-            f"for {len(unmatched):,} of {len(dataset.pictures):,}: {_some(unmatched)}; widen the "
-            "pattern, or list the groups in a file for --groups"
+            f"{PATTERN} {shlex.quote(pattern)} must name a group for every {noun}, and does not "
+            f"for {len(unmatched):,} of {len(paths):,}: {some(unmatched)}; widen the pattern"
+            f"{otherwise}"
         )
-    return ties_of(PATTERN, members)
+    return tuple(group for group in groups if group)
 
 
 def ties_of(kind: str, members: Mapping[str, Sequence[int]]) -> tuple[Tie, ...]:
@@ -292,8 +303,3 @@ def _names_of_sets(dataset: Dataset, numbers: Indices, ties: Sequence[Tie]) -> d
 def _joint_name(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return " + ".join(names[:_NAMED]) + more
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -20,7 +20,7 @@ from bench.data.sources import given_split, read_rows
 from bench.data.splits import Parts, default_protocol, make_split
 from bench.errors import DataError, InputError, did_you_mean
 from bench.records import Dataset, Protocol, Split, how_split
-from bench.words import counted
+from bench.words import counted, some
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 WITH_LISTS: tuple[Protocol, ...] = ("gtzan-filtered", "file")
@@ -30,7 +30,6 @@ _TORCHAUDIO_LISTS: Mapping[str, Literal["train", "test"]] = {
     "filtered_valid": "train",
     "filtered_test": "test",
 }
-_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,7 @@ def _leftovers(protocol: Protocol, read: Lists, split: Split) -> str:
     text += f"{len(split.test):,} for the test, {len(split.left_out):,} in no part"
     if read.unknown:
         names = counted(len(read.unknown), "name")
-        text += f"; no picture is there for {names}: {_some(read.unknown)}"
+        text += f"; no picture is there for {names}: {some(read.unknown)}"
     return text
 
 
@@ -217,7 +216,7 @@ def _rows_of_csv(file: Path) -> list[tuple[str, Literal["train", "test"]]]:
         except DataError as error:
             faults.append(f"line {line}: {error}")
     if faults:
-        raise DataError(f"--parts {file}: {_some(faults)}")
+        raise DataError(f"--parts {file}: {some(faults)}")
     return named
 
 
@@ -252,11 +251,6 @@ def _lists_of(
             f"{origin} must name pictures of {dataset.root} to train on and to test on; of "
             f"its {counted(len(parts) + len(unknown), 'name')}, "
             f"{counted(len(parts), 'is', 'are')} there"
-            + (f", and {_some(unknown)} are not" if unknown else "")
+            + (f", and {some(unknown)} are not" if unknown else "")
         )
     return Lists(parts, tuple(unknown))
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more

@@ -11,17 +11,21 @@ one seed a trial tells little. `race` runs a whole search with each and prints w
 the plain script's best score. That score is the best of many noisy ones, so it also prints when the
 score was reached that the same recipe has on average with `--seeds` other seeds. All print the
 Markdown tables that the README quotes.
+
+Seconds are the clock's; in brackets stand those of the processor, of all threads and worker
+processes together, which other work on the machine disturbs far less.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +40,7 @@ from bench.models.backbones import describe_backbone
 from bench.models.weights import load_network
 from bench.pipeline import make_plan, search
 from bench.progress import SilentProgress
-from bench.records import Recipe, StudyPlan, TrialJob
-from bench.results import load_trials
+from bench.records import Recipe, StudyPlan, TrialJob, TrialState
 from bench.search.budget import Budget
 from bench.search.options import SearchOptions
 from bench.space import SearchSpace
@@ -90,7 +93,7 @@ def compare_trials(options: argparse.Namespace, workspace: Workspace) -> dict[st
     for number, recipe in enumerate(_draw_recipes(plan, options)):
         row: dict[str, Any] = {"depth": recipe.freeze_depth, "policy": recipe.augmentation}
         for side in sides if number % 2 else reversed(sides):
-            started = time.perf_counter()
+            watch = Stopwatch()
             if side == "bench":
                 # Decoding and opening the store belong to the first trial's time.
                 trainer = trainer or Trainer(plan)
@@ -99,7 +102,7 @@ def compare_trials(options: argparse.Namespace, workspace: Workspace) -> dict[st
             else:
                 chosen = replace(task, bf16=side == "plain_bf16")
                 score = plain_script.run_trial(chosen, asdict(recipe), seed=1000 * number)
-            row[f"{side}_s"] = time.perf_counter() - started
+            row[f"{side}_s"], row[f"{side}_cpu_s"] = watch.seconds()
             row[f"{side}_score"] = score
         rows.append(row)
         _say(f"trial {number}: {row}")
@@ -165,32 +168,62 @@ def _print_trials(rows: Sequence[Mapping[str, Any]], sides: Sequence[str]) -> No
     print("| --- " + "| ---: " * (len(sides) + 5) + "|")
     for depth in [*sorted({row["depth"] for row in rows}, reverse=True), None]:
         chosen = [row for row in rows if depth in (None, row["depth"])]
-        sums = [sum(row[f"{side}_s"] for row in chosen) for side in sides]
         cells = ["all" if depth is None else str(depth), str(len(chosen))]
-        cells += [f"{total_s:.1f}" for total_s in sums]
+        cells += [_seconds(_sum(chosen, side, "s"), _sum(chosen, side, "cpu_s")) for side in sides]
         for some in (chosen, chosen[1:]):  # later trials find stored what the first one computed
-            ours, plain = (sum(row[f"{side}_s"] for row in some) for side in ("bench", "plain"))
-            cells.append(f"{plain / ours:.1f}" if some else "")
+            ratios = [
+                _sum(some, "plain", unit) / _sum(some, "bench", unit) if some else float("nan")
+                for unit in ("s", "cpu_s")
+            ]
+            cells.append("{:.1f} ({:.1f})".format(*ratios) if some else "")
         for side in ("bench", "plain"):
             cells.append(f"{statistics.fmean(row[f'{side}_score'] for row in chosen):.3f}")
         print(f"| {' | '.join(cells)} |")
 
 
+def _sum(rows: Sequence[Mapping[str, Any]], side: str, unit: str) -> float:
+    return sum(row[f"{side}_{unit}"] for row in rows)
+
+
 # --- a whole search -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A trial that ended: seconds since the search began, by the clock and of the processor."""
+
+    at_s: float
+    at_cpu_s: float
+    state: TrialState
+    score: float | None
+
+
+class _Timing(SilentProgress):
+    """Notes when each trial of a search ended."""
+
+    def __init__(self) -> None:
+        self.trials: list[Scored] = []
+        self._watch = Stopwatch()
+
+    def trial_ended(
+        self, number: int, state: TrialState, value: float | None, error: str | None = None
+    ) -> None:
+        self.trials.append(Scored(*self._watch.seconds(), state, value))
+        _say(f"bench: {self.trials[-1]}")
 
 
 def race(options: argparse.Namespace, workspace: Workspace) -> dict[str, object]:
     """Search with each program; when did each reach the plain script's best score?"""
     plan = _plan(options, workspace, linear_probe=True)
     space = SearchSpace.from_dict(plan.space)
-    curve: list[tuple[float, float]] = []
-    started = time.perf_counter()
+    task, watch = _plain_task(plan, options), Stopwatch()
+    plain: list[Scored] = []
 
     def on_trial(study: optuna.Study) -> None:
-        curve.append((time.perf_counter() - started, study.best_value))
-        _say(f"plain: {len(curve)} trials, {curve[-1][0]:.0f} s, best {curve[-1][1]:.3f}")
+        last = study.trials[-1]
+        plain.append(Scored(*watch.seconds(), last.state.name, last.value))
+        _say(f"plain: {len(_complete(plain))} complete of {len(plain)}, {plain[-1]}")
 
-    task = _plain_task(plan, options)
     study = plain_script.search(
         task,
         space.distributions(),
@@ -200,64 +233,79 @@ def race(options: argparse.Namespace, workspace: Workspace) -> dict[str, object]
         options.seed,
         on_trial,
     )
-    plain_best = max(score for _, score in curve)
-    plain_s = next(at for at, score in curve if score == plain_best)
-
-    database = Database.open(workspace.default_storage)
-    started = time.perf_counter()
-    search(
-        options.data,
-        replace(
-            _search_options(options, linear_probe=True),
-            budget=Budget(trials=options.bench_trials or options.trials),
-        ),
-        workspace=workspace,
-        database=database,
-        listener=SilentProgress(),
-    )
-    bench_total_s = time.perf_counter() - started
-    trials = load_trials(database, plan)
-    overhead_s = bench_total_s - max(trial.finished_s or 0.0 for trial in trials)
-    scored = [(overhead_s + t.finished_s, t.value) for t in trials if t.state == "COMPLETE"]
-    best = max(score for _, score in scored)
+    best = max(_complete(plain), key=lambda trial: trial.score)
     recipe = study.best_params
     again = [plain_script.run_trial(task, recipe, 7000 + seed) for seed in range(options.seeds)]
     _say(f"the plain script's best recipe {recipe} with other seeds: {again}")
 
-    goals = {"its best score": plain_best, "that recipe, other seeds": statistics.fmean(again)}
-    found = {name: _first_at_least(goal, scored) for name, goal in goals.items()}
+    # In a folder where nothing has been read or decoded yet.
+    own = Workspace(workspace.root / "search").create()
+    timing = _Timing()
+    with Database.open(own.default_storage) as database:
+        search(
+            options.data,
+            replace(
+                _search_options(options, linear_probe=True),
+                budget=Budget(trials=options.bench_trials or options.trials),
+            ),
+            workspace=own,
+            database=database,
+            listener=timing,
+        )
+    ours = timing.trials
     print("| program | trials | whole search, s | best score |")
     print("| --- | ---: | ---: | ---: |")
-    print(f"| plain script | {len(curve)} | {curve[-1][0]:.0f} | {plain_best:.3f} |")
-    print(f"| bench | {len(trials)} | {bench_total_s:.0f} | {best:.3f} |")
+    for name, trials in (("plain script", plain), ("bench", ours)):
+        whole = _seconds(trials[-1].at_s, trials[-1].at_cpu_s)
+        top = max(trial.score for trial in _complete(trials))
+        print(f"| {name} | {len(trials)} | {whole} | {top:.3f} |")
     print(
         "\n| the plain script's | score | it had it after, s | bench reached it after, s | ratio |"
     )
     print("| --- | ---: | ---: | ---: | ---: |")
+    goals = {"its best score": best.score, "that recipe, other seeds": statistics.fmean(again)}
     for name, goal in goals.items():
-        at = found[name]
-        reached = "never | –" if at is None else f"{at:.0f} | {plain_s / at:.1f}"
-        print(f"| {name} | {goal:.3f} | {plain_s:.0f} | {reached} |")
+        had = _seconds(best.at_s, best.at_cpu_s)
+        found = next((trial for trial in _complete(ours) if trial.score >= goal), None)
+        reached = "never | –"
+        if found is not None:
+            ratios = f"{best.at_s / found.at_s:.1f} ({best.at_cpu_s / found.at_cpu_s:.1f})"
+            reached = f"{_seconds(found.at_s, found.at_cpu_s)} | {ratios}"
+        print(f"| {name} | {goal:.3f} | {had} | {reached} |")
     return {
-        "plain_curve": curve,
-        "plain_best": plain_best,
+        "plain": [asdict(trial) for trial in plain],
         "plain_best_recipe": recipe,
         "plain_best_again": again,
-        "plain_reached_s": plain_s,
-        "bench_total_s": bench_total_s,
-        "bench_best": best,
-        "bench_reached_s": found,
-        "bench_curve": [(t.finished_s, t.state, t.value) for t in trials],
+        "bench": [asdict(trial) for trial in ours],
         **_context(plan),
     }
 
 
-def _first_at_least(goal: float, scored: Sequence[tuple[float, float]]) -> float | None:
-    """Seconds until a trial with this score ended."""
-    return min((at for at, score in scored if score >= goal), default=None)
+def _complete(trials: Sequence[Scored]) -> list[Scored]:
+    """Those that ran to their end and have a score."""
+    return [trial for trial in trials if trial.state == "COMPLETE"]
 
 
 # --- shared ---------------------------------------------------------------------------------
+
+
+class Stopwatch:
+    def __init__(self) -> None:
+        self._started = self._now()
+
+    def seconds(self) -> tuple[float, float]:
+        """Seconds since it was made: by the clock, and of the processor."""
+        clock, processor = self._now()
+        return clock - self._started[0], processor - self._started[1]
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        # Worker processes are counted when they have ended, which they do with each fold.
+        return time.perf_counter(), sum(os.times()[:4])
+
+
+def _seconds(clock: float, processor: float) -> str:
+    return f"{clock:.1f} ({processor:.1f})"
 
 
 def _search_options(options: argparse.Namespace, *, linear_probe: bool) -> SearchOptions:

@@ -656,9 +656,8 @@ def data_check(
 
     with show_steps(quiet=quiet) as steps:
         steps.begin(f"reading the pictures of {data}")
-        dataset = load_groups(
-            load_dataset(data, crop=parse_crop(crop)), file=groups, pattern=group_pattern
-        )
+        read = load_dataset(data, crop=parse_crop(crop), progress=steps.reach)
+    dataset = load_groups(read, file=groups, pattern=group_pattern)
     facts = console.dataset_facts(dataset)
     if not as_json:
         console.print_dataset(facts, remarks(dataset))

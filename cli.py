@@ -656,16 +656,16 @@ def data_check(
 
     with show_steps(quiet=quiet) as steps:
         steps.begin(f"reading the pictures of {data}")
-        dataset = load_groups(
-            load_dataset(data, crop=parse_crop(crop)), file=groups, pattern=group_pattern
-        )
+        read = load_dataset(data, crop=parse_crop(crop), progress=steps.reach)
+    dataset = load_groups(read, file=groups, pattern=group_pattern)
     facts = console.dataset_facts(dataset)
     if not as_json:
         console.print_dataset(facts, remarks(dataset))
     with show_steps(quiet=quiet) as steps:
         if backbone != "none":
             steps.begin(f"loading {backbone}")
-        found = audit(dataset, _features(backbone), steps)
+        with _features(backbone) as features:
+            found = audit(dataset, features, steps)
     told = findings(dataset, found)
     pages = _draw_pairs(dataset, found, out) if out else ()
     if as_json:
@@ -869,15 +869,17 @@ def _check_device(device: str) -> None:
         raise not_among("--device", device, DEVICES)
 
 
-def _features(backbone: str) -> Features | None:
+@contextmanager
+def _features(backbone: str) -> Iterator[Features | None]:
     """What judges labels; None stands for small pictures."""
     if backbone == "none":
-        return None
+        yield None
+        return
     from bench.data.audit.thumbnails import Features
-    from bench.models.features import AUDIT_SIZE, PooledFeatures
+    from bench.models.features import audit_features
 
-    compute = PooledFeatures(backbone, image_size=AUDIT_SIZE)
-    return Features(f"features of {backbone}", compute.geometry, compute)
+    with audit_features(backbone) as compute:
+        yield Features(f"features of {backbone}", compute.geometry, compute)
 
 
 def _draw_pairs(dataset: Dataset, found: Audit, folder: Path) -> tuple[Path, ...]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 NOTHING = "\N{EN DASH}"
 PIPE_COLUMNS = 200  # a table that goes to a file or a pipe is not cut to a terminal's width
 MOST_COUNTED = 8  # kinds of pictures named on one line
-MOST_SUSPICIOUS = 10  # labels listed; --json gives all
+MOST_TO_JUDGE = 10  # labels listed; --json gives all
 
 
 class TextTable(Protocol):
@@ -443,8 +443,8 @@ def print_findings(told: Sequence[Finding]) -> None:
     print("findings")
     for finding in told:
         print(f"  {finding.kind}: {finding.what}")
-        # Each suspicious label is for a person to judge, which one example is no help with.
-        most = MOST_SUSPICIOUS if finding.kind == "suspicious labels" else 1
+        # Each of these is for a person to judge, which one example is no help with.
+        most = MOST_TO_JUDGE if finding.kind in ("suspicious labels", "conflicting labels") else 1
         for detail in finding.details[:most]:
             print(f"     {printable(_example(detail))}")
         left = len(finding.details) - most
@@ -455,7 +455,13 @@ def print_findings(told: Sequence[Finding]) -> None:
 
 def _example(detail: Mapping[str, Any]) -> str:
     if "first" in detail:
-        return f"{detail['first']} and {detail['second']} ({detail['correlation']:.2f})"
+        first, second = detail["first"], detail["second"]
+        if detail["first_label"] != detail["second_label"]:
+            first, second = (
+                f"{first} [{detail['first_label']}]",
+                f"{second} [{detail['second_label']}]",
+            )
+        return f"{first} and {second} ({detail['correlation']:.2f})"
     if "predicted" in detail:
         sure = f"{detail['probability_of_predicted']:.2f}"
         return f"{detail['picture']}: {detail['label']}, or {detail['predicted']}? ({sure})"

@@ -276,12 +276,12 @@ def measure(
     rows_of = (
         f"{counted(len(jobs), 'row')} of {counted(protocol.processes, 'process', 'processes')}"
     )
-    listener.stage(f"measuring latency: {rows_of} each")
-    with listener.counting("measuring latency, processes") as count:
+    with listener.steps() as steps:
+        steps.begin(f"measuring latency: {rows_of} each")
         measured = measure_many(
             tuple(jobs.values()),
             protocol=protocol,
-            progress=lambda _job, finished, planned: count(finished, planned),
+            progress=lambda _job, finished, planned: steps.reach(finished, planned),
         )
     rows = tuple(
         replace(row, path=Path(row.path).relative_to(workspace.root).as_posix()) for row in measured
@@ -407,9 +407,9 @@ def make_plan(
 
 
 def _read(data: str | Path, options: SearchOptions, listener: Display) -> Dataset:
-    listener.stage(f"reading the pictures of {data}")
-    with listener.counting("reading pictures") as count:
-        dataset = load_dataset(data, crop=options.crop, progress=count)
+    with listener.steps() as steps:
+        steps.begin(f"reading the pictures of {data}")
+        dataset = load_dataset(data, crop=options.crop, progress=steps.reach)
     return load_groups(dataset, file=options.groups, pattern=options.group_pattern)
 
 

@@ -6,21 +6,19 @@ All of it goes to standard error; standard output belongs to results.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from bench.records import EpochScores, Recipe, StudyPlan, TrialState
-from bench.search.listener import Count, Display
+from bench.search.listener import Display
+from bench.steps import SILENT, PlainSteps, Steps, bar_steps
 from bench.words import counted
-
-_BETWEEN_LINES_S = 10.0  # a log is told of a count so often
 
 
 @dataclass(slots=True)
@@ -96,8 +94,8 @@ class SilentProgress:
     def search_ended(self) -> None:
         pass
 
-    def counting(self, what: str) -> AbstractContextManager[Count]:
-        return nullcontext(lambda done, total: None)
+    def steps(self) -> AbstractContextManager[Steps]:
+        return nullcontext(SILENT)
 
 
 class _CountingProgress(SilentProgress):
@@ -122,11 +120,7 @@ class _CountingProgress(SilentProgress):
 
 
 class PlainProgress(_CountingProgress):
-    """One line a finished trial, for logs and pipes. `clock` tells seconds."""
-
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(console)
-        self._clock = clock
+    """One line a finished trial, for logs and pipes."""
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -153,17 +147,8 @@ class PlainProgress(_CountingProgress):
             f"left {self._tally.time_left()}]" + (f"  {error}" if error else "")
         )
 
-    @contextmanager
-    def counting(self, what: str) -> Iterator[Count]:
-        said_s = self._clock()
-
-        def count(done: int, total: int) -> None:
-            nonlocal said_s
-            if self._clock() - said_s >= _BETWEEN_LINES_S:
-                said_s = self._clock()
-                self._say(f"{what}: {done:,} of {total:,}")
-
-        yield count
+    def steps(self) -> AbstractContextManager[Steps]:
+        return nullcontext(PlainSteps(self._say))
 
 
 class LiveProgress(_CountingProgress):
@@ -204,15 +189,8 @@ class LiveProgress(_CountingProgress):
             self._live.stop()
             self._live = None
 
-    @contextmanager
-    def counting(self, what: str) -> Iterator[Count]:
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        # Standard output is left alone: it belongs to results.
-        with Progress(
-            *columns, console=self._console, transient=True, redirect_stdout=False
-        ) as bar:
-            task = bar.add_task("", total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+    def steps(self) -> AbstractContextManager[Steps]:
+        return bar_steps(self._console)
 
     def _draw(self) -> None:
         if self._live is not None:

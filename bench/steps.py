@@ -1,4 +1,4 @@
-"""What a person sees of a long piece of work in steps: a bar, plain lines, or nothing.
+"""What a person sees of a long piece of work in steps: lines, with a bar on a terminal, or nothing.
 
 All of it goes to standard error; standard output belongs to results. rich is imported where a bar
 is drawn, so that what tells of its steps is as light as before.
@@ -7,12 +7,16 @@ is drawn, so that what tells of its steps is as light as before.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
+
+BETWEEN_LINES_S = 10.0  # a log is told so often how much of a step is done
 
 
 class Steps(Protocol):
@@ -24,6 +28,9 @@ class Steps(Protocol):
     def advance(self) -> None:
         """One part of the step is done."""
 
+    def reach(self, done: int, parts: int) -> None:
+        """So many parts of the step are done, of so many."""
+
 
 class SilentSteps:
     """Hears everything and says nothing."""
@@ -34,58 +41,97 @@ class SilentSteps:
     def advance(self) -> None:
         pass
 
+    def reach(self, done: int, parts: int) -> None:
+        pass
+
 
 SILENT: Steps = SilentSteps()
 
 
-class PlainSteps(SilentSteps):
-    """One line a step, for logs and pipes."""
+class _Counting:
+    """What the displays share: they count, and draw it if they have a picture of it."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    _what = ""
+    _done = 0
+    _parts: int | None = None
 
     def begin(self, what: str, parts: int | None = None) -> None:
-        print(what, file=self._stream, flush=True)
+        self._what, self._done, self._parts = what, 0, parts
+        self._begun()
+
+    def advance(self) -> None:
+        self._done += 1
+        self._draw()
+
+    def reach(self, done: int, parts: int) -> None:
+        self._done, self._parts = done, parts
+        self._draw()
+
+    def _begun(self) -> None:
+        raise NotImplementedError
+
+    def _draw(self) -> None:
+        raise NotImplementedError
 
 
-class BarSteps:
-    """One line, redrawn in place: the step, how much of it is done, and the time that is left."""
+class PlainSteps(_Counting):
+    """A line a step, and of a long one how far it is, for logs and pipes. `clock` tells seconds."""
+
+    def __init__(
+        self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._say, self._clock = say, clock
+        self._said_s = clock()
+
+    def _begun(self) -> None:
+        self._said_s = self._clock()
+        self._say(self._what)
+
+    def _draw(self) -> None:
+        if self._parts is not None and self._clock() - self._said_s >= BETWEEN_LINES_S:
+            self._said_s = self._clock()
+            self._say(f"{self._what}: {self._done:,} of {self._parts:,}")
+
+
+class BarSteps(_Counting):
+    """A line a step, and below it a bar, redrawn in place, with the time that is left."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
 
-    def begin(self, what: str, parts: int | None = None) -> None:
+    def _begun(self) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(what, total=parts)
+        self._progress.console.print(self._what, highlight=False, markup=False)
+        self._task = self._progress.add_task("", total=self._parts)
 
-    def advance(self) -> None:
+    def _draw(self) -> None:
         if self._task is not None:
-            self._progress.advance(self._task)
+            self._progress.update(self._task, completed=self._done, total=self._parts)
+
+
+@contextmanager
+def bar_steps(console: Console) -> Iterator[Steps]:
+    """Draw steps on a terminal for as long as the block lasts."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeLeft())
+    # Standard output is not redirected: it may be a file, and belongs to results.
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
+        yield BarSteps(progress)
 
 
 @contextmanager
 def show_steps(*, quiet: bool) -> Iterator[Steps]:
-    """Choose a display: a line on a terminal, lines elsewhere, nothing when quiet."""
+    """Choose a display: lines, with a bar on a terminal; nothing when quiet."""
     if quiet:
         yield SILENT
-        return
-    if not sys.stderr.isatty():
-        yield PlainSteps(sys.stderr)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
+    elif not sys.stderr.isatty():
+        yield PlainSteps(lambda line: print(line, file=sys.stderr, flush=True))
+    else:
+        from rich.console import Console
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeLeft(),
-    )
-    # Standard output is not redirected: it may be a file, and belongs to results.
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, redirect_stdout=False
-    ) as progress:
-        yield BarSteps(progress)
+        with bar_steps(Console(stderr=True)) as steps:
+            yield steps

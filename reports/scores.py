@@ -162,5 +162,6 @@ def legend(report: StudyReport) -> str:
     )
     return (
         "Brackets hold 95 % intervals: on the test set by a BCa bootstrap that resamples "
-        f"{resampled}; in cross-validation by the corrected resampled t over the folds."
+        f"{resampled} (Wilson's interval where these are few); in cross-validation by the "
+        "corrected resampled t over the folds."
     )

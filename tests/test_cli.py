@@ -156,6 +156,29 @@ def test_the_worst_suspicious_labels_are_listed_and_the_rest_is_counted(
     assert "and 3 more: --json lists all" in said
 
 
+def test_pairs_with_different_labels_are_listed_with_these(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pairs = tuple(
+        {
+            "first": f"red/{number}.png",
+            "second": f"blue/{number}.png",
+            "first_label": "red",
+            "second_label": "blue",
+            "correlation": 0.9,
+        }
+        for number in range(12)
+    )
+    finding = Finding(
+        kind="conflicting labels", count=12, what="12 pairs", remedy="correct one", details=pairs
+    )
+    console.print_findings([finding])
+
+    said = capsys.readouterr().out
+    assert "red/9.png [red] and blue/9.png [blue] (0.90)" in said
+    assert "and 2 more: --json lists all" in said
+
+
 @pytest.mark.parametrize(
     ("option", "tied"), [("--tie-duplicates", True), ("--no-tie-duplicates", False)]
 )

@@ -1,4 +1,4 @@
-"""What the displays say of a stage that counts what it does."""
+"""A search shows its stages as all other long work does; trials are tested with the command."""
 
 from __future__ import annotations
 
@@ -8,54 +8,33 @@ import pytest
 from rich.console import Console
 
 from bench.progress import LiveProgress, PlainProgress, SilentProgress
+from bench.search.listener import Display
 
 
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def log() -> io.StringIO:
-    return io.StringIO()
-
-
-def test_a_log_is_told_of_a_count_every_ten_seconds(log: io.StringIO) -> None:
-    clock = Clock()
-    progress = PlainProgress(Console(file=log), clock)
-
-    with progress.counting("reading pictures") as count:
-        for second in range(1, 26):
-            clock.now_s = second
-            count(100 * second, 2500)
-
-    assert log.getvalue().splitlines() == [
-        "reading pictures: 1,000 of 2,500",
-        "reading pictures: 2,000 of 2,500",
-    ]
-
-
-def test_on_a_terminal_a_count_is_a_bar_which_ends_with_its_stage(log: io.StringIO) -> None:
-    progress = LiveProgress(Console(file=log, force_terminal=True, width=100))
-
-    with pytest.raises(OSError, match="gone"), progress.counting("reading pictures") as count:
-        count(3, 10)
-        progress.stage("a line above the bar")
+def shown(display: Display) -> None:
+    with pytest.raises(OSError, match="gone"), display.steps() as steps:
+        steps.begin("reading pictures")
+        steps.reach(3, 10)
+        display.stage("a line of another kind")
         raise OSError("gone")
 
-    said = log.getvalue()
-    assert "reading pictures" in said
-    assert "3/10" in said
-    assert "a line above the bar" in said
+
+def test_a_log_has_a_line_a_stage() -> None:
+    log = io.StringIO()
+    shown(PlainProgress(Console(file=log)))
+    assert log.getvalue().splitlines() == ["reading pictures", "a line of another kind"]
+
+
+def test_on_a_terminal_a_stage_has_a_bar_which_ends_with_it() -> None:
+    screen = io.StringIO()
+    shown(LiveProgress(Console(file=screen, force_terminal=True, width=100)))
+
+    said = screen.getvalue()
+    for line in ("reading pictures", "3/10", "a line of another kind"):
+        assert line in said
     assert said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l")  # the cursor is back
 
 
 def test_quiet_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
-    with SilentProgress().counting("reading pictures") as count:
-        count(1, 2)
-
+    shown(SilentProgress())
     assert capfd.readouterr() == ("", "")

@@ -124,7 +124,8 @@ def _why(protocols: Sequence[Protocol], dataset: Dataset) -> str:
     if further:
         text += f"; the chosen recipes are trained again under {', '.join(further)}"
     if "random" in further:
-        text += ". The search is not made under random, which hides what the others show"
+        text += f". The search itself is made under {first}: by a score that leaks it would choose "
+        text += "what leaks best"
     return text
 
 

@@ -6,6 +6,8 @@ Shapes: N pictures, S = `Geometry.image_size` pixels on either side, F features.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +20,27 @@ from bench.models.weights import resolve_weights
 from bench.runtime.preprocess import Geometry
 
 AUDIT_SIZE = 128  # px; labels are judged by features of pictures of this side
-_BATCH = 32
+_BATCH = 16  # what its layers write still fits into the cache of a core
 # What `torch.cpu` calls instructions that multiply in bfloat16; without them float32 is faster.
 _BFLOAT16 = ("avx512_bf16", "amx_bf16")
+
+
+@contextmanager
+def audit_features(backbone: str) -> Iterator[PooledFeatures]:
+    """Load what judges labels; torch takes one thread a call as long as the block lasts.
+
+    Threads that share a call wait for one another after every layer, and where other work takes a
+    core they spin: six times the processor's time was seen.
+
+    Raises:
+        InputError, WeightsError: as `PooledFeatures`.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield PooledFeatures(backbone, image_size=AUDIT_SIZE)
+    finally:
+        torch.set_num_threads(before)
 
 
 class PooledFeatures:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from bench.records import EpochScores, Recipe, StudyPlan, TrialState
-
-# Told how much is done, of how much.
-Count = Callable[[int, int], None]
+from bench.steps import Steps
 
 
 class Listener(Protocol):
@@ -35,6 +32,6 @@ class Listener(Protocol):
 class Display(Listener, Protocol):
     """Follows a whole run, in which other things than trials are counted as well."""
 
-    def counting(self, what: str) -> AbstractContextManager[Count]:
-        """Show how much of a stage is done, for as long as the block lasts."""
+    def steps(self) -> AbstractContextManager[Steps]:
+        """Show stages and how much of each is done, for as long as the block lasts."""
         ...

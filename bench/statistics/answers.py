@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse.csgraph import connected_components
 
 from bench.records import Dataset, Predictions
 
@@ -42,6 +43,16 @@ class Counts:
             predicted=weights_bg @ self.predicted,
             losses=weights_bg @ self.losses,
             briers=weights_bg @ self.briers,
+        )
+
+    def nudged(self, by: float) -> Counts:
+        """Sum all rows of (G, K) once for each of them, which then weighs 1 + `by`, to (G, K)."""
+        return Counts(
+            right=self.right.sum(axis=0) + by * self.right,
+            true=self.true.sum(axis=0) + by * self.true,
+            predicted=self.predicted.sum(axis=0) + by * self.predicted,
+            losses=self.losses.sum() + by * self.losses,
+            briers=self.briers.sum() + by * self.briers,
         )
 
     @property
@@ -123,9 +134,16 @@ class Answers:
         return self.by_group.weighted(np.ones(self.groups))
 
     @property
-    def classes(self) -> int:
-        """Classes that the test pictures have."""
-        return int((self.whole.true > 0).sum())
+    def strata(self) -> Integers:
+        """(G,) numbers of what is resampled by itself, since the test set was drawn by class.
+
+        A class's groups are a stratum; classes that have a group in common are one together.
+        """
+        is_there_gk = self.by_group.true > 0
+        together_kk = is_there_gk.T.astype(np.int64) @ is_there_gk
+        _, component_k = connected_components(together_kk, directed=False)
+        _, strata = np.unique(component_k[is_there_gk.argmax(axis=1)], return_inverse=True)
+        return np.asarray(strata, dtype=np.int64)
 
     @property
     def groups_a_class(self) -> Integers:

@@ -2,14 +2,16 @@
 
 Where no honest interval can be given the estimate says why; see docs/statistics.md for the
 assumptions, and benchmarks/results/coverage.md for how often the intervals hold the truth.
+
+Shapes: G groups, B resamples; S strata, within which groups are resampled.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Self
 
 import numpy as np
 from scipy import stats
@@ -19,17 +21,16 @@ from bench.statistics.answers import Answers, Counts, Floats, Integers
 
 LEVEL = 0.95
 RESAMPLES = 4999
-# Fewer groups of a class say too little of how its recall varies (benchmarks/results/coverage.md).
+# Fewer groups of a class say too little of how its recall varies.
 LEAST_GROUPS_A_CLASS = 3
+# With fewer degrees of freedom the bootstrap's tails are made of a handful of groups.
+LEAST_FREEDOM = 8
 _ROUNDING = 1e-20  # variance of shares that differ by rounding alone
 _BATCH = 500  # resamples in memory at a time
+_NUDGE = 1e-4  # of a group's weight, for derivatives
 
-Metric = Callable[[Counts], Floats]
-balanced_accuracy: Metric = attrgetter("balanced_accuracy")
-precision: Metric = attrgetter("precision")
-f1: Metric = attrgetter("f1")
-log_loss: Metric = attrgetter("log_loss")
-brier: Metric = attrgetter("brier")
+# What is asked of the groups' sums, once it is said how these are taken.
+Statistic = Callable[[Callable[[Counts], Counts]], Floats]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +47,50 @@ class Spread:
         return self.variance < _ROUNDING
 
     @property
+    def quantile(self) -> float:
+        """Of the t distribution: half of the interval, in standard errors."""
+        return float(stats.t.ppf(0.5 + LEVEL / 2, self.freedom))
+
+    @property
     def estimate(self) -> Estimate:
         if self.is_flat:
             return Estimate(value=self.value, interval=None, why_not="nothing varies")
-        low, high = stats.t.interval(LEVEL, self.freedom, loc=self.value, scale=self.variance**0.5)
-        return Estimate(value=self.value, interval=(float(low), float(high)))
+        return Estimate(value=self.value, interval=self.students_interval())
+
+    def students_interval(self) -> tuple[float, float]:
+        half = self.quantile * self.variance**0.5
+        return self.value - half, self.value + half
+
+    def wilsons_interval(self) -> tuple[float, float]:
+        """Of a share, which varies the less the nearer it is to 0 or 1, and ends there.
+
+        Wilson (1927, "Probable inference, the law of succession, and statistical inference",
+        JASA 22) for as many independent trials as would vary as much, with the t quantile: the
+        form for clustered data that Franco, Little, Louis and Slud compare (2019, "Comparative
+        study of confidence intervals for proportions in complex sample surveys", J. Survey
+        Statistics and Methodology 7).
+        """
+        share, squared = self.value, self.quantile**2
+        trials = share * (1 - share) / self.variance
+        middle = (share + squared / (2 * trials)) / (1 + squared / trials)
+        half = (squared * (share * (1 - share) / trials + squared / (4 * trials**2))) ** 0.5
+        half /= 1 + squared / trials
+        return middle - half, middle + half
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A score of test pictures; `is_share`: it is 0 when all answers are wrong, 1 when right."""
+
+    of: Callable[[Counts], Floats]
+    is_share: bool
+
+
+balanced_accuracy = Metric(attrgetter("balanced_accuracy"), is_share=True)
+precision = Metric(attrgetter("precision"), is_share=True)
+f1 = Metric(attrgetter("f1"), is_share=True)
+log_loss = Metric(attrgetter("log_loss"), is_share=False)
+brier = Metric(attrgetter("brier"), is_share=False)
 
 
 # --- a test set -----------------------------------------------------------------------------
@@ -61,17 +101,17 @@ def bootstrap(answers: Answers, metric: Metric, *, resamples: int = RESAMPLES) -
 
     The bias-corrected and accelerated bootstrap (BCa; Efron, 1987, "Better bootstrap confidence
     intervals", JASA 82) by scipy, over clusters (Field and Welsh, 2007, "Bootstrapping clustered
-    data", JRSS B 69). A bootstrap of n things is too narrow by sqrt((n-1)/n) and by the normal in
-    place of the t quantile, so its level is raised as in Hesterberg (2014, "What teachers should
-    know about the bootstrap", arXiv:1411.5279), with one degree of freedom less for each class,
-    since the mean of every class is estimated from its own groups.
+    data", JRSS B 69) within the strata of `Answers.strata`. A bootstrap of n things is too narrow
+    by sqrt((n-1)/n) and by the normal in place of the t quantile, so its level is raised as in
+    Hesterberg (2014, "What teachers should know about the bootstrap", arXiv:1411.5279), with the
+    degrees of freedom that the groups have in truth (`_Influences`).
 
-    The same answers give the same interval. How often it held the truth in simulations, and how
-    much less often with few groups a class, is in benchmarks/results/coverage.md.
+    Below `LEAST_FREEDOM` of these (few groups, or few that have a mistake at all) the tails are
+    made of a handful of groups; a share then gets Wilson's interval for clustered data, and a
+    loss none. How often each held the truth is in benchmarks/results/coverage.md. The same answers
+    give the same interval.
     """
-    return _resampled(
-        answers, lambda weights_bg: metric(answers.by_group.weighted(weights_bg)), resamples
-    )
+    return _interval(answers, _score(metric, answers), resamples, is_share=metric.is_share)
 
 
 def bootstrap_change(
@@ -81,50 +121,68 @@ def bootstrap_change(
 
     Both are taken of the same resamples, so that what makes pictures hard cancels out.
     """
+    return _interval(after, _change(metric, before, after), resamples, is_share=False)
 
-    def change(weights_bg: Floats) -> Floats:
-        changed: Floats = metric(after.by_group.weighted(weights_bg)) - metric(
-            before.by_group.weighted(weights_bg)
+
+def _score(metric: Metric, answers: Answers) -> Statistic:
+    return lambda sums: metric.of(sums(answers.by_group))
+
+
+def _change(metric: Metric, before: Answers, after: Answers) -> Statistic:
+    score_before, score_after = _score(metric, before), _score(metric, after)
+    return lambda sums: score_after(sums) - score_before(sums)
+
+
+def _interval(
+    answers: Answers, statistic: Statistic, resamples: int, *, is_share: bool
+) -> Estimate:
+    influences = _Influences.of(statistic, answers.strata)
+    spread, why_not = influences.spread, lack_of_groups(answers)
+    if why_not is None and spread.is_flat:
+        why_not = _alike(answers)
+    is_resampled = spread.freedom >= LEAST_FREEDOM
+    if why_not is None and not is_resampled and not is_share:
+        why_not = (
+            f"the {answers.groups} {answers.unit} tell no more of how it varies than "
+            f"{spread.freedom + 1:.1f} alike would, and an interval needs {LEAST_FREEDOM + 1}"
         )
-        return changed
-
-    return _resampled(after, change, resamples)
-
-
-def _resampled(answers: Answers, metric_of: Callable[[Floats], Floats], resamples: int) -> Estimate:
-    """The BCa interval of a metric, which is given (B, G) weights of the groups."""
-    value = float(metric_of(np.ones((1, answers.groups)))[0])
-    why_not = lack_of_groups(answers)
     if why_not is not None:
-        return Estimate(value=value, interval=None, why_not=why_not)
-    groups = answers.groups
+        return Estimate(value=spread.value, interval=None, why_not=why_not)
+    if is_resampled:
+        interval = _resampled(statistic, answers.strata, influences.raised_level, resamples)
+    else:
+        interval = spread.wilsons_interval()
+    return Estimate(value=spread.value, interval=interval)
 
-    def statistic(drawn: Integers, axis: int) -> Floats:
+
+def _resampled(
+    statistic: Statistic, strata_g: Integers, level: float, resamples: int
+) -> tuple[float, float]:
+    members = [np.flatnonzero(strata_g == stratum) for stratum in np.unique(strata_g)]
+    groups = len(strata_g)
+
+    def of_resamples(*drawn: Integers, axis: int) -> Floats:
         del axis  # scipy always asks for the last one
-        rows = drawn.reshape(-1, drawn.shape[-1])
-        offsets = groups * np.arange(len(rows))[:, None]
-        cells = np.bincount((rows + offsets).ravel(), minlength=groups * len(rows))
-        weights_bg = cells.reshape(len(rows), groups).astype(np.float64)
-        return metric_of(weights_bg).reshape(drawn.shape[:-1])
+        rows = np.concatenate(drawn, axis=-1)
+        shape = rows.shape[:-1]
+        rows = rows.reshape(-1, rows.shape[-1])
+        cells = rows + groups * np.arange(len(rows))[:, None]
+        counts = np.bincount(cells.ravel(), minlength=groups * len(rows))
+        weights_bg = counts.reshape(len(rows), groups).astype(np.float64)
+        return statistic(lambda by_group: by_group.weighted(weights_bg)).reshape(shape)
 
-    with warnings.catch_warnings():
-        # Resamples that are all alike; told below.
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        warnings.filterwarnings("ignore", message="invalid value|divide by zero")
-        result = stats.bootstrap(
-            (np.arange(groups),),
-            statistic,
-            vectorized=True,
-            n_resamples=resamples,
-            batch=_BATCH,
-            confidence_level=_raised_level(groups, answers.classes),
-            method="BCa",
-            rng=np.random.default_rng(0),
-        )
+    result = stats.bootstrap(
+        members,
+        of_resamples,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=_BATCH,
+        confidence_level=level,
+        method="BCa",
+        rng=np.random.default_rng(0),
+    )
     low, high = map(float, result.confidence_interval)
-    if not (np.isfinite(low) and np.isfinite(high)):
-        return Estimate(value=value, interval=None, why_not=_alike(answers))
-    return Estimate(value=value, interval=(low, high))
+    return low, high
 
 
 def lack_of_groups(answers: Answers) -> str | None:
@@ -136,19 +194,7 @@ def lack_of_groups(answers: Answers) -> str | None:
             f"a class has only {fewest} of the {answers.groups} {answers.unit}, and an interval "
             f"needs {LEAST_GROUPS_A_CLASS} of each class"
         )
-    if answers.groups <= answers.classes:
-        # Each holds several classes, and the mean recall of K classes takes K degrees of freedom.
-        return (
-            f"there are only {answers.groups} {answers.unit} for {answers.classes} classes, and an "
-            "interval needs more of them than classes"
-        )
     return None
-
-
-def _raised_level(groups: int, classes: int) -> float:
-    freedom = groups - classes
-    quantile = stats.t.ppf(0.5 + LEVEL / 2, freedom) * (groups / freedom) ** 0.5
-    return float(2 * stats.norm.cdf(quantile) - 1)
 
 
 def _alike(answers: Answers) -> str:
@@ -159,27 +205,92 @@ def _alike(answers: Answers) -> str:
 
 
 def cluster_spread(answers: Answers, against: Answers | None = None) -> Spread:
-    """Balanced accuracy with the cluster-robust variance of its mean recalls.
+    """Balanced accuracy with the variance over groups.
 
     With `against`, the difference of the two models on the same pictures, paired within groups.
-    The variance is that of the groups' linearised contributions (Liang and Zeger, 1986,
-    "Longitudinal data analysis using generalized linear models", Biometrika 73), with G - K
-    degrees of freedom for G groups and K classes.
     """
-    mine = answers.by_group
-    right_gk = mine.right - (0.0 if against is None else against.by_group.right)
-    there = answers.whole.true > 0
-    right_gk, true_gk = right_gk[:, there], mine.true[:, there]
-    pictures_k = true_gk.sum(axis=0)
-    recalls_k = right_gk.sum(axis=0) / pictures_k
-    groups, classes = true_gk.shape
-    contributions_g = ((right_gk - recalls_k * true_gk) / (classes * pictures_k)).sum(axis=1)
-    freedom = max(groups - classes, 1)
-    return Spread(
-        value=float(recalls_k.mean()),
-        variance=float((contributions_g**2).sum() * groups / freedom),
-        freedom=float(freedom),
-    )
+    if against is None:
+        statistic = _score(balanced_accuracy, answers)
+    else:
+        statistic = _change(balanced_accuracy, against, answers)
+    return _Influences.of(statistic, answers.strata).spread
+
+
+@dataclass(frozen=True, slots=True)
+class _Influences:
+    """How each group moves a metric, less the mean of its stratum.
+
+    The derivative by the group's weight: the infinitesimal jackknife (Jaeckel, 1972; Efron, 1982,
+    "The jackknife, the bootstrap and other resampling plans"), which for balanced accuracy is the
+    linearisation of Liang and Zeger (1986, "Longitudinal data analysis using generalized linear
+    models", Biometrika 73).
+    """
+
+    value: float
+    moved_g: Floats
+    strata_g: Integers
+
+    @classmethod
+    def of(cls, statistic: Statistic, strata_g: Integers) -> Self:
+        (value,) = statistic(lambda by_group: by_group.weighted(np.ones((1, len(strata_g)))))
+        more_g = statistic(lambda by_group: by_group.nudged(_NUDGE))
+        less_g = statistic(lambda by_group: by_group.nudged(-_NUDGE))
+        moved_g = (more_g - less_g) / (2 * _NUDGE)
+        means_s = np.bincount(strata_g, weights=moved_g) / np.bincount(strata_g)
+        return cls(float(value), moved_g - means_s[strata_g], strata_g)
+
+    @property
+    def spread(self) -> Spread:
+        freedom = min(self._freedom_of_strata, self._freedom_of_tails)
+        return Spread(
+            value=self.value,
+            variance=float(self._variances_s.sum()),
+            freedom=max(freedom, 1.0),  # none is left where each class is one group
+        )
+
+    @property
+    def raised_level(self) -> float:
+        """The level at which a bootstrap within the strata is as wide as it should be at `LEVEL`.
+
+        It resamples n things of each stratum, so its variance is (n - 1) / n of what it should be.
+        """
+        sizes_s = np.bincount(self.strata_g)
+        resampled = (self._variances_s * (sizes_s - 1) / sizes_s).sum()
+        too_narrow = float((resampled / self._variances_s.sum()) ** 0.5)
+        return float(2 * stats.norm.cdf(self.spread.quantile / too_narrow) - 1)
+
+    @property
+    def _variances_s(self) -> Floats:
+        """What each stratum adds to the variance, without bias."""
+        sizes_s = np.bincount(self.strata_g)
+        squares_s = np.bincount(self.strata_g, weights=self.moved_g**2)
+        variances: Floats = squares_s * sizes_s / np.maximum(sizes_s - 1, 1)
+        return variances
+
+    @property
+    def _freedom_of_strata(self) -> float:
+        """Degrees of freedom of a sum of unequal variances.
+
+        Satterthwaite (1946, "An approximate distribution of estimates of variance components",
+        Biometrics Bulletin 2).
+        """
+        sizes_s = np.bincount(self.strata_g)
+        parts = (self._variances_s**2 / np.maximum(sizes_s - 1, 1)).sum()
+        return float(self._variances_s.sum() ** 2 / parts) if parts else float((sizes_s - 1).sum())
+
+    @property
+    def _freedom_of_tails(self) -> float:
+        """Degrees of freedom of a variance that few groups make, by the kurtosis over all groups.
+
+        O'Neill (2014, "Some useful moment results in sampling problems", The American Statistician
+        68). Where three groups of sixty hold all mistakes, the variance is known no better than
+        from a handful of groups.
+        """
+        groups = len(self.moved_g)
+        freedom = groups - len(np.bincount(self.strata_g))
+        squares = (self.moved_g**2).mean()
+        excess = (self.moved_g**4).mean() / squares**2 - 3 if squares else 0.0
+        return float(freedom / (1 + max(excess, 0.0) * freedom / (2 * groups)))
 
 
 def unpaired(first: Spread, second: Spread) -> Spread:

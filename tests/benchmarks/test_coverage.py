@@ -5,67 +5,78 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from coverage import (
+    EXTREMES,
+    FOLDS,
+    OTHERS,
+    PAIRS,
+    SCORES,
     Scenario,
-    as_pictures,
     coverage,
     cross_validations,
+    described,
     draws,
+    fold_coverage,
     fold_row,
     mean_accuracy,
+    other_row,
+    paired_coverage,
     paired_draws,
     paired_row,
+    picture_coverage,
+    score_coverage,
     score_row,
 )
 
-from bench.statistics.comparisons import on_test_pictures
-from bench.statistics.intervals import balanced_accuracy, bootstrap, cluster_spread
+from bench.statistics.intervals import Metric, balanced_accuracy, cluster_spread, f1, log_loss
 
 DRAWS = 2000
-CLUSTERED = Scenario(classes=3, groups=20, pictures=5, accuracy=0.7, correlation=0.3)
+CLUSTERED = SCORES[0]
 
 
 @pytest.mark.slow
-def test_the_bootstrap_over_groups_holds_the_truth_at_its_rate_and_over_pictures_it_does_not() -> (
-    None
-):
-    by_groups, by_pictures = [], []
-    for answers in draws(CLUSTERED, DRAWS):
-        alone = as_pictures(CLUSTERED, answers)
-        by_groups.append(bootstrap(answers, balanced_accuracy, resamples=999).interval)
-        by_pictures.append(cluster_spread(alone).estimate.interval)
-    groups, pictures = (coverage(found, 0.7) for found in (by_groups, by_pictures))
-    assert groups.given == 1.0
-    assert 0.93 <= groups.held <= 0.97
-    assert pictures.held < 0.85
+@pytest.mark.parametrize("scenario", SCORES, ids=described)
+def test_balanced_accuracy_is_held_at_its_rate(scenario: Scenario) -> None:
+    found = score_coverage(scenario, balanced_accuracy, DRAWS)
+    assert found.given > 0.98
+    assert 0.93 <= found.held <= 0.97
 
 
-def test_the_variance_over_groups_holds_the_truth_at_its_rate_and_over_pictures_it_does_not() -> (
-    None
-):
-    by_groups, by_pictures = [], []
-    for answers in draws(CLUSTERED, DRAWS):
-        by_groups.append(cluster_spread(answers).estimate.interval)
-        by_pictures.append(cluster_spread(as_pictures(CLUSTERED, answers)).estimate.interval)
-    assert 0.93 <= coverage(by_groups, 0.7).held <= 0.97
-    assert coverage(by_pictures, 0.7).held < 0.85
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", OTHERS, ids=described)
+@pytest.mark.parametrize("metric", [f1, log_loss], ids=["f1", "log-loss"])
+def test_other_scores_are_held_at_their_rate(scenario: Scenario, metric: Metric) -> None:
+    assert 0.93 <= score_coverage(scenario, metric, DRAWS).held <= 0.97
 
 
-@pytest.mark.parametrize("gain", [0.0, 0.15])
-def test_the_paired_difference_is_held_at_its_rate(gain: float) -> None:
-    intervals = [
-        on_test_pictures(first, second).difference.interval
-        for first, second in paired_draws(CLUSTERED, gain, DRAWS)
-    ]
-    assert 0.93 <= coverage(intervals, gain).held <= 0.97
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", EXTREMES, ids=described)
+def test_next_to_no_mistakes_or_groups_make_them_cautious_at_most(scenario: Scenario) -> None:
+    assert score_coverage(scenario, balanced_accuracy, DRAWS).held >= 0.93
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scenario", "gain"), PAIRS, ids=str)
+def test_differences_of_models_are_held_at_their_rate(scenario: Scenario, gain: float) -> None:
+    assert 0.93 <= paired_coverage(scenario, gain, DRAWS)[0].held <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pictures", "folds"), FOLDS)
+def test_the_mean_of_folds_is_held_at_least_at_its_rate(pictures: int, folds: int) -> None:
+    corrected, _ = fold_coverage(pictures, folds, DRAWS)
+    assert corrected.held >= 0.95
+
+
+def test_pictures_taken_for_independent_hold_the_truth_far_too_seldom() -> None:
+    by_groups = [cluster_spread(answers).estimate.interval for answers in draws(CLUSTERED, DRAWS)]
+    assert 0.93 <= coverage(by_groups, CLUSTERED.accuracy).held <= 0.97
+    assert picture_coverage(CLUSTERED, DRAWS).held < 0.85
 
 
 def test_equal_models_are_hardly_ever_called_better_or_worse() -> None:
-    verdicts = [
-        on_test_pictures(first, second).verdict
-        for first, second in paired_draws(CLUSTERED, 0.0, DRAWS)
-    ]
-    assert sum(verdict in ("better", "worse") for verdict in verdicts) / DRAWS < 0.1
-    assert "equal in practice" not in verdicts
+    _, verdicts = paired_coverage(CLUSTERED, 0.0, DRAWS)
+    assert (verdicts["better"] + verdicts["worse"]) / DRAWS < 0.1
+    assert not verdicts["equal in practice"]
 
 
 # --- the simulation itself ------------------------------------------------------------------
@@ -93,6 +104,7 @@ def test_the_truth_of_the_folds_is_their_mean() -> None:
 
 
 def test_rows_are_as_wide_as_their_tables() -> None:
-    assert score_row(CLUSTERED, 2).count("|") == 10
+    assert score_row(CLUSTERED, 2).count("|") == 11
+    assert other_row(CLUSTERED, 2).count("|") == 10
     assert paired_row(CLUSTERED, 0.0, 2).count("|") == 12
     assert fold_row(20, 4, 2).count("|") == 7

@@ -71,7 +71,7 @@ def test_random_ignores_groups_and_is_labelled_as_doing_so():
     for split in splits:
         check_split(dataset, split)
     assert "protocol: grouped (no group stands on both sides" in said[0]
-    assert "not made under random" in said[0]
+    assert "The search itself is made under grouped" in said[0]
     _, said = make_splits(dataset, ("random",), folds=3, test_fraction=0.2, seed=0)
     assert "groups are ignored, as was asked for" in said[0]
 

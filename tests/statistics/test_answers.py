@@ -52,6 +52,34 @@ def test_a_group_taken_twice_weighs_as_its_pictures_given_twice() -> None:
         assert getattr(weighted, name) == pytest.approx(getattr(twice.whole, name))
 
 
+def test_the_sums_with_one_group_nudged_are_those_of_its_weight() -> None:
+    labels, probabilities, groups = random_answers(0)
+    by_group = Answers.of(labels, probabilities, groups, "groups").by_group
+    weights = np.ones((1, len(by_group.true)))
+    weights[0, 3] = 1.1
+    nudged, weighted = by_group.nudged(0.1), by_group.weighted(weights)
+    for name in ("right", "true", "predicted", "losses", "briers"):
+        assert getattr(nudged, name)[3] == pytest.approx(getattr(weighted, name)[0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "strata"),
+    [
+        # Groups of one class each are resampled within their class.
+        ([0, 0, 1, 1, 2], [0, 1, 2, 3, 4], [0, 0, 1, 1, 2]),
+        # Group 1 holds pictures of both classes, which are resampled together then.
+        ([0, 0, 1, 1, 2], [0, 1, 1, 3, 4], [0, 0, 0, 1]),
+        # Classes are tied in a chain.
+        ([0, 1, 1, 2, 2], [0, 0, 1, 1, 2], [0, 0, 0]),
+    ],
+)
+def test_classes_that_share_a_group_are_resampled_together(
+    labels: list[int], groups: list[int], strata: list[int]
+) -> None:
+    answers = Answers.of(np.asarray(labels), np.eye(3)[labels], np.asarray(groups), "groups")
+    assert answers.strata.tolist() == strata
+
+
 def test_a_class_that_a_resample_misses_is_left_out_of_the_mean() -> None:
     labels, named = np.asarray([0, 0, 1]), np.asarray([0, 1, 1])
     answers = Answers.of(labels, np.eye(2)[named], np.asarray([0, 1, 2]), "pictures")
@@ -68,7 +96,7 @@ def test_the_answers_to_one_class_have_its_recall_and_its_groups() -> None:
         one = answers.of_class(index)
         assert one.whole.balanced_accuracy == pytest.approx(row.recall)
         assert one.groups == len(set(groups[labels == index].tolist()))
-        assert one.classes == 1
+        assert set(one.strata.tolist()) == {0}
 
 
 def with_pictures(plan: StudyPlan, groups: tuple[str | None, ...], files: str) -> Dataset:

@@ -8,15 +8,18 @@ from scipy import stats
 
 from bench.statistics.answers import Answers
 from bench.statistics.intervals import (
+    Metric,
     Spread,
     balanced_accuracy,
     bootstrap,
+    bootstrap_change,
     cluster_spread,
     cross_validated,
     f1,
     fold_spread,
     log_loss,
     optimism,
+    precision,
 )
 
 
@@ -24,11 +27,10 @@ def answers_of(*right: str, size: int = 1) -> Answers:
     """A class for each text: a letter a group, `+` right and `-` wrong for all its pictures."""
     labels = [k for k, groups in enumerate(right) for _ in groups for _ in range(size)]
     marks = [mark for groups in right for mark in groups for _ in range(size)]
-    named = [
-        k if mark == "+" else (k + 1) % len(right) for k, mark in zip(labels, marks, strict=True)
-    ]
+    columns = max(len(right), 2)
+    named = [k if mark == "+" else (k + 1) % columns for k, mark in zip(labels, marks, strict=True)]
     groups = np.repeat(np.arange(len(labels) // size), size)
-    return Answers.of(np.asarray(labels), np.eye(len(right))[named], groups, "groups")
+    return Answers.of(np.asarray(labels), np.eye(columns)[named], groups, "groups")
 
 
 MIXED = answers_of("++-+++-+", "+-+-++-+", "++++-+++")
@@ -87,7 +89,7 @@ def test_the_variance_of_single_pictures_is_the_binomial_one() -> None:
     spread = cluster_spread(answers_of("+++-" * 5, "++--" * 5))
     assert spread.value == pytest.approx(0.625)
     assert spread.variance == pytest.approx((0.75 * 0.25 + 0.5 * 0.5) / 19 / 4)
-    assert spread.freedom == 38
+    assert spread.freedom == pytest.approx(37.24, abs=0.01)  # 38, were both recalls alike
 
 
 def test_the_bootstrap_agrees_with_the_variance_of_the_groups() -> None:
@@ -103,6 +105,77 @@ def test_a_paired_variance_counts_only_what_differs() -> None:
     difference = cluster_spread(first, against=worse)
     assert difference.value == pytest.approx(2 / 20 / 2)
     assert difference.variance < cluster_spread(first).variance
+
+
+def few_wrong(groups: int, wrong: int) -> Answers:
+    return answers_of("+" * (groups - wrong) + "-" * wrong)
+
+
+@pytest.mark.parametrize(
+    ("answers", "least", "most"),
+    [
+        (few_wrong(60, 20), 40, 60),  # as good as all groups of a class
+        (few_wrong(60, 3), 5, 9),  # three mistakes say little of how mistakes vary
+        (answers_of("+-" * 20, "+" * 19 + "-" * 21, "+++-"), 4, 6),  # most of it from four groups
+    ],
+)
+def test_the_degrees_of_freedom_are_those_of_the_groups_that_make_the_variance(
+    answers: Answers, least: float, most: float
+) -> None:
+    assert least <= cluster_spread(answers).freedom <= most
+
+
+def test_long_tails_take_oneills_degrees_of_freedom() -> None:
+    """2 n / (kurtosis - (n - 3) / (n - 1)), which is n - 1 for a normal distribution's 3."""
+    right = np.repeat([1.0, 0.0], [54, 6])
+    kurtosis = float(stats.kurtosis(right, fisher=False))
+    expected = 2 * 60 / (kurtosis - 57 / 59)
+    assert cluster_spread(few_wrong(60, 6)).freedom == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_influences_of_groups_are_the_jackknifes() -> None:
+    """Leaving out one of many groups moves a score by what its derivative says."""
+    answers = answers_of("+++-" * 40, "++--" * 40)
+    leaving_out = 1 - np.eye(answers.groups)
+    for metric in (balanced_accuracy, f1, log_loss):
+        left_out = metric.of(answers.by_group.weighted(leaving_out))
+        variance = answers.groups * left_out.var()  # of the jackknife, nearly
+        change = bootstrap(answers, metric).interval
+        assert change is not None
+        assert (change[1] - change[0]) / 2 == pytest.approx(1.96 * variance**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(("share", "trials"), [(0.5, 10), (0.9, 20), (0.98, 100)])
+def test_a_share_of_few_groups_has_wilsons_interval(share: float, trials: int) -> None:
+    spread = Spread(value=share, variance=share * (1 - share) / trials, freedom=np.inf)
+    expected = stats.binomtest(round(share * trials), trials).proportion_ci(method="wilson")
+    assert spread.wilsons_interval() == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize("metric", [balanced_accuracy, precision, f1])
+def test_few_groups_give_a_share_an_interval_within_0_and_1(metric: Metric) -> None:
+    estimate = bootstrap(answers_of("+++", "++-"), metric)
+    assert estimate.interval is not None
+    assert 0.0 < estimate.interval[0] < estimate.value < estimate.interval[1] < 1.0
+
+
+def test_few_groups_give_a_loss_none_and_say_why() -> None:
+    few, other = answers_of("+++", "++-"), answers_of("+++", "+-+")
+    for estimate in (bootstrap(few, log_loss), bootstrap_change(few, other, log_loss)):
+        assert estimate.interval is None
+        assert "the 6 groups tell no more of how it varies than" in (estimate.why_not or "")
+
+
+def test_where_classes_share_groups_these_are_resampled_over_all_classes() -> None:
+    """Ten patients with pictures of both classes: more groups than classes is not needed."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(10), 12)
+    labels = np.tile([0, 1], 60)
+    named = np.where(rng.random(120) < 0.8, labels, 1 - labels)
+    answers = Answers.of(labels, np.eye(2)[named], groups, "groups")
+    assert set(answers.strata.tolist()) == {0}
+    assert cluster_spread(answers).freedom <= 9
+    assert bootstrap(answers, balanced_accuracy).interval is not None
 
 
 # --- folds ----------------------------------------------------------------------------------

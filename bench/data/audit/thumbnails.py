@@ -7,6 +7,7 @@ S pixels on either side of a picture of which features are made, F features.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ _FRAME_TOLERANCE = 8
 _IS_OFF = [255 * (level > _FRAME_TOLERANCE) for level in range(256)] * 3
 
 
-# Pictures whose colours are held in memory at a time.
-_BLOCK = 512
+# Pictures that a thread makes small, and features of, at a time.
+_BLOCK = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class Features:
     """Numbers that describe pictures; `name` says what they are.
 
     `compute` makes (N, F) of (N, S, S, 3) uint8 pictures that were cut by the data set's crop and
-    then fitted to `geometry`.
+    then fitted to `geometry`. Several threads call it at the same time, a thread a core, so a call
+    should take no more than its own.
     """
 
     name: str
@@ -69,7 +71,6 @@ class Thumbnails:
 def make_thumbnails(
     dataset: Dataset,
     features: Features | None = None,
-    threads: int | None = None,
     steps: Steps = SILENT,
 ) -> Thumbnails:
     """Decode all pictures; what the data set's crop cuts off is not in the small ones.
@@ -93,15 +94,19 @@ def make_thumbnails(
         grey_nhw[index] = np.asarray(grey)
         return colours
 
+    def reduce_all(block: npt.NDArray[np.int64]) -> Floats | None:
+        reduced = [reduce(index) for index in block.tolist()]
+        colours = [picture for picture in reduced if picture is not None]
+        return features.compute(np.stack(colours)) if features else None
+
+    # Of one size, but for a picture: libraries compute a lone one in another way.
     blocks = np.array_split(np.arange(count), math.ceil(count / _BLOCK))
     steps.begin(f"making {counted(count, 'picture')} small", len(blocks))
     computed = []
-    with ThreadPoolExecutor(threads) as pool:
-        for block in blocks:
-            reduced = pool.map(reduce, block.tolist())
-            colours = [picture for picture in reduced if picture is not None]
-            if features:
-                computed.append(features.compute(np.stack(colours)))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for features_nf in pool.map(reduce_all, blocks):
+            if features_nf is not None:
+                computed.append(features_nf)
             steps.advance()
     return Thumbnails(grey_nhw, frames_nf, np.concatenate(computed) if features else None)
 

@@ -616,10 +616,21 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rounding:
+    """Largest distances of probabilities from the model's in float64: the model's and the file's,
+    both in float32.
+    """
+
+    model: float
+    file: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParityCheck:
     """The ONNX file against the torch model on the same held-out pictures.
 
     `balanced_accuracy_difference` is the file's minus the model's; None where it was not taken.
+    `rounding` is what excuses a difference of more than 1e-4; None where there is none.
     """
 
     provider: str

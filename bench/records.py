@@ -616,10 +616,21 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rounding:
+    """Largest distances of probabilities from the model's in float64: the model's and the file's,
+    both in float32.
+    """
+
+    model: float
+    file: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParityCheck:
     """The ONNX file against the torch model on the same held-out pictures.
 
     `balanced_accuracy_difference` is the file's minus the model's; None where it was not taken.
+    `rounding` is what excuses a difference of more than 1e-4; None where there is none.
     """
 
     provider: str
@@ -628,6 +639,7 @@ class ParityCheck:
     max_abs_difference: float
     top1_agreement: float
     balanced_accuracy_difference: float | None = None
+    rounding: Rounding | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -636,6 +648,9 @@ class VariantCheck:
 
     lost: pictures that the float32 file classifies rightly and the variant does not; gained: the
     other way round.
+    class_pictures: of each class that occurs; empty in records of before it was kept.
+    difference: of balanced accuracies, the variant's minus the float32 file's, with its interval
+        over groups; None in records of before it was taken.
     """
 
     provider: str  # the execution provider that ran the variant
@@ -645,11 +660,28 @@ class VariantCheck:
     balanced_accuracy: float
     lost: int
     gained: int
+    class_pictures: tuple[int, ...] = ()
+    difference: Estimate | None = None
 
     @property
     def difference_points(self) -> float:
         """Balanced accuracy of the variant minus the float32 file's, in percentage points."""
         return 100 * (self.balanced_accuracy - self.fp32_balanced_accuracy)
+
+    @property
+    def interval_points(self) -> tuple[float, float] | None:
+        """95 % interval of `difference_points`, where there is one."""
+        if self.difference is None or self.difference.interval is None:
+            return None
+        low, high = self.difference.interval
+        return 100 * low, 100 * high
+
+    @property
+    def answer_points(self) -> float | None:
+        """What one answer is worth in percentage points, in the class of the fewest pictures."""
+        if not self.class_pictures:
+            return None
+        return 100 / (len(self.class_pictures) * min(self.class_pictures))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

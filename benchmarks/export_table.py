@@ -138,7 +138,7 @@ def export_and_verify(architecture: str, folder: Path) -> Row:
     export(ServingModel(model), metadata, file)
     export_cpu_s = time.process_time() - started
     labels_n = np.arange(PICTURES) % len(CLASSES)
-    parity = verify(model.probabilities, file, images_nhwc, labels_n)
+    parity = verify(model, file, images_nhwc, labels_n)
     return Row(
         architecture=architecture,
         image_size=images_nhwc.shape[1],
@@ -180,7 +180,8 @@ def as_markdown(rows: Sequence[Row], failures: dict[str, str], machine: str, dat
         f"by it against torch on {PICTURES} pictures (made by a generator), whose outputs are "
         "spread out: random weights and gains, batch normalisation fitted to the pictures, a "
         f"classifier scaled so that each logit has a standard deviation of {SPREAD:g}. The "
-        "differences are the largest of any probability; 1e-4 is allowed. Verified on "
+        "differences are the largest of any probability; 1e-4 is allowed, and more where the file "
+        "is as near to the network in float64 as torch in float32 is. Verified on "
         f"{', '.join(providers)}. Sizes include five classes.",
         "",
         f"Made by `benchmarks/export_table.py` on {machine}, {date}: {used}. The seconds are of "
@@ -200,6 +201,13 @@ def as_markdown(rows: Sequence[Row], failures: dict[str, str], machine: str, dat
             f"| {row.architecture} | {row.image_size} | {row.size_bytes / 1e6:.1f} | "
             f"{row.export_cpu_s:.1f} | {shown_differences} | {row.opset} |"
         )
+    excused = {row.architecture: row.parity for row in rows if any(c.rounding for c in row.parity)}
+    if excused:
+        lines += ["", "Largest differences from float64, where more than 1e-4 was excused:", ""]
+    for name, parity in excused.items():
+        rounding = [check.rounding for check in parity if check.rounding]
+        file, model = (max(getattr(r, side) for r in rounding) for side in ("file", "model"))
+        lines.append(f"- {name}: the file {file:.1e}, torch in float32 {model:.1e}")
     if failures:
         lines += ["", "What cannot be shipped:", ""]
         lines += [f"- {name}: {' '.join(reason.split())}" for name, reason in failures.items()]

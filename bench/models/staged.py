@@ -99,9 +99,13 @@ class StagedModel(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, images_nhwc: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:
-        """(N, S, S, 3) uint8 pictures -> (N, K) class probabilities, in eval mode."""
+        """(N, S, S, 3) uint8 pictures -> (N, K) class probabilities, in eval mode.
+
+        They are computed in the precision of the model's buffers: float32, or float64 after
+        `double()`.
+        """
         self.eval()
-        logits = self(images_nhwc.permute(0, 3, 1, 2).float())
+        logits = self(images_nhwc.permute(0, 3, 1, 2).to(self.scale.dtype))
         return torch.softmax(logits / temperature, dim=1)
 
     # --- running ----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -68,7 +69,7 @@ def export(model: ServingModel, metadata: ModelMetadata, target: Path) -> None:
     size = metadata.geometry.image_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     try:
-        with _quiet():
+        with _quiet(), _explicit_attention(model):
             program = torch.onnx.export(
                 model,
                 (example,),
@@ -97,6 +98,25 @@ def rewrite_metadata(file: Path, metadata: ModelMetadata) -> None:
     onnx.helper.set_model_props(model, {**props, **metadata.to_props()})
     with atomic_path(file) as temporary:
         onnx.save(model, temporary)
+
+
+@contextlib.contextmanager
+def _explicit_attention(model: nn.Module) -> Iterator[None]:
+    """Let timm's attention be exported as matrix products and a softmax.
+
+    The exporter takes torch's fused operator apart into a third more nodes, and fails where the
+    strides of its result differ from what the exporter puts in its place (MaxViT).
+    """
+    fused: list[Any] = [
+        module for module in model.modules() if getattr(module, "fused_attn", False) is True
+    ]
+    for module in fused:
+        module.fused_attn = False
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.fused_attn = True
 
 
 @contextlib.contextmanager

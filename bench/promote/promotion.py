@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,10 +71,11 @@ def promote_candidate(
         export(serving, metadata, draft)
         say("verifying the file against the trained model")
         parity = verify(
-            partial(retrained.model.probabilities, temperature=temperature),
+            retrained.model,
             draft,
             trainer.images(candidate.recipe.backbone).read(test),
             np.asarray(plan.dataset.labels, dtype=np.int64)[test],
+            temperature=temperature,
         )
         say(f"scoring the file on {counted(len(test), 'test picture')}")
         predictions, scores = evaluate(draft, plan)

@@ -53,6 +53,8 @@ from bench.runtime.metadata import ModelMetadata, Provenance
 from bench.runtime.predictor import Predictor
 from bench.runtime.preprocess import PictureError, prepare
 from bench.runtime.session import Device
+from bench.statistics.answers import Answers, Integers, Unit, groups_of
+from bench.statistics.comparisons import on_test_pictures
 from bench.workspace import Workspace, write_atomic
 
 CALIBRATION_PICTURES = 128
@@ -136,7 +138,12 @@ def split_pictures(split: Split, labels: Sequence[int]) -> PictureParts:
 
 
 def compare(
-    source: Path, variant: Path, batches: Iterator[tuple[Images, Sequence[int]]], device: Device
+    source: Path,
+    variant: Path,
+    batches: Iterator[tuple[Images, Sequence[int]]],
+    groups_n: Integers,
+    unit: Unit,
+    device: Device,
 ) -> VariantCheck:
     """Run both files on the same pictures.
 
@@ -144,6 +151,8 @@ def compare(
         source: the float32 file, which runs on the CPU.
         variant: the other file.
         batches: (N, S, S, 3) pictures with their N classes.
+        groups_n: the group of each picture, in all batches.
+        unit: what a group is.
         device: where the variant runs.
     """
     ours, theirs = Predictor(source, device="cpu"), Predictor(variant, device=device)
@@ -155,6 +164,10 @@ def compare(
         labels.extend(batch_labels)
     labels_n, expected_n, actual_n = np.asarray(labels), np.hstack(expected), np.hstack(actual)
     right, still_right = expected_n == labels_n, actual_n == labels_n
+    _, class_pictures_k = np.unique(labels_n, return_counts=True)
+    mine, before = (
+        _answers(labels_n, answered_n, groups_n, unit) for answered_n in (actual_n, expected_n)
+    )
     return VariantCheck(
         provider=theirs.provider,
         pictures=len(labels_n),
@@ -163,7 +176,15 @@ def compare(
         balanced_accuracy=balanced_accuracy(labels_n, actual_n),
         lost=int((right & ~still_right).sum()),
         gained=int((~right & still_right).sum()),
+        class_pictures=tuple(class_pictures_k.tolist()),
+        difference=on_test_pictures(mine, before).difference,
     )
+
+
+def _answers(labels_n: Integers, answered_n: Integers, groups_n: Integers, unit: Unit) -> Answers:
+    """Answers without their probabilities; the last column is for those that name no class (-1)."""
+    columns = int(max(labels_n.max(), answered_n.max())) + 2
+    return Answers.of(labels_n, np.eye(columns)[answered_n], groups_n, unit)
 
 
 def _classes(probabilities_nk: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
@@ -176,11 +197,19 @@ def why_refused(check: VariantCheck, tolerance_points: float) -> str | None:
     """The gate: None lets the variant pass."""
     if -check.difference_points <= tolerance_points:
         return None
+    interval = check.interval_points
+    sure = f"95 %: {interval[0]:+.2f} to {interval[1]:+.2f}; " if interval else ""
     return (
         f"balanced accuracy on {check.pictures} development pictures falls by "
-        f"{-check.difference_points:.2f} points ({check.lost} answers lost, {check.gained} gained, "
-        f"same class on {check.top1_agreement:.1%}); allowed are {tolerance_points:g} points"
+        f"{-check.difference_points:.2f} points ({sure}{check.lost} answers lost, {check.gained} "
+        f"gained{_worth(check)}, same class on {check.top1_agreement:.1%}); allowed are "
+        f"{tolerance_points:g} points"
     )
+
+
+def _worth(check: VariantCheck) -> str:
+    points = check.answer_points
+    return "" if points is None else f", one is worth up to {points:.2g} points"
 
 
 # --- making one -----------------------------------------------------------------------------
@@ -226,8 +255,9 @@ def _make(source: _Source, draft: VariantRecord, target: Path) -> VariantRecord:
         file = Path(folder) / "variant.onnx"
         try:
             record = _convert(source, draft, file)
-            pictures = source.pictures(source.parts.comparison)
-            check = compare(source.file, file, pictures, device)
+            comparison = source.parts.comparison
+            groups_n, unit = groups_of(source.plan.dataset, comparison)
+            check = compare(source.file, file, source.pictures(comparison), groups_n, unit, device)
         except (DataError, OSError):
             raise
         except Exception as error:
@@ -308,7 +338,8 @@ def _verdict(variant: VariantRecord) -> str:
     assert variant.check is not None
     return (
         f"offered: {variant.check.difference_points:+.2f} points on {variant.check.pictures} "
-        f"development pictures, same class on {variant.check.top1_agreement:.1%}"
+        f"development pictures ({variant.check.lost} answers lost, {variant.check.gained} gained"
+        f"{_worth(variant.check)}), same class on {variant.check.top1_agreement:.1%}"
     )
 
 

@@ -1,9 +1,17 @@
-"""Prove that an exported file computes what the trained model computes."""
+"""Prove that an exported file computes what the trained model computes.
+
+Both round to float32, in different orders, so they never agree to the last bit. As a rule their
+probabilities lie within 1e-4 of each other. Where they do not, the model in float64 is the judge:
+a network that cancels large numbers is not determined better than that in float32, and a file
+that is as near to float64 as torch's own float32 is computes the same network. A wrong weight
+moves the file alone.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,69 +21,122 @@ import torch
 from sklearn.metrics import recall_score
 
 from bench.errors import ParityError
-from bench.records import ParityCheck
+from bench.models.staged import StagedModel
+from bench.records import ParityCheck, Rounding
 from bench.runtime.cuda import cuda_works
 from bench.runtime.predictor import Predictor
 
 BATCH_SIZES = (1, 4, 17)
 # Largest difference between probabilities: float32 sums in another order give 1e-6 to 5e-5.
 _TOLERANCE = 1e-4
+# Beyond that the file's largest distance from float64 may be so many times the model's: both are
+# maxima over few pictures, and kernels differ in how they sum.
+_ROUNDING_FACTOR = 2.0
+# What no rounding excuses.
+_MOST_DIFFERENCE = 1e-3
 _BALANCED_ACCURACY_TOLERANCE = 0.005
+
+Probabilities = npt.NDArray[np.floating]
 
 
 def verify(
-    trained: Callable[[torch.Tensor], torch.Tensor],
+    trained: StagedModel,
     file: Path,
     images_nhwc: npt.NDArray[np.uint8],
     labels_n: npt.NDArray[np.int64],
+    *,
+    temperature: float = 1.0,
 ) -> tuple[ParityCheck, ...]:
     """Compare the file with the model on real pictures, on every device and at several batch sizes.
 
     CUDA is compared where it really works.
 
     Args:
-        trained: gives the trained model's (N, K) probabilities of (N, S, S, 3) uint8 pictures.
+        trained: the model that the file was exported from.
         file: the ONNX file.
         images_nhwc: (N, S, S, 3) held-out pictures.
         labels_n: (N,) their classes.
+        temperature: of the file's softmax.
 
     Raises:
         ParityError: a difference beyond the tolerance; the file must not be kept.
     """
     devices: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda") if cuda_works()[0] else ("cpu",)
     predictors = [Predictor(file, device=device) for device in devices]
+    exact = _Exact(trained, images_nhwc, temperature)
+    run_model = partial(_probabilities_of, trained, temperature=temperature)
     checks = []
     for batch_size in BATCH_SIZES:
-        expected_nk = _in_batches(partial(_probabilities_of, trained), images_nhwc, batch_size)
+        expected_nk = _in_batches(run_model, images_nhwc, batch_size)
         for predictor in predictors:
             actual_nk = _in_batches(predictor.probabilities, images_nhwc, batch_size)
-            checks.append(compare(predictor.provider, batch_size, expected_nk, actual_nk, labels_n))
+            checks.append(
+                compare(predictor.provider, batch_size, expected_nk, actual_nk, labels_n, exact)
+            )
     return tuple(checks)
+
+
+class _Exact:
+    """The model's probabilities in float64, computed where they are asked for, and once."""
+
+    def __init__(
+        self, trained: StagedModel, images_nhwc: npt.NDArray[np.uint8], temperature: float
+    ) -> None:
+        self._trained, self._images_nhwc = trained, images_nhwc
+        self._temperature = temperature
+
+    def __call__(self) -> Probabilities | None:
+        """(N, K), or None where the network insists on float32 somewhere."""
+        return self._probabilities_nk
+
+    @cached_property
+    def _probabilities_nk(self) -> Probabilities | None:
+        wide = copy.deepcopy(self._trained).double()
+        run_model = partial(_probabilities_of, wide, temperature=self._temperature)
+        try:
+            return _in_batches(run_model, self._images_nhwc, max(BATCH_SIZES))
+        except RuntimeError:
+            return None
 
 
 def compare(
     provider: str,
     batch_size: int,
-    expected_nk: npt.NDArray[np.float32],
-    actual_nk: npt.NDArray[np.float32],
+    expected_nk: Probabilities,
+    actual_nk: Probabilities,
     labels_n: npt.NDArray[np.int64],
+    exact: Callable[[], Probabilities | None] = lambda: None,
 ) -> ParityCheck:
     """Hold a file's (N, K) probabilities against the trained model's.
 
+    exact: gives the model's probabilities in float64, or None; asked only where the two differ by
+        more than 1e-4.
+
     Raises:
-        ParityError: a probability differs by more than 1e-4 or is no number, the top class
-            differs where the model had decided (where the two best are closer than the
-            tolerance, either may win), or the balanced accuracy differs by more than 0.005.
+        ParityError: a probability is no number or differs by more than 1e-4, unless the file lies
+            within twice the model's own distance from float64 (and never by more than 1e-3); the
+            top class differs where the model had decided (where the two best are closer than what
+            is allowed, either may win); or the balanced accuracy differs by more than 0.005.
     """
     difference = float(np.abs(expected_nk - actual_nk).max())
+    rounding = None
+    if _TOLERANCE < difference <= _MOST_DIFFERENCE:
+        rounding = _rounding(expected_nk, actual_nk, exact())
+    excused = rounding is not None and rounding.file <= _ROUNDING_FACTOR * rounding.model
+    allowed = difference if excused else _TOLERANCE
     best_two = np.sort(expected_nk, axis=1)[:, -2:]
-    decided = best_two[:, 1] - best_two[:, 0] > 2 * _TOLERANCE
+    decided = best_two[:, 1] - best_two[:, 0] > 2 * allowed
     expected_n, actual_n = expected_nk.argmax(axis=1), actual_nk.argmax(axis=1)
     same = expected_n == actual_n
     lost = _balanced_accuracy(labels_n, actual_n) - _balanced_accuracy(labels_n, expected_n)
     faults = []
-    if not difference <= _TOLERANCE:
-        faults.append(f"probabilities by up to {difference:.2g} (allowed {_TOLERANCE:g})")
+    if not difference <= allowed:
+        judged = (
+            f"; from float64 the file by {rounding.file:.2g}, the model by {rounding.model:.2g}"
+            if rounding
+            else ""
+        )
+        faults.append(f"probabilities by up to {difference:.2g} (allowed {allowed:g}{judged})")
     if not same[decided].all():
         faults.append(f"the top class of {(~same[decided]).sum()} of {len(same)} pictures")
     if abs(lost) > _BALANCED_ACCURACY_TOLERANCE:
@@ -92,23 +153,33 @@ def compare(
         max_abs_difference=difference,
         top1_agreement=float(same.mean()),
         balanced_accuracy_difference=lost,
+        rounding=rounding,
     )
 
 
+def _rounding(
+    expected_nk: Probabilities, actual_nk: Probabilities, exact_nk: Probabilities | None
+) -> Rounding | None:
+    if exact_nk is None:
+        return None
+    model, file = (float(np.abs(each - exact_nk).max()) for each in (expected_nk, actual_nk))
+    return Rounding(model=model, file=file)
+
+
 def _in_batches(
-    run: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]],
+    run: Callable[[npt.NDArray[np.uint8]], Probabilities],
     images_nhwc: npt.NDArray[np.uint8],
     batch_size: int,
-) -> npt.NDArray[np.float32]:
+) -> Probabilities:
     starts = range(0, len(images_nhwc), batch_size)
     return np.concatenate([run(images_nhwc[at : at + batch_size]) for at in starts])
 
 
-@torch.no_grad()
 def _probabilities_of(
-    trained: Callable[[torch.Tensor], torch.Tensor], images_nhwc: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.float32]:
-    probabilities: npt.NDArray[np.float32] = trained(torch.from_numpy(images_nhwc)).numpy()
+    trained: StagedModel, images_nhwc: npt.NDArray[np.uint8], *, temperature: float
+) -> Probabilities:
+    images = torch.from_numpy(images_nhwc)
+    probabilities: Probabilities = trained.probabilities(images, temperature=temperature).numpy()
     return probabilities
 
 

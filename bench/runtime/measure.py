@@ -69,7 +69,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         "device_name": _device_name(opened),
         "machine": _machine(),
         "timed": prepared.timed,
-        "options": {} if opened.device == "cpu" else options.described(),
+        "options": {} if opened.device == "cpu" else opened.gpu.described(),
         "versions": {**_versions(opened), **({"driver": gpu["driver"]} if "driver" in gpu else {})},
     }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,8 @@ from bench.runtime.cuda import (
     why_tensorrt_cannot_start,
 )
 from bench.runtime.machine import cpu_name
-from bench.runtime.metadata import ModelMetadata, TensorSignature
+from bench.runtime.metadata import KEY, ModelMetadata, TensorSignature
+from bench.runtime.props import read_props
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -55,10 +57,13 @@ class GpuOptions:
         it is told not to. A file gives the numbers that it was verified to give without it.
     cuda_graph: record the network's kernels once and replay them; input and output must stay at
         one address (IOBinding) and of one shape.
+    nhwc: let convolutions see colours last, as tensor cores do with 16-bit numbers; set for
+        FP16 files by `open_session`.
     """
 
     tf32: bool = False
     cuda_graph: bool = False
+    nhwc: bool = False
 
     def cuda(self) -> dict[str, str]:
         """Options of ONNX Runtime's CUDA provider."""
@@ -66,6 +71,7 @@ class GpuOptions:
             **CUDA_OPTIONS,
             "use_tf32": str(int(self.tf32)),
             "enable_cuda_graph": str(int(self.cuda_graph)),
+            "prefer_nhwc": str(int(self.nhwc)),
         }
 
     def tensorrt(self) -> dict[str, str]:
@@ -81,7 +87,11 @@ class GpuOptions:
     def described(self) -> dict[str, str]:
         """The options as a row states them."""
         words = {True: "on", False: "off"}
-        return {"tf32": words[self.tf32], "cuda_graph": words[self.cuda_graph]}
+        return {
+            "tf32": words[self.tf32],
+            "cuda_graph": words[self.cuda_graph],
+            "nhwc": words[self.nhwc],
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +101,7 @@ class OpenedSession:
     provider: the execution provider that runs the network's heavy operators.
     cpu_ops: operator types that run on the CPU (all of them in a CPU session).
     metadata: what the file says of itself, if `bench` made it; the graph keeps its promises.
+    gpu: the options that it was opened with; a CPU session heeds none.
     """
 
     session: InferenceSession
@@ -99,6 +110,7 @@ class OpenedSession:
     threads: int
     cpu_ops: frozenset[str]
     metadata: ModelMetadata | None = None
+    gpu: GpuOptions = field(default_factory=GpuOptions)
 
 
 def open_session(
@@ -135,7 +147,10 @@ def open_session(
             raise _device_error(device, reason)
         preload()
     count = threads or physical_cores()
-    providers = _providers(device, gpu or GpuOptions())
+    gpu = gpu or GpuOptions()
+    if device == "cuda" and _says_fp16(Path(path)):
+        gpu = replace(gpu, nhwc=True)
+    providers = _providers(device, gpu)
     try:
         with quiet_runtime():
             session = onnxruntime.InferenceSession(
@@ -144,7 +159,8 @@ def open_session(
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
         raise _open_error(Path(path), device, error) from error
     try:
-        return replace(_prove(session, device, count), metadata=_read_metadata(session, path))
+        metadata = _read_metadata(session, path)
+        return replace(_prove(session, device, count), metadata=metadata, gpu=gpu)
     except UnicodeDecodeError as error:  # names and metadata are bytes until they are asked for
         raise _damaged(Path(path), error) from error
 
@@ -201,6 +217,15 @@ def _providers(device: Device, gpu: GpuOptions) -> list[Any]:
         return [CPU_PROVIDER]
     cuda = (CUDA_PROVIDER, gpu.cuda())
     return [cuda] if device == "cuda" else [(TENSORRT_PROVIDER, gpu.tensorrt()), cuda]
+
+
+def _says_fp16(path: Path) -> bool:
+    """Whether the metadata of `bench` call the file FP16; known before it is opened."""
+    try:
+        document = json.loads(read_props(path).get(KEY, "{}"))
+        return bool(document["provenance"]["precision"] == "fp16")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False  # no such file, or a damaged one, which reading the metadata tells
 
 
 def _options(threads: int, spinning: bool) -> SessionOptions:

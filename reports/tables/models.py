@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-from bench.records import ModelRecord, Recipe, StudyReport, ranked
+from bench.records import ModelRecord, ParityCheck, Recipe, StudyReport, ranked
 from bench.statistics.intervals import balanced_accuracy, bootstrap
 from reports.scores import NOTHING, answers, percent, reasons, with_interval
 from reports.table import LIST_LIMIT, Table, and_more, caption_of, shown
@@ -148,7 +148,7 @@ def parity(report: StudyReport) -> Table:
                 check.provider,
                 str(check.batch_size),
                 str(check.pictures),
-                f"{check.max_abs_difference:.1e}",
+                _parity(check),
                 percent(check.top1_agreement),
                 _difference(check.balanced_accuracy_difference),
             )
@@ -156,6 +156,15 @@ def parity(report: StudyReport) -> Table:
             for check in model.parity
         ),
     )
+
+
+def _parity(check: ParityCheck) -> str:
+    """The largest difference, and what excuses one beyond the tolerance."""
+    difference = f"{check.max_abs_difference:.1e}"
+    if check.rounding is None:
+        return difference
+    file, model = check.rounding.file, check.rounding.model
+    return f"{difference} (rounding: from float64 the file by {file:.1e}, the model by {model:.1e})"
 
 
 def _difference(value: float | None) -> str:

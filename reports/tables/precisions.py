@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.records import ModelRecord, StudyReport, VariantRecord, ranked
+from bench.records import ModelRecord, StudyReport, VariantCheck, VariantRecord, ranked
 from bench.words import counted
 from reports.measured import latest
 from reports.scores import NOTHING, percent
@@ -16,7 +16,7 @@ def variants(report: StudyReport) -> Table:
         if not model.variants:
             continue
         own = latest(report.latencies, model.architecture_key, "cpu")
-        float_cells = ("yes", NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
+        float_cells = ("yes", *(NOTHING,) * 7)
         rows.append(
             (
                 model.name,
@@ -33,7 +33,9 @@ def variants(report: StudyReport) -> Table:
         "Difference, lost and gained answers and the same top class: against the fp32 file on "
         "development pictures of other folds than those used to calibrate. The fp32 file was "
         "trained on them, so this tells how alike the two answer, not how good they are; the "
-        "test column does, and has not been used to choose anything.",
+        "test column does, and has not been used to choose anything. The gate looks at the "
+        "difference as it is, whatever its interval; one answer is worth so much in the class of "
+        "the fewest pictures.",
         "A refused file has been removed.",
     ]
     refusals = [
@@ -52,8 +54,9 @@ def variants(report: StudyReport) -> Table:
             "layers left in float32",
             "pictures compared",
             "same top class, %",
-            "balanced accuracy against fp32, points",
+            "balanced accuracy against fp32, points (95 %)",
             "answers lost / gained",
+            "one answer, points",
             "test balanced accuracy, %",
             "file, MB",
             "p50 at batch 1, ms",
@@ -62,6 +65,12 @@ def variants(report: StudyReport) -> Table:
         rows=tuple(rows),
         footnotes=(*footnotes, *refusals),
     )
+
+
+def _difference(check: VariantCheck) -> str:
+    interval = check.interval_points
+    sure = "" if interval is None else f" ({interval[0]:+.2f} to {interval[1]:+.2f})"
+    return f"{check.difference_points:+.2f}{sure}"
 
 
 def _calibration(variant: VariantRecord) -> str:
@@ -81,11 +90,12 @@ def _variant_cells(
         (
             str(check.pictures),
             percent(check.top1_agreement),
-            f"{check.difference_points:+.2f}",
+            _difference(check),
             f"{check.lost} / {check.gained}",
+            NOTHING if check.answer_points is None else f"{check.answer_points:.2g}",
         )
         if check
-        else (NOTHING,) * 4
+        else (NOTHING,) * 5
     )
     return (
         model.name,

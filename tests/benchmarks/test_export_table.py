@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from onnx import numpy_helper
 from bench.errors import ParityError
 from bench.promote.export import OPSET, ServingModel, export
 from bench.promote.verify import verify
-from bench.records import ParityCheck
+from bench.records import ParityCheck, Rounding
 from bench.runtime.metadata import ModelMetadata
 
 TINY = "test_resnet"
@@ -70,7 +71,7 @@ def test_one_perturbed_weight_deep_in_the_network_is_found(tmp_path: Path, share
     )
     file = tmp_path / "model.onnx"
     export(ServingModel(model), metadata, file)
-    verify(model.probabilities, file, images_nhwc, LABELS)
+    verify(model, file, images_nhwc, LABELS)
 
     graph = onnx.load(file)
     kernels = [tensor for tensor in graph.graph.initializer if len(tensor.dims) == 4]
@@ -81,20 +82,23 @@ def test_one_perturbed_weight_deep_in_the_network_is_found(tmp_path: Path, share
     onnx.save(graph, file)
 
     with pytest.raises(ParityError, match="probabilities by up to"):
-        verify(model.probabilities, file, images_nhwc, LABELS)
+        verify(model, file, images_nhwc, LABELS)
 
 
 # --- the table --------------------------------------------------------------------------------
 
 
 def test_the_table_shows_the_worst_provider_and_names_what_failed() -> None:
-    def check(provider: str, batch_size: int, difference: float) -> ParityCheck:
+    def check(
+        provider: str, batch_size: int, difference: float, rounding: Rounding | None = None
+    ) -> ParityCheck:
         return ParityCheck(
             provider=provider,
             batch_size=batch_size,
             pictures=20,
             max_abs_difference=difference,
             top1_agreement=1.0,
+            rounding=rounding,
         )
 
     row = Row(
@@ -105,9 +109,19 @@ def test_the_table_shows_the_worst_provider_and_names_what_failed() -> None:
         opset=20,
         parity=(check("CPU", 1, 1e-6), check("CUDA", 1, 3e-5), check("CPU", 4, 2e-6)),
     )
+    rounded = replace(
+        row,
+        architecture="cancelling",
+        parity=(
+            check("CPU", 1, 2e-4, Rounding(model=2.5e-4, file=1e-4)),
+            check("CPU", 4, 3e-4, Rounding(model=2e-4, file=3e-4)),
+        ),
+    )
 
-    text = as_markdown([row], {"odd": "no such\noperator"}, "a machine", "2026-01-01")
+    text = as_markdown([row, rounded], {"odd": "no such\noperator"}, "a machine", "2026-01-01")
 
     assert "| net | 96 | 12.3 | 3.2 | 3.0e-05 | 2.0e-06 | 20 |" in text
     assert "- odd: no such operator" in text
+    assert "- cancelling: the file 3.0e-04, torch in float32 2.5e-04" in text
+    assert "- net" not in text
     assert "CPU, CUDA" in text

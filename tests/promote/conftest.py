@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from bench.models.backbones import BackboneSpec, describe_backbone
-from bench.models.staged import build_model
+from bench.models.staged import StagedModel, build_model
 from bench.promote.export import ServingModel, export
 from bench.records import WeightSource
 from bench.runtime.metadata import ModelMetadata
@@ -22,21 +22,22 @@ TEMPERATURE = 1.5
 
 @dataclass(frozen=True)
 class Exported:
+    trained: StagedModel
     model: ServingModel
     metadata: ModelMetadata
     file: Path
 
 
-def serving_model(spec: BackboneSpec, seed: int) -> ServingModel:
+def untrained(spec: BackboneSpec, seed: int) -> StagedModel:
     source = WeightSource(kind="random")
-    model = build_model(spec, source, classes=3, image_size=SIZE, seed=seed)
-    return ServingModel(model, temperature=TEMPERATURE)
+    return build_model(spec, source, classes=3, image_size=SIZE, seed=seed).eval()
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     spec = describe_backbone(BACKBONE)
-    model = serving_model(spec, seed=0)
+    trained = untrained(spec, seed=0)
+    model = ServingModel(trained, temperature=TEMPERATURE)
     metadata = ModelMetadata(
         classes=CLASSES,
         geometry=spec.geometry(image_size=SIZE, crop=(1, 2, 30, 40), resize="center-crop"),
@@ -45,13 +46,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     )
     file = tmp_path_factory.mktemp("exported") / "model.onnx"
     export(model, metadata, file)
-    return Exported(model, metadata, file)
+    return Exported(trained, model, metadata, file)
 
 
 @pytest.fixture(scope="session")
-def other_model() -> ServingModel:
+def other_model() -> StagedModel:
     """The same architecture with other weights."""
-    return serving_model(describe_backbone(BACKBONE), seed=1)
+    return untrained(describe_backbone(BACKBONE), seed=1)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,35 @@ def test_a_network_that_torch_cannot_export_is_refused_and_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+class Attention(torch.nn.Module):
+    """Has the flag that timm's attention has."""
+
+    def __init__(self, *, fused: bool) -> None:
+        super().__init__()
+        self.fused_attn = fused
+
+
+def test_attention_is_exported_as_plain_products_and_left_as_it_was(
+    exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = copy.deepcopy(exported.model)
+    attention = Attention(fused=True), Attention(fused=False)
+    model.network = torch.nn.Sequential(model.network, *attention)
+    seen = []
+
+    def failing(*_: object, **__: object) -> None:
+        seen.extend(module.fused_attn for module in attention)
+        raise RuntimeError("seen enough")
+
+    monkeypatch.setattr(torch.onnx, "export", failing)
+
+    with pytest.raises(ExportError, match="seen enough"):
+        export(model, exported.metadata, tmp_path / "model.onnx")
+
+    assert seen == [False, False]
+    assert [module.fused_attn for module in attention] == [True, False]
+
+
 def test_the_served_copy_leaves_the_trained_model_as_it_was(exported: Any) -> None:
     assert isinstance(exported.model, ServingModel)
     assert not exported.model.training
@@ -115,17 +145,17 @@ def test_the_served_copy_leaves_the_trained_model_as_it_was(exported: Any) -> No
 def test_metadata_is_rewritten_without_a_touch_to_the_graph(
     exported: Any, graph: onnx.ModelProto, pictures_nhwc: Pictures, tmp_path: Path
 ) -> None:
-    copy = tmp_path / "model.onnx"
-    copy.write_bytes(exported.file.read_bytes())
+    copied = tmp_path / "model.onnx"
+    copied.write_bytes(exported.file.read_bytes())
     scored = replace(exported.metadata, provenance={"test_balanced_accuracy": 0.75})
 
-    rewrite_metadata(copy, scored)
+    rewrite_metadata(copied, scored)
 
-    after = onnx.load(copy)
+    after = onnx.load(copied)
     assert after.graph.SerializeToString(deterministic=True) == graph.graph.SerializeToString(
         deterministic=True
     )
-    before, now = (Predictor(file, device="cpu") for file in (exported.file, copy))
+    before, now = (Predictor(file, device="cpu") for file in (exported.file, copied))
     assert now.metadata == scored
     np.testing.assert_array_equal(
         now.probabilities(pictures_nhwc), before.probabilities(pictures_nhwc)

@@ -18,7 +18,15 @@ from bench.promote import int8, variants
 from bench.promote.precisions import VariantChoice
 from bench.promote.promotion import evaluate
 from bench.promote.variants import PictureParts, make_variants, split_pictures, why_refused
-from bench.records import ModelRecord, Recipe, Split, StudyPlan, VariantCheck, VariantRecord
+from bench.records import (
+    Estimate,
+    ModelRecord,
+    Recipe,
+    Split,
+    StudyPlan,
+    VariantCheck,
+    VariantRecord,
+)
 from bench.runtime.metadata import ModelMetadata
 from bench.runtime.predictor import Predictor
 from bench.runtime.preprocess import Geometry
@@ -436,6 +444,18 @@ def test_a_refusal_gives_the_figures() -> None:
     assert told is not None
     for figure in ("1000 development pictures", "2.00 points", "60", "40", "90.0%", "0.5 points"):
         assert figure in told
+    assert "worth" not in told  # a record of before classes were counted
+
+
+def test_a_refusal_says_how_sure_it_is_and_what_one_answer_is_worth() -> None:
+    difference = Estimate(value=-0.02, interval=(-0.051, 0.011))
+    told = why_refused(
+        replace(check(0.9, 0.88), class_pictures=(100, 40, 860), difference=difference), 0.5
+    )
+
+    assert told is not None
+    assert "95 %: -5.10 to +1.10" in told
+    assert "one is worth up to 0.83 points" in told
 
 
 class Fixed:
@@ -461,12 +481,16 @@ def test_a_comparison_counts_answers_lost_and_gained_and_rows_without_numbers(
     def batches() -> Iterator[tuple[npt.NDArray[np.uint8], Sequence[int]]]:
         yield np.zeros((4, 1, 1, 3), np.uint8), [0, 0, 1, 1]
 
-    found = variants.compare(Path("fp32"), Path("other"), batches(), "cpu")
+    groups_n = np.arange(4)
+    found = variants.compare(Path("fp32"), Path("other"), batches(), groups_n, "pictures", "cpu")
 
     assert (found.lost, found.gained, found.pictures) == (2, 1, 4)
     assert found.top1_agreement == 0.25
     assert found.fp32_balanced_accuracy == 0.75
     assert found.balanced_accuracy == 0.5
+    assert (found.class_pictures, found.answer_points) == ((2, 2), 25.0)
+    assert found.difference is not None
+    assert found.difference.value == pytest.approx(-0.25)
 
 
 # --- once and no more -----------------------------------------------------------------------

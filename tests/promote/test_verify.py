@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,22 @@ import pytest
 from onnx import numpy_helper
 
 from bench.errors import ParityError
+from bench.models.staged import StagedModel
 from bench.promote import verify as verify_module
-from bench.promote.export import ServingModel
-from bench.promote.verify import BATCH_SIZES, compare, verify
-from bench.records import ParityCheck, from_json
+from bench.promote.verify import BATCH_SIZES, compare
+from bench.records import ParityCheck, Rounding, from_json
+from tests.promote.conftest import TEMPERATURE
 
 Pictures = npt.NDArray[np.uint8]
 LABELS = np.arange(20) % 3
 
 
+def verify(trained: StagedModel, file: Path, pictures_nhwc: Pictures) -> tuple[ParityCheck, ...]:
+    return verify_module.verify(trained, file, pictures_nhwc, LABELS, temperature=TEMPERATURE)
+
+
 def test_a_faithful_file_passes_at_every_batch_size(exported: Any, pictures_nhwc: Pictures) -> None:
-    checks = verify(exported.model, exported.file, pictures_nhwc, LABELS)
+    checks = verify(exported.trained, exported.file, pictures_nhwc)
 
     assert [check.batch_size for check in checks] == list(BATCH_SIZES) == [1, 4, 17]
     for check in checks:
@@ -29,13 +35,14 @@ def test_a_faithful_file_passes_at_every_batch_size(exported: Any, pictures_nhwc
         assert check.max_abs_difference <= 1e-4
         assert check.top1_agreement == 1.0
         assert check.balanced_accuracy_difference == 0.0
+        assert check.rounding is None
 
 
 def test_a_file_of_other_weights_is_refused_with_the_difference(
-    exported: Any, other_model: ServingModel, pictures_nhwc: Pictures
+    exported: Any, other_model: StagedModel, pictures_nhwc: Pictures
 ) -> None:
     with pytest.raises(ParityError) as caught:
-        verify(other_model, exported.file, pictures_nhwc, LABELS)
+        verify(other_model, exported.file, pictures_nhwc)
 
     for fragment in ("CPUExecutionProvider", "batch 1", "allowed 0.0001", "not kept"):
         assert fragment in str(caught.value)
@@ -53,7 +60,7 @@ def test_one_altered_weight_is_enough(
     onnx.save(graph, tampered)
 
     with pytest.raises(ParityError):
-        verify(exported.model, tampered, pictures_nhwc, LABELS)
+        verify(exported.trained, tampered, pictures_nhwc)
 
 
 def test_every_provider_in_use_is_compared(
@@ -71,10 +78,36 @@ def test_every_provider_in_use_is_compared(
     monkeypatch.setattr(verify_module, "Predictor", Recording)
     monkeypatch.setattr(verify_module, "cuda_works", lambda: (True, "a convolution ran"))
 
-    checks = verify(exported.model, exported.file, pictures_nhwc, LABELS)
+    checks = verify(exported.trained, exported.file, pictures_nhwc)
 
     assert asked == ["cpu", "cuda"]
     assert [check.batch_size for check in checks] == [1, 1, 4, 4, 17, 17]
+
+
+def test_a_file_as_near_to_float64_as_the_model_is_passes(
+    exported: Any, pictures_nhwc: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the tolerance at nothing, what the kernels round differently has to be excused."""
+    monkeypatch.setattr(verify_module, "_TOLERANCE", 0.0)
+    monkeypatch.setattr(verify_module, "_ROUNDING_FACTOR", 100.0)
+
+    checks = verify(exported.trained, exported.file, pictures_nhwc)
+
+    for check in checks:
+        assert check.rounding is not None
+        assert 0.0 < check.rounding.model < 1e-6
+        assert check.max_abs_difference <= check.rounding.model + check.rounding.file
+
+
+def test_a_network_that_insists_on_float32_has_the_plain_tolerance(
+    exported: Any, pictures_nhwc: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_module, "_TOLERANCE", 0.0)
+    trained = copy.deepcopy(exported.trained)
+    trained.network.conv1[0].register_forward_pre_hook(lambda _, inputs: inputs[0].float())
+
+    with pytest.raises(ParityError, match=r"\(allowed 0\)"):
+        verify(trained, exported.file, pictures_nhwc)
 
 
 # --- one comparison ---------------------------------------------------------------------------
@@ -103,6 +136,44 @@ def test_where_two_classes_are_closer_than_the_tolerance_either_may_win() -> Non
     check = compared([tied, swapped], [swapped, tied], [0, 0])
 
     assert (check.top1_agreement, check.balanced_accuracy_difference) == (0.0, 0.0)
+
+
+def judged(file: float, exact: float) -> ParityCheck:
+    """A model that says 0.7, whose file says `file`, and which is `exact` in float64."""
+    expected, actual = (as_array([[first, 1 - first]]) for first in (0.7, file))
+    exact_nk = np.asarray([[exact, 1 - exact]])
+    return compare("CPU", 1, expected, actual, np.asarray([0]), lambda: exact_nk)
+
+
+def test_rounding_to_float32_excuses_a_file_that_is_as_near_to_float64_as_the_model() -> None:
+    check = judged(file=0.7003, exact=0.70015)
+
+    assert check.max_abs_difference == pytest.approx(3e-4, rel=1e-2)
+    assert check.rounding == Rounding(
+        model=pytest.approx(1.5e-4, rel=1e-2), file=pytest.approx(1.5e-4, rel=1e-2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "exact", "told"),
+    [
+        (0.7003, 0.70005, "from float64 the file by 0.00025, the model by 5e-05"),
+        (0.7003, 0.7, "from float64 the file by 0.0003, the model by"),
+        (0.704, 0.702, "by up to 0.004 (allowed 0.0001)"),  # more than any rounding
+    ],
+)
+def test_rounding_excuses_nothing_else(file: float, exact: float, told: str) -> None:
+    with pytest.raises(ParityError) as caught:
+        judged(file, exact)
+
+    assert told in str(caught.value)
+
+
+def test_float64_is_not_computed_where_the_two_agree() -> None:
+    def never() -> None:
+        raise AssertionError("asked for")
+
+    compare("CPU", 1, as_array([[0.7, 0.3]]), as_array([[0.70009, 0.29991]]), LABELS[:1], never)
 
 
 @pytest.mark.parametrize(

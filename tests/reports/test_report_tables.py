@@ -11,6 +11,7 @@ import pytest
 from bench.records import (
     GTZAN_GENRES,
     BrokenPicture,
+    Estimate,
     StudyReport,
     TiedBy,
     ranked,
@@ -21,7 +22,7 @@ from reports.scores import NOTHING
 from reports.table import Table, escape, ms
 from reports.tables.comparison import REFERENCE_LABEL
 from reports.tables.trials import ERROR_CHARACTERS
-from tests.records import variant_record
+from tests.records import variant_check, variant_record
 from tests.reports.conftest import (
     conflicting,
     tied_by_duplicates,
@@ -421,6 +422,9 @@ def test_each_precision_has_a_row_and_a_refusal_its_reason(make_report: MakeRepo
         layers=54,
         float_layers=("conv1",),
         test=best.test,
+        check=variant_check(
+            class_pictures=(60, 40), difference=Estimate(value=-0.01, interval=(-0.025, 0.005))
+        ),
     )
     refused = variant_record(precision="fp16", size_bytes=0, check=None, refused="it fell apart")
     best = replace(best, variants=(refused, offered))
@@ -445,7 +449,10 @@ def test_each_precision_has_a_row_and_a_refusal_its_reason(make_report: MakeRepo
     assert column(table, "offered") == ["yes", "no", "yes"]
     assert column(table, "layers left in float32")[2] == "1 of 54"
     assert column(table, "calibration")[2] == "Entropy, 128 pictures"
-    assert column(table, "balanced accuracy against fp32, points")[2] == "-1.00"
+    assert column(table, "balanced accuracy against fp32, points (95 %)")[2] == (
+        "-1.00 (-2.50 to +0.50)"
+    )
+    assert column(table, "one answer, points") == [NOTHING, NOTHING, "1.2"]
     assert column(table, "answers lost / gained")[2] == "2 / 1"
     assert column(table, "times faster than fp32") == [NOTHING, NOTHING, "2.00"]
     assert column(table, "test balanced accuracy, %")[1] == NOTHING

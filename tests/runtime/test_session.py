@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,10 +114,41 @@ def test_tf32_and_graphs_are_said_to_cuda_in_so_many_words():
         "cudnn_conv_algo_search": "HEURISTIC",
         "use_tf32": "0",
         "enable_cuda_graph": "0",
+        "prefer_nhwc": "0",
     }
     rounded = GpuOptions(tf32=True, cuda_graph=True)
     assert (rounded.cuda()["use_tf32"], rounded.cuda()["enable_cuda_graph"]) == ("1", "1")
-    assert rounded.described() == {"tf32": "on", "cuda_graph": "on"}
+    assert rounded.described() == {"tf32": "on", "cuda_graph": "on", "nhwc": "off"}
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "nhwc"),
+    [("cuda", "fp16", "1"), ("cuda", "int8", "0"), ("cuda", None, "0"), ("cpu", "fp16", None)],
+)
+def test_an_fp16_file_is_opened_with_colours_last_on_cuda(
+    make_model, metadata, monkeypatch, device, precision, nhwc
+):
+    """The session is one of the CPU: what it would be asked of CUDA is noted."""
+    provenance = {} if precision is None else {"precision": precision}
+    path = make_model(props=replace(metadata, provenance=provenance).to_props())
+    asked = []
+
+    def on_the_cpu(device, gpu):
+        asked.append(gpu.cuda()["prefer_nhwc"] if device == "cuda" else None)
+        return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(session_module, "why_cuda_cannot_start", lambda: None)
+    monkeypatch.setattr(session_module, "_providers", on_the_cpu)
+    monkeypatch.setattr(
+        session_module,
+        "_PROVIDERS",
+        {"cpu": "CPUExecutionProvider", "cuda": "CPUExecutionProvider"},
+    )
+
+    opened = open_session(path, device=device)
+
+    assert asked == [nhwc]
+    assert opened.gpu.nhwc == (nhwc == "1")
 
 
 def test_tensorrt_has_no_switch_for_tf32():

@@ -73,7 +73,10 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a fresh environment with the runtime's packages and the project."""
+    """The interpreter of a fresh environment with the runtime's packages and the project.
+
+    Called with -I, so that a PYTHONPATH of these tests does not reach into it.
+    """
     folder = tmp_path_factory.mktemp("torch-free")
     venv.create(folder / "env", with_pip=True, symlinks=True)
     python = folder / "env" / "bin" / "python"
@@ -124,7 +127,7 @@ def test_it_predicts_as_the_training_environment_does(
     images_nhwc = np.stack([prepare(picture, geometry) for picture in files])
     here = [list(p.probabilities.values()) for p in Predictor(file, device="cpu").predict(files)]
 
-    told = json.loads(run(python, "-c", PROGRAM, file, pictures, cwd=tmp_path))
+    told = json.loads(run(python, "-I", "-c", PROGRAM, file, pictures, cwd=tmp_path))
 
     assert str(python.parents[1]) in told["place"]
     assert (told["loaded"], told["typed"]) == ([], True)
@@ -150,6 +153,6 @@ def test_a_picture_that_cannot_be_used_is_told_there_too(python: Path, tmp_path:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     code = "from bench import Predictor; Predictor('a.png')"
     done = subprocess.run(
-        [python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        [python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert "ModelFileError: a.png is damaged or not an ONNX model" in done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +20,7 @@ from bench.runtime.cuda import (
     why_tensorrt_cannot_start,
 )
 from bench.runtime.machine import cpu_name
-from bench.runtime.metadata import KEY, ModelMetadata, TensorSignature
-from bench.runtime.props import read_props
+from bench.runtime.metadata import ModelMetadata, TensorSignature
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -138,31 +136,36 @@ def open_session(
             is damaged or that its graph contradicts.
         DeviceError: a GPU was asked for and cannot run this model here.
     """
-    import onnxruntime
-
     check_file(Path(path))
     if device != "cpu":
         reason = why_cuda_cannot_start() if device == "cuda" else why_tensorrt_cannot_start()
         if reason is not None:
             raise _device_error(device, reason)
         preload()
-    count = threads or physical_cores()
-    gpu = gpu or GpuOptions()
-    if device == "cuda" and _says_fp16(Path(path)):
-        gpu = replace(gpu, nhwc=True)
-    providers = _providers(device, gpu)
+    options = _options(threads or physical_cores(), spinning)
+    opened = _open(Path(path), device, options, gpu or GpuOptions())
+    if device == "cuda" and _is_fp16(opened.metadata) and not opened.gpu.nhwc:
+        # That it is FP16 is known of a file once it is open.
+        opened = _open(Path(path), device, options, replace(opened.gpu, nhwc=True))
+    return opened
+
+
+def _open(path: Path, device: Device, options: SessionOptions, gpu: GpuOptions) -> OpenedSession:
+    import onnxruntime
+
     try:
         with quiet_runtime():
             session = onnxruntime.InferenceSession(
-                str(path), _options(count, spinning), providers=providers, enable_fallback=0
+                str(path), options, providers=_providers(device, gpu), enable_fallback=0
             )
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
-        raise _open_error(Path(path), device, error) from error
+        raise _open_error(path, device, error) from error
     try:
         metadata = _read_metadata(session, path)
-        return replace(_prove(session, device, count), metadata=metadata, gpu=gpu)
+        proved = _prove(session, device, options.intra_op_num_threads)
     except UnicodeDecodeError as error:  # names and metadata are bytes until they are asked for
-        raise _damaged(Path(path), error) from error
+        raise _damaged(path, error) from error
+    return replace(proved, metadata=metadata, gpu=gpu)
 
 
 def resolve_device(device: Literal["auto"] | Device) -> Device:
@@ -219,13 +222,8 @@ def _providers(device: Device, gpu: GpuOptions) -> list[Any]:
     return [cuda] if device == "cuda" else [(TENSORRT_PROVIDER, gpu.tensorrt()), cuda]
 
 
-def _says_fp16(path: Path) -> bool:
-    """Whether the metadata of `bench` call the file FP16; known before it is opened."""
-    try:
-        document = json.loads(read_props(path).get(KEY, "{}"))
-        return bool(document["provenance"]["precision"] == "fp16")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False  # no such file, or a damaged one, which reading the metadata tells
+def _is_fp16(metadata: ModelMetadata | None) -> bool:
+    return metadata is not None and metadata.provenance.get("precision") == "fp16"
 
 
 def _options(threads: int, spinning: bool) -> SessionOptions:

@@ -72,9 +72,9 @@ class Spread:
         """
         share, squared = self.value, self.quantile**2
         trials = share * (1 - share) / self.variance
-        middle = (share + squared / (2 * trials)) / (1 + squared / trials)
-        half = (squared * (share * (1 - share) / trials + squared / (4 * trials**2))) ** 0.5
-        half /= 1 + squared / trials
+        middle = (share * trials + squared / 2) / (trials + squared)
+        half = (squared * (share * (1 - share) * trials + squared / 4)) ** 0.5
+        half /= trials + squared
         return middle - half, middle + half
 
 

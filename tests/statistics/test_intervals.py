@@ -152,6 +152,16 @@ def test_a_share_of_few_groups_has_wilsons_interval(share: float, trials: int) -
     assert spread.wilsons_interval() == pytest.approx((expected.low, expected.high))
 
 
+def test_a_share_at_its_end_that_varies_all_the_same_says_nothing() -> None:
+    """Class 0 is named once, rightly, and else mistaken for a class that is never true."""
+    labels = np.repeat([0, 1], 5)
+    named = np.asarray([0, 2, 2, 2, 2, 1, 1, 1, 1, 1])
+    answers = Answers.of(labels, np.eye(3)[named], np.arange(10), "groups")
+    estimate = bootstrap(answers, precision)
+    assert estimate.value == 1.0
+    assert estimate.interval == pytest.approx((0.0, 1.0))
+
+
 @pytest.mark.parametrize("metric", [balanced_accuracy, precision, f1])
 def test_few_groups_give_a_share_an_interval_within_0_and_1(metric: Metric) -> None:
     estimate = bootstrap(answers_of("+++", "++-"), metric)

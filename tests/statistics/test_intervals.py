@@ -10,6 +10,7 @@ from bench.statistics.answers import Answers
 from bench.statistics.intervals import (
     Metric,
     Spread,
+    _Influences,
     balanced_accuracy,
     bootstrap,
     bootstrap_change,
@@ -133,16 +134,18 @@ def test_long_tails_take_oneills_degrees_of_freedom() -> None:
     assert cluster_spread(few_wrong(60, 6)).freedom == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_influences_of_groups_are_the_jackknifes() -> None:
+@pytest.mark.parametrize("metric", [balanced_accuracy, f1, log_loss], ids=["recall", "f1", "loss"])
+def test_the_variance_is_the_jackknifes_and_the_interval_as_wide_as_that(metric: Metric) -> None:
     """Leaving out one of many groups moves a score by what its derivative says."""
     answers = answers_of("+++-" * 40, "++--" * 40)
-    leaving_out = 1 - np.eye(answers.groups)
-    for metric in (balanced_accuracy, f1, log_loss):
-        left_out = metric.of(answers.by_group.weighted(leaving_out))
-        variance = answers.groups * left_out.var()  # of the jackknife, nearly
-        change = bootstrap(answers, metric).interval
-        assert change is not None
-        assert (change[1] - change[0]) / 2 == pytest.approx(1.96 * variance**0.5, rel=0.05)
+    left_out = metric.of(answers.by_group.weighted(1 - np.eye(answers.groups)))
+    within_classes = left_out.reshape(2, -1).var(axis=1).mean()
+    variance = answers.groups * within_classes  # of the jackknife, nearly
+    influences = _Influences.of(lambda sums: metric.of(sums(answers.by_group)), answers.strata)
+    assert influences.spread.variance == pytest.approx(variance, rel=0.05)
+    interval = bootstrap(answers, metric).interval
+    assert interval is not None
+    assert (interval[1] - interval[0]) / 2 == pytest.approx(1.96 * variance**0.5, rel=0.05)
 
 
 @pytest.mark.parametrize(("share", "trials"), [(0.5, 10), (0.9, 20), (0.98, 100)])

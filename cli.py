@@ -787,10 +787,10 @@ def data_spectrograms(
 ) -> None:
     """Render recordings as mel-spectrogram pictures, with the recording as group.
 
-    Read is what the installed libsndfile reads (pip install 'bench[audio]' brings one): .wav,
-    .flac, .mp3, .ogg, .oga, .opus, .aiff, .aif, .au, .caf, .w64 and rarer ones. Other files, and
-    those that do not lie in a class folder itself, are left out and named. A class that yields
-    no picture is an error.
+    Recordings may have any format of the installed libsndfile (pip install 'bench[audio]' brings
+    one): .wav, .flac, .mp3, .ogg, .oga, .opus, .aiff, .aif, .au, .caf, .w64 and rarer ones. Other
+    files, and those that do not lie in a class folder itself, are left out and named. A class
+    that yields no picture is an error.
 
     A recording is mixed to mono and cut into clips that follow one another. A remainder of at
     least half a clip becomes a clip that ends with the recording; a shorter one is dropped. A

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 NOTHING = "\N{EN DASH}"
 PIPE_COLUMNS = 200  # a table that goes to a file or a pipe is not cut to a terminal's width
 MOST_COUNTED = 8  # kinds of pictures named on one line
-MOST_TO_JUDGE = 10  # labels listed; --json gives all
+MOST_TO_JUDGE = 10  # doubtful labels, and pairs that contradict one another; --json gives all
 
 
 class TextTable(Protocol):

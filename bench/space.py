@@ -168,17 +168,18 @@ class SearchSpace:
         is augmented, and one an epoch where it is.
         """
         defaults = self.default_params()
-        depths, policies = (self.parameters.get(name) for name in ("freeze_depth", "augmentation"))
-        plain = (
-            {"augmentation": "none"} if policies is not None and policies.contains("none") else {}
-        )
+        plain = {"augmentation": "none"} if self._offers("augmentation", "none") else {}
         quick = [
             {**params, **plain, "freeze_depth": depth}
             for depth in _QUICK_DEPTHS
-            if depths is not None and depths.contains(depth)
+            if self._offers("freeze_depth", depth)
             for params in defaults
         ]
         return (*quick, *(params for params in defaults if params not in quick))
+
+    def _offers(self, name: str, value: object) -> bool:
+        """Whether the parameter is tuned and can have the value."""
+        return name in self.parameters and self.parameters[name].contains(value)
 
     def with_backbones(self, names: Iterable[str]) -> SearchSpace:
         """Return this space with other backbones to choose from.

@@ -48,33 +48,7 @@ class SilentSteps:
 SILENT: Steps = SilentSteps()
 
 
-class _Counting:
-    """What the displays share: they count, and draw it if they have a picture of it."""
-
-    _what = ""
-    _done = 0
-    _parts: int | None = None
-
-    def begin(self, what: str, parts: int | None = None) -> None:
-        self._what, self._done, self._parts = what, 0, parts
-        self._begun()
-
-    def advance(self) -> None:
-        self._done += 1
-        self._draw()
-
-    def reach(self, done: int, parts: int) -> None:
-        self._done, self._parts = done, parts
-        self._draw()
-
-    def _begun(self) -> None:
-        raise NotImplementedError
-
-    def _draw(self) -> None:
-        raise NotImplementedError
-
-
-class PlainSteps(_Counting):
+class PlainSteps:
     """A line a step, and of a long one how far it is, for logs and pipes. `clock` tells seconds."""
 
     def __init__(
@@ -82,33 +56,47 @@ class PlainSteps(_Counting):
     ) -> None:
         self._say, self._clock = say, clock
         self._said_s = clock()
+        self._what = ""
+        self._done = 0
+        self._parts: int | None = None
 
-    def _begun(self) -> None:
+    def begin(self, what: str, parts: int | None = None) -> None:
+        self._what, self._done, self._parts = what, 0, parts
         self._said_s = self._clock()
-        self._say(self._what)
+        self._say(what)
 
-    def _draw(self) -> None:
-        if self._parts is not None and self._clock() - self._said_s >= BETWEEN_LINES_S:
+    def advance(self) -> None:
+        self._done += 1
+        if self._parts is not None:
+            self.reach(self._done, self._parts)
+
+    def reach(self, done: int, parts: int) -> None:
+        self._done, self._parts = done, parts
+        if self._clock() - self._said_s >= BETWEEN_LINES_S:
             self._said_s = self._clock()
-            self._say(f"{self._what}: {self._done:,} of {self._parts:,}")
+            self._say(f"{self._what}: {done:,} of {parts:,}")
 
 
-class BarSteps(_Counting):
+class BarSteps:
     """A line a step, and below it a bar, redrawn in place, with the time that is left."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
 
-    def _begun(self) -> None:
+    def begin(self, what: str, parts: int | None = None) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._progress.console.print(self._what, highlight=False, markup=False)
-        self._task = self._progress.add_task("", total=self._parts)
+        self._progress.console.print(what, highlight=False, markup=False)
+        self._task = self._progress.add_task("", total=parts)
 
-    def _draw(self) -> None:
+    def advance(self) -> None:
         if self._task is not None:
-            self._progress.update(self._task, completed=self._done, total=self._parts)
+            self._progress.advance(self._task)
+
+    def reach(self, done: int, parts: int) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, total=parts)
 
 
 @contextmanager

@@ -94,7 +94,7 @@ class Scenario:
         return float(self.accuracy * -np.log(SURE) + (1 - self.accuracy) * wrong)
 
 
-def as_pictures(scenario: Scenario, answers: Answers) -> Answers:
+def as_pictures(answers: Answers) -> Answers:
     """The same answers, every picture taken for independent of its group."""
     true = answers.whole.true.astype(int)
     right = answers.whole.right.astype(int)
@@ -166,7 +166,7 @@ def mean_accuracy(pictures: int, trainings: int = 20_000) -> float:
     return float(np.mean([stats.norm.cdf(d / lengths) for d in distances]))
 
 
-# --- the three tables -----------------------------------------------------------------------
+# --- the tables -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -197,11 +197,18 @@ def score_coverage(scenario: Scenario, metric: Metric, count: int) -> Coverage:
     return coverage(intervals, truth)
 
 
+def resampled_share(scenario: Scenario, count: int) -> float:
+    """Of the draws, those whose interval is BCa's: it is given, and not Wilson's."""
+    spreads = [cluster_spread(answers) for answers in draws(scenario, count)]
+    return float(
+        np.mean([not spread.is_flat and spread.freedom >= LEAST_FREEDOM for spread in spreads])
+    )
+
+
 def picture_coverage(scenario: Scenario, count: int) -> Coverage:
     """Of a t interval that takes every picture for independent of its group."""
     intervals = [
-        cluster_spread(as_pictures(scenario, answers)).estimate.interval
-        for answers in draws(scenario, count)
+        cluster_spread(as_pictures(answers)).estimate.interval for answers in draws(scenario, count)
     ]
     return coverage(intervals, scenario.accuracy)
 
@@ -219,10 +226,9 @@ def paired_coverage(
 
 def score_row(scenario: Scenario, count: int) -> str:
     found = score_coverage(scenario, balanced_accuracy, count)
-    spreads = [cluster_spread(answers) for answers in draws(scenario, count)]
-    resampled = float(np.mean([spread.freedom >= LEAST_FREEDOM for spread in spreads]))
     return (
-        f"| {described(scenario)} | {percent(found.given)} | {100 * resampled:.0f} | "
+        f"| {described(scenario)} | {percent(found.given)} | "
+        f"{100 * resampled_share(scenario, count):.0f} | "
         f"{percent(found.held)} | {100 * found.width:.1f} | "
         f"{percent(picture_coverage(scenario, count).held)} |"
     )

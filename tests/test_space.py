@@ -165,7 +165,8 @@ def test_the_first_recipes_are_the_untuned_ones_most_frozen_first_over_all_backb
 
 def test_only_the_quick_ones_of_the_first_recipes_go_without_augmentation(tmp_path: Path) -> None:
     policies = "  augmentation: {choices: [none, light]}\n"
-    text = SMALL.replace("defaults:\n", f"{policies}defaults:\n  augmentation: light\n")
+    defaults = "defaults:\n  augmentation: light\n  freeze_depth: 3\n"
+    text = SMALL.replace("defaults:\n", policies + defaults)
     first = load(tmp_path, text).first_params()
     assert [(params["freeze_depth"], params["augmentation"]) for params in first] == [
         *[(4, "none")] * 2,

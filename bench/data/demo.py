@@ -6,7 +6,6 @@ group. It is made to be learnable and not trivial, and it says in `demo.json` th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from bench.data.spectrograms import (
 )
 from bench.errors import DataError, InputError
 from bench.records import from_json, to_json
+from bench.workspace import usable_cores
 
 MARKER = "demo.json"
 VERSION = 1  # to be raised by whatever changes a pixel
@@ -87,7 +87,7 @@ def make_demo(
     _check_least("pieces_per_class", pieces_per_class, 1)
     _check_least("clips_per_piece", clips_per_piece, 1)
     if processes is None:
-        processes = min(os.cpu_count() or 1, -(-pieces // _PIECES_WORTH_A_PROCESS))
+        processes = min(usable_cores(), -(-pieces // _PIECES_WORTH_A_PROCESS))
     _check_least("processes", processes, 1)
     marker = DemoMarker(
         synthetic=True,

@@ -124,8 +124,10 @@ def _why(protocols: Sequence[Protocol], dataset: Dataset) -> str:
     if further:
         text += f"; the chosen recipes are trained again under {', '.join(further)}"
     if "random" in further:
-        text += f". The search itself is made under {first}: by a score that leaks it would choose "
-        text += "what leaks best"
+        text += (
+            f". The search itself is made under {first}: by a score that leaks it would choose "
+            "what leaks best"
+        )
     return text
 
 

@@ -1,6 +1,6 @@
 """Recordings to pictures: a folder of sound becomes a data set laid out like GTZAN.
 
-Shapes: T counts samples.
+Shapes: T counts samples, C channels.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def render_folder(
                 pictures += done.draw(label, recording, pictures)
                 steps.advance()
             if not pictures:
-                why = "; ".join(_describe(done.refused(label)))
+                why = "; ".join(_describe(_of_class(label, done.left_out)))
                 raise DataError(
                     f"{label} yields no picture: {why}; or move the class out of {audio_dir}"
                 )
@@ -243,10 +243,6 @@ class _Rendering:
             self.padded_s.append(cut.mono_t.size / cut.sample_rate)
         return len(cut.starts)
 
-    def refused(self, label: str) -> list[LeftOut]:
-        """The files of a class that were left out."""
-        return [file for file in self.left_out if file.path.startswith(f"{label}/")]
-
 
 def _load_soundfile() -> Any:
     try:
@@ -265,9 +261,12 @@ def _name_groups(by_class: Mapping[str, Sequence[Path]], pattern: str | None) ->
     return dict(zip(names, groups_in_paths(names, pattern, "recording"), strict=True))
 
 
-def _describe(left_out: Iterable[LeftOut]) -> tuple[str, ...]:
+def _of_class(label: str, left_out: Iterable[LeftOut]) -> list[LeftOut]:
+    return [file for file in left_out if file.path.startswith(f"{label}/")]
+
+
+def _describe(left_out: Sequence[LeftOut]) -> tuple[str, ...]:
     """Put what was left out into words, a line for each reason."""
-    left_out = tuple(left_out)
     lines = []
     for reason, (one, several, remedy) in _TOLD.items():
         files = [str(file) for file in left_out if file.reason == reason]
@@ -351,7 +350,7 @@ def _refuse_empty_classes(
     empty = []
     for label, recordings in by_class.items():
         if not recordings:
-            reasons = Counter(file.reason for file in left_out if file.path.startswith(f"{label}/"))
+            reasons = Counter(file.reason for file in _of_class(label, left_out))
             held = [f"{count:,} {reason}" for reason, count in reasons.items()]
             empty.append(f"{label} ({', '.join(held) or 'empty'})")
     if empty:
@@ -390,7 +389,7 @@ class _Cut:
         for start in self.starts:
             clip_t = self.mono_t[start : start + self.length]
             yield (
-                round(start / self.sample_rate, 6),
+                round(start / self.sample_rate, 6),  # a microsecond is less than a sample
                 np.pad(clip_t, (0, self.length - clip_t.size)),
             )
 

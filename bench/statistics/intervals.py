@@ -72,9 +72,8 @@ class Spread:
         """
         share, squared = self.value, self.quantile**2
         trials = share * (1 - share) / self.variance
-        middle = (share + squared / (2 * trials)) / (1 + squared / trials)
-        half = (squared * (share * (1 - share) / trials + squared / (4 * trials**2))) ** 0.5
-        half /= 1 + squared / trials
+        middle = (share * trials + squared / 2) / (trials + squared)
+        half = (squared * (share * (1 - share) * trials + squared / 4)) ** 0.5 / (trials + squared)
         return middle - half, middle + half
 
 
@@ -227,7 +226,7 @@ class _Influences:
     """
 
     value: float
-    moved_g: Floats
+    influences_g: Floats
     strata_g: Integers
 
     @classmethod
@@ -235,9 +234,9 @@ class _Influences:
         (value,) = statistic(lambda by_group: by_group.weighted(np.ones((1, len(strata_g)))))
         more_g = statistic(lambda by_group: by_group.nudged(_NUDGE))
         less_g = statistic(lambda by_group: by_group.nudged(-_NUDGE))
-        moved_g = (more_g - less_g) / (2 * _NUDGE)
-        means_s = np.bincount(strata_g, weights=moved_g) / np.bincount(strata_g)
-        return cls(float(value), moved_g - means_s[strata_g], strata_g)
+        influences_g = (more_g - less_g) / (2 * _NUDGE)
+        means_s = np.bincount(strata_g, weights=influences_g) / np.bincount(strata_g)
+        return cls(float(value), influences_g - means_s[strata_g], strata_g)
 
     @property
     def spread(self) -> Spread:
@@ -254,17 +253,20 @@ class _Influences:
 
         It resamples n things of each stratum, so its variance is (n - 1) / n of what it should be.
         """
-        sizes_s = np.bincount(self.strata_g)
-        resampled = (self._variances_s * (sizes_s - 1) / sizes_s).sum()
+        resampled = (self._variances_s * (self._sizes_s - 1) / self._sizes_s).sum()
         too_narrow = float((resampled / self._variances_s.sum()) ** 0.5)
         return float(2 * stats.norm.cdf(self.spread.quantile / too_narrow) - 1)
 
     @property
+    def _sizes_s(self) -> Integers:
+        """Groups of each stratum."""
+        return np.asarray(np.bincount(self.strata_g), dtype=np.int64)
+
+    @property
     def _variances_s(self) -> Floats:
         """What each stratum adds to the variance, without bias."""
-        sizes_s = np.bincount(self.strata_g)
-        squares_s = np.bincount(self.strata_g, weights=self.moved_g**2)
-        variances: Floats = squares_s * sizes_s / np.maximum(sizes_s - 1, 1)
+        squares_s = np.bincount(self.strata_g, weights=self.influences_g**2)
+        variances: Floats = squares_s * self._sizes_s / np.maximum(self._sizes_s - 1, 1)
         return variances
 
     @property
@@ -274,9 +276,9 @@ class _Influences:
         Satterthwaite (1946, "An approximate distribution of estimates of variance components",
         Biometrics Bulletin 2).
         """
-        sizes_s = np.bincount(self.strata_g)
-        parts = (self._variances_s**2 / np.maximum(sizes_s - 1, 1)).sum()
-        return float(self._variances_s.sum() ** 2 / parts) if parts else float((sizes_s - 1).sum())
+        freedoms_s = self._sizes_s - 1
+        parts = (self._variances_s**2 / np.maximum(freedoms_s, 1)).sum()
+        return float(self._variances_s.sum() ** 2 / parts if parts else freedoms_s.sum())
 
     @property
     def _freedom_of_tails(self) -> float:
@@ -286,10 +288,10 @@ class _Influences:
         68). Where three groups of sixty hold all mistakes, the variance is known no better than
         from a handful of groups.
         """
-        groups = len(self.moved_g)
-        freedom = groups - len(np.bincount(self.strata_g))
-        squares = (self.moved_g**2).mean()
-        excess = (self.moved_g**4).mean() / squares**2 - 3 if squares else 0.0
+        groups = len(self.influences_g)
+        freedom = groups - len(self._sizes_s)
+        squares = (self.influences_g**2).mean()
+        excess = (self.influences_g**4).mean() / squares**2 - 3 if squares else 0.0
         return float(freedom / (1 + max(excess, 0.0) * freedom / (2 * groups)))
 
 

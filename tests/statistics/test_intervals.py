@@ -10,6 +10,7 @@ from bench.statistics.answers import Answers
 from bench.statistics.intervals import (
     Metric,
     Spread,
+    _Influences,
     balanced_accuracy,
     bootstrap,
     bootstrap_change,
@@ -133,16 +134,18 @@ def test_long_tails_take_oneills_degrees_of_freedom() -> None:
     assert cluster_spread(few_wrong(60, 6)).freedom == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_influences_of_groups_are_the_jackknifes() -> None:
+@pytest.mark.parametrize("metric", [balanced_accuracy, f1, log_loss], ids=["recall", "f1", "loss"])
+def test_the_variance_is_the_jackknifes_and_the_interval_as_wide_as_that(metric: Metric) -> None:
     """Leaving out one of many groups moves a score by what its derivative says."""
     answers = answers_of("+++-" * 40, "++--" * 40)
-    leaving_out = 1 - np.eye(answers.groups)
-    for metric in (balanced_accuracy, f1, log_loss):
-        left_out = metric.of(answers.by_group.weighted(leaving_out))
-        variance = answers.groups * left_out.var()  # of the jackknife, nearly
-        change = bootstrap(answers, metric).interval
-        assert change is not None
-        assert (change[1] - change[0]) / 2 == pytest.approx(1.96 * variance**0.5, rel=0.05)
+    left_out = metric.of(answers.by_group.weighted(1 - np.eye(answers.groups)))
+    within_classes = left_out.reshape(2, -1).var(axis=1).mean()
+    variance = answers.groups * within_classes  # of the jackknife, nearly
+    influences = _Influences.of(lambda sums: metric.of(sums(answers.by_group)), answers.strata)
+    assert influences.spread.variance == pytest.approx(variance, rel=0.05)
+    interval = bootstrap(answers, metric).interval
+    assert interval is not None
+    assert (interval[1] - interval[0]) / 2 == pytest.approx(1.96 * variance**0.5, rel=0.05)
 
 
 @pytest.mark.parametrize(("share", "trials"), [(0.5, 10), (0.9, 20), (0.98, 100)])
@@ -150,6 +153,16 @@ def test_a_share_of_few_groups_has_wilsons_interval(share: float, trials: int) -
     spread = Spread(value=share, variance=share * (1 - share) / trials, freedom=np.inf)
     expected = stats.binomtest(round(share * trials), trials).proportion_ci(method="wilson")
     assert spread.wilsons_interval() == pytest.approx((expected.low, expected.high))
+
+
+def test_a_share_at_its_end_that_varies_all_the_same_says_nothing() -> None:
+    """Class 0 is named once, rightly, and else mistaken for a class that is never true."""
+    labels = np.repeat([0, 1], 5)
+    named = np.asarray([0, 2, 2, 2, 2, 1, 1, 1, 1, 1])
+    answers = Answers.of(labels, np.eye(3)[named], np.arange(10), "groups")
+    estimate = bootstrap(answers, precision)
+    assert estimate.value == 1.0
+    assert estimate.interval == pytest.approx((0.0, 1.0))
 
 
 @pytest.mark.parametrize("metric", [balanced_accuracy, precision, f1])

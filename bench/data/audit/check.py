@@ -7,8 +7,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from bench.data.audit.duplicates import search_duplicates, ties_of_pairs
 from bench.data.audit.guesses import guess_groups
 from bench.data.audit.labels import check_labels
@@ -48,24 +46,22 @@ def audit(dataset: Dataset, features: Features | None = None, steps: Steps = SIL
     Raises:
         DataError: a picture that could be read before can no longer be.
     """
-    # The audit has a thread a core of its own: more of them inside products would only wait.
-    with threadpool_limits(1, "blas"):
-        thumbnails = make_thumbnails(dataset, features, steps=steps)
-        search = search_duplicates(dataset, thumbnails, steps)
-        steps.begin("judging labels and looking for shortcuts")
-        return Audit(
-            pairs=search.pairs,
-            thresholds=search.thresholds,
-            blank=search.blank,
-            group_guess=guess_groups(dataset),
-            shortcuts=find_shortcuts(dataset, thumbnails),
-            labels=check_labels(
-                dataset,
-                thumbnails.flat_nf() if thumbnails.features_nf is None else thumbnails.features_nf,
-                group_numbers(join(dataset, ties_of_pairs(search.pairs))),
-                features=features.name if features else SMALL_PICTURES,
-            ),
-        )
+    thumbnails = make_thumbnails(dataset, features, steps=steps)
+    search = search_duplicates(dataset, thumbnails, steps)
+    steps.begin("judging labels and looking for shortcuts")
+    return Audit(
+        pairs=search.pairs,
+        thresholds=search.thresholds,
+        blank=search.blank,
+        group_guess=guess_groups(dataset),
+        shortcuts=find_shortcuts(dataset, thumbnails),
+        labels=check_labels(
+            dataset,
+            thumbnails.flat_nf() if thumbnails.features_nf is None else thumbnails.features_nf,
+            group_numbers(join(dataset, ties_of_pairs(search.pairs))),
+            features=features.name if features else SMALL_PICTURES,
+        ),
+    )
 
 
 def findings(dataset: Dataset, found: Audit) -> tuple[Finding, ...]:

@@ -9,7 +9,6 @@ Shapes: N pictures, P pairs, H = 32 rows, W = 128 columns; K = 8 frequencies a d
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from bench.data.audit.fits import fit_windows
 from bench.data.audit.thumbnails import Floats, Greys
 from bench.steps import SILENT, Steps
 from bench.words import counted
+from bench.workspace import usable_cores
 
 Hashes = npt.NDArray[np.uint64]
 Window = tuple[float, float, float, float]  # left, top, right, bottom as shares of the sides
@@ -93,7 +93,7 @@ def find_crops(
     most = _most_bits(per_window, hashes_n, rng)
     steps.begin("looking for parts of pictures", len(WINDOWS))
     close = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for pairs in pool.map(partial(_close, hashes_n=hashes_n, most=most), per_window):
             close.append(pairs)
             steps.advance()
@@ -134,7 +134,7 @@ def _fitted(
         ]
 
     matches: list[Match] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for block in pool.map(fitted, blocks):
             matches += block
             steps.advance()

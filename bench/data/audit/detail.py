@@ -10,7 +10,6 @@ Shapes: N pictures, P pairs, R rows, T columns, L lags, F frequencies.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from scipy.ndimage import gaussian_filter1d
 from bench.data.audit.thumbnails import Floats, Greys
 from bench.steps import SILENT, Steps
 from bench.words import counted
+from bench.workspace import usable_cores
 
 Indices = npt.NDArray[np.int64]
 
@@ -170,7 +170,7 @@ def align(detail: Detail, first_p: Indices, second_p: Indices, steps: Steps = SI
     steps.begin(f"aligning {counted(len(first_p), 'pair')} that may be one", len(starts))
     spectra = partial(_Spectra.of, detail)
     chunks = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         pairs = [(first_p[k : k + _PAIRS], second_p[k : k + _PAIRS]) for k in starts]
         for chunk in pool.map(lambda pair: _align(*map(spectra, pair)), pairs):
             chunks.append(chunk)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from bench.data.audit.thumbnails import Floats
 from bench.records import Dataset, LabelCheck, SuspiciousLabel
@@ -45,7 +46,9 @@ def check_labels(
     if folds < 2 or len(dataset.classes) < 2:
         note = "labels were not judged: that takes two classes of two groups at least"
         return LabelCheck(features=features, balanced_accuracy=0.0, suspicious=(), note=note)
-    probabilities = out_of_fold(features_nf, labels, ties_n, folds)
+    # Products of this size are too small to share: threads would spin longer than they multiply.
+    with threadpool_limits(1, "blas"):
+        probabilities = out_of_fold(features_nf, labels, ties_n, folds)
     accuracy = float(balanced_accuracy_score(labels, probabilities.argmax(axis=1)))
     if accuracy < _LEAST_ACCURACY:
         note = (

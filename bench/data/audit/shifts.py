@@ -10,7 +10,6 @@ pictures.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from scipy import fft
 from bench.data.audit.detail import Detail, Indices, Lags, least_energy
 from bench.data.audit.thumbnails import Floats
 from bench.steps import SILENT, Steps
+from bench.workspace import usable_cores
 
 _REDUCTION = 2  # of the small pictures, in both directions
 _BLOCK = 256
@@ -43,7 +43,7 @@ class ShiftScreen:
         )
         self._pictures = pictures
         lags, self._overlaps = zip(*Lags(strips_nrt.shape[2]).later, strict=True)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             at = partial(_Windows.at, strips_nrt)
             self._windows = list(pool.map(at, lags, self._overlaps))
 
@@ -57,7 +57,7 @@ class ShiftScreen:
         # What Fisher's z times the root of the overlap asks of a plain correlation.
         asked = [float(np.tanh(least / np.sqrt(overlap))) for overlap in self._overlaps]
         firsts, seconds, ratios = [], [], []
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             for i, j, ratio in pool.map(partial(self._above, asked=asked), tiles):
                 firsts.append(i)
                 seconds.append(j)

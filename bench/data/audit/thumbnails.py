@@ -7,7 +7,6 @@ S pixels on either side of a picture of which features are made, F features.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from bench.records import Dataset
 from bench.runtime.preprocess import Geometry, PictureError, fit, open_rgb
 from bench.steps import SILENT, Steps
 from bench.words import counted
+from bench.workspace import usable_cores
 
 ROWS, COLUMNS = 32, 128
 
@@ -31,7 +31,6 @@ Colours = npt.NDArray[np.uint8]
 # Grey levels within which the pixels of a frame may differ: JPEG smears its edges.
 _FRAME_TOLERANCE = 8
 _IS_OFF = [255 * (level > _FRAME_TOLERANCE) for level in range(256)] * 3
-
 
 # Pictures that a thread makes small, and features of, at a time.
 _BLOCK = 32
@@ -103,7 +102,7 @@ def make_thumbnails(
     blocks = np.array_split(np.arange(count), math.ceil(count / _BLOCK))
     steps.begin(f"making {counted(count, 'picture')} small", len(blocks))
     computed = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for features_nf in pool.map(reduce_all, blocks):
             if features_nf is not None:
                 computed.append(features_nf)

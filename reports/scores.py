@@ -161,7 +161,7 @@ def legend(report: StudyReport) -> str:
         "together in truth, the intervals are too narrow"
     )
     return (
-        "Brackets hold 95 % intervals: on the test set by a BCa bootstrap that resamples "
-        f"{resampled} (Wilson's interval where these are few); in cross-validation by the "
+        "Brackets hold 95 % intervals: on the test set by a BCa bootstrap (Wilson's interval where "
+        f"too few differ for that) that resamples {resampled}; in cross-validation by the "
         "corrected resampled t over the folds."
     )

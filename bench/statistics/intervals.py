@@ -77,16 +77,46 @@ class Spread:
         return middle - half, middle + half
 
 
+def lack_of_groups(answers: Answers) -> str | None:
+    """Say why the groups are too few for an interval; None when they are not."""
+    counts = answers.groups_a_class
+    fewest = int(counts[counts > 0].min())
+    if fewest < LEAST_GROUPS_A_CLASS:
+        return (
+            f"a class has only {fewest} of the {answers.groups} {answers.unit}, and an interval "
+            f"needs {LEAST_GROUPS_A_CLASS} of each class"
+        )
+    return None
+
+
+def lack_of_named_groups(answers: Answers) -> str | None:
+    """Say why a score by what was predicted has no interval; None when it can have one."""
+    there = answers.groups_a_class > 0
+    fewest = int((answers.by_group.predicted > 0).sum(axis=0)[there].min())
+    if fewest < LEAST_GROUPS_A_CLASS:
+        return (
+            f"a class is named in only {fewest} of the {answers.groups} {answers.unit}, and an "
+            f"interval needs {LEAST_GROUPS_A_CLASS} for each class"
+        )
+    return lack_of_groups(answers)
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A score of test pictures; `is_share`: it is 0 when all answers are wrong, 1 when right."""
+    """A score of test pictures.
+
+    is_share: it is 0 when all answers are wrong, 1 when right.
+    lack: says why its interval would not be honest, if so.
+    """
 
     of: Callable[[Counts], Floats]
     is_share: bool
+    lack: Callable[[Answers], str | None] = lack_of_groups
 
 
 balanced_accuracy = Metric(attrgetter("balanced_accuracy"), is_share=True)
-precision = Metric(attrgetter("precision"), is_share=True)
+# A mean over classes moves by a whole class's share with the one answer that names it.
+precision = Metric(attrgetter("precision"), is_share=True, lack=lack_of_named_groups)
 f1 = Metric(attrgetter("f1"), is_share=True)
 log_loss = Metric(attrgetter("log_loss"), is_share=False)
 brier = Metric(attrgetter("brier"), is_share=False)
@@ -110,7 +140,13 @@ def bootstrap(answers: Answers, metric: Metric, *, resamples: int = RESAMPLES) -
     loss none. How often each held the truth is in benchmarks/results/coverage.md. The same answers
     give the same interval.
     """
-    return _interval(answers, _score(metric, answers), resamples, is_share=metric.is_share)
+    return _interval(
+        answers,
+        _score(metric, answers),
+        resamples,
+        is_share=metric.is_share,
+        why_not=metric.lack(answers),
+    )
 
 
 def bootstrap_change(
@@ -120,7 +156,8 @@ def bootstrap_change(
 
     Both are taken of the same resamples, so that what makes pictures hard cancels out.
     """
-    return _interval(after, _change(metric, before, after), resamples, is_share=False)
+    lack = metric.lack(before) or metric.lack(after)
+    return _interval(after, _change(metric, before, after), resamples, is_share=False, why_not=lack)
 
 
 def _score(metric: Metric, answers: Answers) -> Statistic:
@@ -133,10 +170,15 @@ def _change(metric: Metric, before: Answers, after: Answers) -> Statistic:
 
 
 def _interval(
-    answers: Answers, statistic: Statistic, resamples: int, *, is_share: bool
+    answers: Answers,
+    statistic: Statistic,
+    resamples: int,
+    *,
+    is_share: bool,
+    why_not: str | None,
 ) -> Estimate:
     influences = _Influences.of(statistic, answers.strata)
-    spread, why_not = influences.spread, lack_of_groups(answers)
+    spread = influences.spread
     if why_not is None and spread.is_flat:
         why_not = _alike(answers)
     is_resampled = spread.freedom >= LEAST_FREEDOM
@@ -182,18 +224,6 @@ def _resampled(
     )
     low, high = map(float, result.confidence_interval)
     return low, high
-
-
-def lack_of_groups(answers: Answers) -> str | None:
-    """Say why the groups are too few for an interval; None when they are not."""
-    counts = answers.groups_a_class
-    fewest = int(counts[counts > 0].min())
-    if fewest < LEAST_GROUPS_A_CLASS:
-        return (
-            f"a class has only {fewest} of the {answers.groups} {answers.unit}, and an interval "
-            f"needs {LEAST_GROUPS_A_CLASS} of each class"
-        )
-    return None
 
 
 def _alike(answers: Answers) -> str:

@@ -156,18 +156,24 @@ def test_a_share_of_few_groups_has_wilsons_interval(share: float, trials: int) -
 
 
 def test_a_share_at_its_end_that_varies_all_the_same_says_nothing() -> None:
+    at_the_end = Spread(value=1.0, variance=0.01, freedom=5.0)
+    assert at_the_end.wilsons_interval() == pytest.approx((0.0, 1.0))
+
+
+def test_precision_has_no_interval_where_a_class_is_hardly_ever_named() -> None:
     """Class 0 is named once, rightly, and else mistaken for a class that is never true."""
     labels = np.repeat([0, 1], 5)
     named = np.asarray([0, 2, 2, 2, 2, 1, 1, 1, 1, 1])
     answers = Answers.of(labels, np.eye(3)[named], np.arange(10), "groups")
     estimate = bootstrap(answers, precision)
-    assert estimate.value == 1.0
-    assert estimate.interval == pytest.approx((0.0, 1.0))
+    assert (estimate.value, estimate.interval) == (1.0, None)
+    assert "a class is named in only 1 of the 10 groups" in (estimate.why_not or "")
+    assert bootstrap(answers, balanced_accuracy).interval is not None
 
 
 @pytest.mark.parametrize("metric", [balanced_accuracy, precision, f1])
 def test_few_groups_give_a_share_an_interval_within_0_and_1(metric: Metric) -> None:
-    estimate = bootstrap(answers_of("+++", "++-"), metric)
+    estimate = bootstrap(answers_of("+++", "+++-"), metric)
     assert estimate.interval is not None
     assert 0.0 < estimate.interval[0] < estimate.value < estimate.interval[1] < 1.0
 

@@ -99,7 +99,7 @@ def test_findings_are_printed_and_are_no_errors(bench: Bench, doubled: Path) -> 
     assert told.code == 0
     assert "40x40 (40)" in told.out
     assert "conflicting labels: 1 pair of pictures" in told.out
-    assert "blue/000.png and red/twin.png" in told.out
+    assert "blue/000.png [blue] and red/twin.png [red]" in told.out
 
 
 @pytest.mark.parametrize("quiet", [False, True])

@@ -96,9 +96,10 @@ def pictures(image_size: int) -> npt.NDArray[np.uint8]:
 def spread_out(model: StagedModel, images_nhwc: npt.NDArray[np.uint8]) -> StagedModel:
     """Make each logit of a random network vary by `SPREAD` around 0 over the pictures."""
     generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.numel() == max(parameter.shape, default=1):  # a gain or bias for each channel
-            parameter.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
+            least = -0.5 if name.endswith("bias") else 0.5
+            parameter.copy_(least + torch.rand(parameter.shape, generator=generator))
     images_nchw = torch.from_numpy(images_nhwc).permute(0, 3, 1, 2).float()
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import cast
 
 import pytest
@@ -20,6 +21,7 @@ PLAIN, WIDE, HALF, WIDE_HALF = (
     ("bfloat16", False),
     ("bfloat16", True),
 )
+KINDS = (PLAIN, WIDE, HALF, WIDE_HALF)
 
 
 @pytest.mark.parametrize(
@@ -35,9 +37,8 @@ PLAIN, WIDE, HALF, WIDE_HALF = (
 def test_the_fastest_format_is_taken_if_it_gains_enough(
     monkeypatch: pytest.MonkeyPatch, times_ms: tuple[float, ...], chosen: tuple[str, bool]
 ) -> None:
-    kinds = (PLAIN, WIDE, HALF, WIDE_HALF)
     monkeypatch.setattr(
-        arithmetic, "_step_times_ms", lambda *_: dict(zip(kinds, times_ms, strict=True))
+        arithmetic, "_step_times_ms", lambda *_: dict(zip(KINDS, times_ms, strict=True))
     )
     made = choose_arithmetic("cpu", cast(StagedModel, None), 64)
     assert (made.dtype, made.channels_last) == chosen
@@ -75,6 +76,45 @@ def test_all_formats_are_really_timed(small_model: StagedModel) -> None:
     times_ms = arithmetic._step_times_ms(small_model, 32)
     assert set(times_ms) == {PLAIN, WIDE, HALF, WIDE_HALF}
     assert all(ms > 0 for ms in times_ms.values())
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "steps"),
+    [
+        ({PLAIN: 10, WIDE: 10, HALF: 11, WIDE_HALF: 14}, dict.fromkeys(KINDS, 7)),
+        (
+            {PLAIN: 40, WIDE: 16, HALF: 14, WIDE_HALF: 10},
+            {PLAIN: 2, WIDE: 2, HALF: 7, WIDE_HALF: 7},
+        ),
+        ({PLAIN: 1e5, WIDE: 1e5, HALF: 9e4, WIDE_HALF: 9e4}, dict.fromkeys(KINDS[1:], 2)),
+    ],
+    ids=["all in question", "two are not", "steps of a minute and a half"],
+)
+def test_what_is_clearly_slower_or_takes_minutes_is_not_timed_again(
+    small_model: StagedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    times_ms: dict[tuple[str, bool], float],
+    steps: dict[tuple[str, bool], int],
+) -> None:
+    run: Counter[tuple[str, bool]] = Counter()
+
+    def step_ms(kind: tuple[str, bool], *_: object) -> float:
+        run[kind] += 1
+        return times_ms[kind]
+
+    monkeypatch.setattr(arithmetic, "_step_ms", step_ms)
+    assert arithmetic._step_times_ms(small_model, 32) == times_ms
+    assert {kind: run[kind] for kind in steps} == steps
+
+
+def test_the_least_of_several_times_counts(
+    small_model: StagedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program can only make a step slower, and only now and then."""
+    times_ms = iter([*[99.0] * 4, 12.0, 11.0, 13.0, 10.0, *[50.0] * 12, *[8.0] * 8])
+    monkeypatch.setattr(arithmetic, "_step_ms", lambda *_: next(times_ms))
+    least = arithmetic._step_times_ms(small_model, 32)
+    assert set(least.values()) == {8.0}
 
 
 @pytest.fixture

@@ -43,9 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing its renderer takes longer than everything else
     add_completion=False,
 )
-data_app = typer.Typer(
-    help="Look at data sets, split them, draw recordings, make the demo set.", no_args_is_help=True
-)
+data_app = typer.Typer(help="Look at data sets, split them, make them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 WorkspaceOption = Annotated[
@@ -210,7 +208,9 @@ def search(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Search for the best recipe, then retrain, export, verify and measure the best trials.
+    """Search for the best recipe, then promote the best trials.
+
+    These are trained again on all development pictures, exported, verified, scored and measured.
 
     A study that was interrupted goes on where it stopped when the same command is given again.
     """
@@ -373,9 +373,10 @@ def reproduce(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a recorded trial again and compare scores and predictions; the study stays as it is.
+    """Train a recorded trial again and compare it with the record.
 
-    Ends with 1 where they differ by more than the spread over the folds.
+    Scores and predictions are compared; the study stays as it is. Ends with 1 where they differ
+    by more than the spread over the folds.
     """
     from bench.progress import make_progress
 
@@ -438,7 +439,7 @@ def inspect(
     model: Annotated[Path, typer.Argument(help="An ONNX file, made by bench or not.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show what an ONNX file holds and what it says of itself; nothing is run."""
+    """Show what an ONNX file says of itself; nothing is run."""
     from bench.inspection import inspect_model
 
     inspection = inspect_model(model)
@@ -543,7 +544,7 @@ def status(
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how far studies are, running or not, and what runs at this moment."""
+    """Show how far studies are, and what runs at this moment."""
     from datetime import UTC, datetime
 
     from bench.results import load_progress
@@ -605,7 +606,7 @@ def spaces(
 
 @app.command()
 def doctor(workspace: WorkspaceOption = RUNS, as_json: JsonOption = False) -> None:
-    """Check what this machine can do, and say how to mend what it cannot."""
+    """Say what this machine can do, and how to mend the rest."""
     from dataclasses import asdict
 
     from bench.doctor import diagnose
@@ -641,7 +642,7 @@ def data_check(
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")] = False,
 ) -> None:
-    """Print what is in a data set, and what in it would make scores mislead.
+    """Say what is in a data set, and what misleads.
 
     Looked for: duplicates and pieces of one recording, labels that contradict one another or the
     pictures, groups in file names, shortcuts, imbalance. Findings are no errors: exit code 0.
@@ -705,9 +706,10 @@ def data_split(
     tie_duplicates: TieOption = True,
     parts: PartsOption = None,
 ) -> None:
-    """Print the split that a search would use, as CSV: path,label,group,part.
+    """Print the split that a search would use, as CSV.
 
-    Pictures of one group stay together, whether it was given or they were found to be duplicates.
+    Its columns are path,label,group,part. Pictures of one group stay together, whether it was
+    given or they were found to be duplicates.
     """
     import csv
 
@@ -747,7 +749,7 @@ def data_demo(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Synthesise the demo set: short pieces of music as mel-spectrogram pictures."""
+    """Synthesise the demo set: music as mel spectrograms."""
     from dataclasses import asdict
 
     from bench.data.demo import make_demo
@@ -785,7 +787,7 @@ def data_spectrograms(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Render recordings as mel-spectrogram pictures, with the recording as group.
+    """Draw recordings as mel spectrograms, each a group.
 
     Recordings may have any format of the installed libsndfile (pip install 'bench[audio]' brings
     one): .wav, .flac, .mp3, .ogg, .oga, .opus, .aiff, .aif, .au, .caf, .w64 and rarer ones. Other

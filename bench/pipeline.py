@@ -361,6 +361,7 @@ def make_plan(
     dataset = _read(data or workspace.demo, options, listener)
     groups_given = any(picture.group is not None for picture in dataset.pictures)
     name = options.study or as_study_name("demo" if is_demo else f"{dataset.name}-{space.name}")
+    listener.stage(f"study: {name}" if options.study else f"study: {name} (--study names another)")
     stored = database.load_plan(name)
     space, limited = _limited(space, options, stored, dataset, device, listener)
     weights = {name: _weights_of(name, options, dataset, listener) for name in space.backbones}

@@ -141,6 +141,7 @@ def test_every_stage_is_told_when_it_begins(place: Place) -> None:
     stages = (
         cli.LOADING,
         f"reading the pictures of {place.pictures}",
+        "study: tiny",
         "looking for duplicates among 39 pictures",
         "data: pictures, 39 pictures of 3 classes",
         "trial   0  complete",

@@ -13,6 +13,7 @@ from bench.data.demo import make_demo
 from bench.data.groups import conflict_remark, is_tied, load_groups, remarks
 from bench.data.protocols import make_splits
 from bench.data.sources import load_dataset
+from bench.data.splits import refuse_scarce_classes
 from bench.database import Database
 from bench.errors import (
     BenchError,
@@ -359,6 +360,7 @@ def make_plan(
     if is_demo:
         make_demo(workspace.demo)
     dataset = _read(data or workspace.demo, options, listener)
+    refuse_scarce_classes(dataset, options.protocols, folds=space.folds)
     groups_given = any(picture.group is not None for picture in dataset.pictures)
     name = options.study or as_study_name("demo" if is_demo else f"{dataset.name}-{space.name}")
     stored = database.load_plan(name)

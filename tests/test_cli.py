@@ -179,6 +179,38 @@ def test_pairs_with_different_labels_are_listed_with_these(
     assert "and 2 more: --json lists all" in said
 
 
+@pytest.fixture
+def lonely(tmp_path: Path) -> Path:
+    """A set in which one class has a single picture."""
+    folder = write_pictures(tmp_path / "lonely")
+    (folder / "one").mkdir()
+    (folder / "red" / "002.png").rename(folder / "one" / "002.png")
+    return folder
+
+
+def test_a_class_too_small_for_a_search_is_a_finding_with_what_it_has(
+    bench: Bench, lonely: Path
+) -> None:
+    told = bench("data", "check", str(lonely), "--backbone", "none")
+
+    assert told.code == 0, told.err
+    assert "classes too small for a search: 1 class with fewer than the 6 pictures" in told.out
+    assert "     one: 1 picture\n     -> add pictures or remove the class\n" in told.out
+    assert "every class, and one has 1 picture" in told.out
+    assert "more: --json lists all" not in told.out
+
+
+def test_a_search_refuses_a_class_that_is_too_small_before_it_looks_for_duplicates(
+    bench: Bench, lonely: Path
+) -> None:
+    told = bench("search", str(lonely), "--space", "demo", "--no-pretrained")
+
+    assert told.code == 2
+    assert "one has 1 picture: add pictures or remove the class" in " ".join(told.err.split())
+    assert "reading the pictures" in told.err
+    assert "looking for duplicates" not in told.err
+
+
 @pytest.mark.parametrize(
     ("option", "tied"), [("--tie-duplicates", True), ("--no-tie-duplicates", False)]
 )
@@ -299,7 +331,7 @@ def test_drawing_recordings_is_one_json_document(bench: Bench, recordings: Path)
         ("search PICTURES --crop 0,0,4000,4000", ["4000"]),
         ("search PICTURES --test-fraction 1.5", ["1.5"]),
         ("search PICTURES --test-fraction 0", ["--test-fraction"]),
-        ("search PICTURES --folds 40", ["40 folds", "fewer --folds"]),
+        ("search PICTURES --folds 40", ["40 folds", "fewer --folds (12 at most)"]),
         ("search PICTURES --variants fp32,int9", ["--variants", "'int9'", "did you mean `int8`?"]),
         ("search PICTURES --tolerance -1", ["--tolerance", "-1"]),
         ("promote nobody --variants bf16", ["--variants takes fp32, fp16, int8, not 'bf16'"]),

@@ -100,6 +100,8 @@ def test_findings_are_printed_and_are_no_errors(bench: Bench, doubled: Path) -> 
     assert "40x40 (40)" in told.out
     assert "conflicting labels: 1 pair of pictures" in told.out
     assert "blue/000.png [blue] and red/twin.png [red]" in told.out
+    assert "or what it shows belongs to both classes" in told.out
+    assert "-> correct the label that is wrong; where both are right, keep" in told.out
 
 
 @pytest.mark.parametrize("quiet", [False, True])

@@ -14,7 +14,7 @@ from bench.data.audit.shortcuts import find_shortcuts
 from bench.data.audit.thumbnails import Features, make_thumbnails
 from bench.data.groups import group_numbers, join
 from bench.data.splits import DEFAULT_FOLDS, scarce_classes, scarce_remedy
-from bench.records import Audit, Dataset, Pair
+from bench.records import CONFLICT_MEANING, Audit, Dataset, Pair
 from bench.steps import SILENT, Steps
 from bench.words import counted
 
@@ -141,8 +141,9 @@ def _conflicts(dataset: Dataset, found: Audit) -> Finding | None:
         dataset,
         "conflicting labels",
         [pair for pair in found.pairs if _is_conflict(dataset, pair)],
-        "of pictures of the same thing with different labels",
-        "correct the label of one, or remove both",
+        f"of pictures of the same thing with different labels: {CONFLICT_MEANING}",
+        "correct the label that is wrong; where both are right, keep the thing in one class or "
+        "remove both, for no classifier can tell them apart",
     )
 
 

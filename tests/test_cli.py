@@ -182,6 +182,37 @@ def test_pairs_with_different_labels_are_listed_with_these(
 
 
 @pytest.fixture
+def littered(lonely: Path) -> Path:
+    """That set with an empty class folder and a file that is no picture."""
+    (lonely / "none").mkdir()
+    (lonely / "red" / "notes.txt").touch()
+    return lonely
+
+
+@pytest.mark.parametrize("command", ["data check", "search"])
+def test_what_is_passed_over_is_told_in_one_line(
+    command: str, bench: Bench, littered: Path
+) -> None:
+    options = ["--space", "demo"] if command == "search" else ["--backbone", "none"]
+
+    told = bench(*command.split(), str(littered), *options)
+
+    said = told.err if command == "search" else told.out
+    (line,) = [line for line in said.splitlines() if "passed over: " in line]
+    assert "1 class folder without a picture: none (add pictures, or remove it)" in line
+    assert "1 file of other kinds: red/notes.txt (convert" in line
+
+
+def test_what_is_passed_over_stands_in_the_json(bench: Bench, littered: Path) -> None:
+    told = bench("data", "check", str(littered), "--backbone", "none", "--json")
+
+    assert json.loads(told.out)["passed_over"] == {
+        "empty_classes": ["none"],
+        "files": ["red/notes.txt"],
+    }
+
+
+@pytest.fixture
 def lonely(tmp_path: Path) -> Path:
     """A set in which one class has a single picture."""
     folder = write_pictures(tmp_path / "lonely")

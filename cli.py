@@ -818,6 +818,7 @@ def data_spectrograms(
     else:
         recordings = counted(made.recordings, "recording")
         print(f"{out}: {counted(made.pictures, 'picture')} of {recordings}")
+        console.say(f"next: bench data check {shlex.quote(str(out))}")
 
 
 # --- helpers --------------------------------------------------------------------------------

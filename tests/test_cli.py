@@ -322,6 +322,7 @@ def test_drawing_recordings_tells_its_steps_and_what_is_left_out(
     assert (told.code, told.out) == (0, "out: 2 pictures of 1 recording\n")
     assert ("drawing jazz, class 1 of 1: 1 recording\n" in told.err) is not quiet
     assert "does not read: jazz/b.m4a; convert" in told.err
+    assert told.err.endswith("next: bench data check out\n")
 
 
 def test_drawing_recordings_is_one_json_document(bench: Bench, recordings: Path) -> None:
@@ -333,6 +334,7 @@ def test_drawing_recordings_is_one_json_document(bench: Bench, recordings: Path)
 
     assert (document["pictures"], document["groups"]) == (3, 1)
     assert [file["path"] for file in document["left_out"]] == ["jazz/b.m4a"]
+    assert "next:" not in told.err
 
 
 # --- bad usage ------------------------------------------------------------------------------

@@ -651,7 +651,7 @@ def data_check(
 
     from bench.data.audit.check import audit, findings
     from bench.data.groups import load_groups, remarks
-    from bench.data.sources import load_dataset, parse_crop
+    from bench.data.sources import find_passed_over, load_dataset, parse_crop
     from bench.records import to_builtins
     from bench.steps import show_steps
 
@@ -659,9 +659,12 @@ def data_check(
         steps.begin(f"reading the pictures of {data}")
         read = load_dataset(data, crop=parse_crop(crop), progress=steps.reach)
     dataset = load_groups(read, file=groups, pattern=group_pattern)
-    facts = console.dataset_facts(dataset)
+    passed_over = find_passed_over(data)
+    facts = {**console.dataset_facts(dataset), "passed_over": asdict(passed_over)}
     if not as_json:
         console.print_dataset(facts, remarks(dataset))
+        if passed_over.in_words is not None:
+            print(console.printable(passed_over.in_words))
     with show_steps(quiet=quiet) as steps:
         if backbone != "none":
             steps.begin(f"loading {backbone}")
@@ -817,6 +820,7 @@ def data_spectrograms(
     else:
         recordings = counted(made.recordings, "recording")
         print(f"{out}: {counted(made.pictures, 'picture')} of {recordings}")
+        console.say(f"next: bench data check {shlex.quote(str(out))}")
 
 
 # --- helpers --------------------------------------------------------------------------------

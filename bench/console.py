@@ -443,14 +443,23 @@ def print_findings(told: Sequence[Finding]) -> None:
     print("findings")
     for finding in told:
         print(f"  {finding.kind}: {finding.what}")
-        # Each of these is for a person to judge, which one example is no help with.
-        most = MOST_TO_JUDGE if finding.kind in ("suspicious labels", "conflicting labels") else 1
+        most = _most_examples(finding.kind)
         for detail in finding.details[:most]:
             print(f"     {printable(_example(detail))}")
         left = len(finding.details) - most
-        if left > 0:
+        if most and left > 0:
             print(f"     and {left:,} more: --json lists all")
         print(f"     -> {finding.remedy}")
+
+
+def _most_examples(kind: str) -> int:
+    match kind:
+        case "imbalance" | "one class":
+            return 0  # the finding's own words name the classes
+        case "suspicious labels" | "conflicting labels" | "classes too small for a search":
+            return MOST_TO_JUDGE  # each is for a person to judge: one example is no help
+        case _:
+            return 1
 
 
 def _example(detail: Mapping[str, Any]) -> str:
@@ -465,6 +474,10 @@ def _example(detail: Mapping[str, Any]) -> str:
     if "predicted" in detail:
         sure = f"{detail['probability_of_predicted']:.2f}"
         return f"{detail['picture']}: {detail['label']}, or {detail['predicted']}? ({sure})"
+    if "groups" in detail:
+        pictures, groups = detail["pictures"], detail["groups"]
+        tied = f" of {counted(groups, 'group')}" * (groups < pictures)
+        return f"{detail['class']}: {counted(pictures, 'picture')}{tied}"
     return str(detail.get("picture") or detail.get("class") or detail["example"])
 
 

@@ -12,7 +12,8 @@ from bench.data.audit.tying import tie_duplicates
 from bench.data.demo import make_demo
 from bench.data.groups import conflict_remark, is_tied, load_groups, remarks
 from bench.data.protocols import make_splits
-from bench.data.sources import load_dataset
+from bench.data.sources import find_passed_over, load_dataset
+from bench.data.splits import refuse_scarce_classes
 from bench.database import Database
 from bench.errors import (
     BenchError,
@@ -359,6 +360,7 @@ def make_plan(
     if is_demo:
         make_demo(workspace.demo)
     dataset = _read(data or workspace.demo, options, listener)
+    refuse_scarce_classes(dataset, options.protocols, folds=space.folds)
     groups_given = any(picture.group is not None for picture in dataset.pictures)
     name = options.study or as_study_name("demo" if is_demo else f"{dataset.name}-{space.name}")
     listener.stage(f"study: {name}" if options.study else f"study: {name} (--study names another)")
@@ -411,6 +413,8 @@ def _read(data: str | Path, options: SearchOptions, listener: Display) -> Datase
     with listener.steps() as steps:
         steps.begin(f"reading the pictures of {data}")
         dataset = load_dataset(data, crop=options.crop, progress=steps.reach)
+    if (passed_over := find_passed_over(data).in_words) is not None:
+        listener.stage(passed_over)
     return load_groups(dataset, file=options.groups, pattern=options.group_pattern)
 
 

@@ -300,6 +300,10 @@ class Split:
         return tuple(sorted(i for k, part in enumerate(self.folds) if k != fold for i in part))
 
 
+# What the different labels of one pair of duplicates mean: a thing may have several classes.
+CONFLICT_MEANING = "one label of each is wrong, or what it shows belongs to both classes"
+
+
 def describe_conflicts(dataset: Dataset, what: str) -> str:
     """How many pairs of duplicates carry different labels (`what` names these), with one of them.
 

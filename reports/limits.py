@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.records import ModelRecord, StudyReport
+from bench.records import CONFLICT_MEANING, ModelRecord, StudyReport
 from bench.words import counted
 from reports.findings import RANDOM_WEIGHTS
 from reports.scores import groups_given, tested_score
@@ -30,8 +30,8 @@ def limits(report: StudyReport, model: ModelRecord) -> tuple[str, ...]:
         )
     if dataset.conflicts:
         found.append(
-            f"{counted(len(dataset.conflicts), 'pair')} of duplicates carry different labels, so "
-            "at least one label of each is wrong, in training or in the test."
+            f"{counted(len(dataset.conflicts), 'pair')} of duplicates carry different labels, "
+            f"in training or in the test: {CONFLICT_MEANING}."
         )
     if (lacking := tested_score(report, model).why_not) is not None:
         found.append(f"The test score has no interval: {lacking}.")

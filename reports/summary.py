@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.records import (
+    CONFLICT_MEANING,
     ModelRecord,
     StudyReport,
     VariantRecord,
@@ -165,7 +166,7 @@ def _conflicts(report: StudyReport) -> str | None:
     if not report.dataset.conflicts:
         return None
     return (
-        f"Wrong labels: {describe_conflicts(report.dataset, 'different ones')}. "
+        f"Labels: {describe_conflicts(report.dataset, 'different ones')}: {CONFLICT_MEANING}. "
         "They are listed in the section on the data; `bench data check` shows them all."
     )
 

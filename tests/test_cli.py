@@ -100,6 +100,8 @@ def test_findings_are_printed_and_are_no_errors(bench: Bench, doubled: Path) -> 
     assert "40x40 (40)" in told.out
     assert "conflicting labels: 1 pair of pictures" in told.out
     assert "blue/000.png [blue] and red/twin.png [red]" in told.out
+    assert "or what it shows belongs to both classes" in told.out
+    assert "-> correct the label that is wrong; where both are right, keep" in told.out
 
 
 @pytest.mark.parametrize("quiet", [False, True])
@@ -177,6 +179,69 @@ def test_pairs_with_different_labels_are_listed_with_these(
     said = capsys.readouterr().out
     assert "red/9.png [red] and blue/9.png [blue] (0.90)" in said
     assert "and 2 more: --json lists all" in said
+
+
+@pytest.fixture
+def littered(lonely: Path) -> Path:
+    """That set with an empty class folder and a file that is no picture."""
+    (lonely / "none").mkdir()
+    (lonely / "red" / "notes.txt").touch()
+    return lonely
+
+
+@pytest.mark.parametrize("command", ["data check", "search"])
+def test_what_is_passed_over_is_told_in_one_line(
+    command: str, bench: Bench, littered: Path
+) -> None:
+    options = ["--space", "demo"] if command == "search" else ["--backbone", "none"]
+
+    told = bench(*command.split(), str(littered), *options)
+
+    said = told.err if command == "search" else told.out
+    (line,) = [line for line in said.splitlines() if "passed over: " in line]
+    assert "1 class folder without a picture: none (add pictures, or remove it)" in line
+    assert "1 file of other kinds: red/notes.txt (convert" in line
+
+
+def test_what_is_passed_over_stands_in_the_json(bench: Bench, littered: Path) -> None:
+    told = bench("data", "check", str(littered), "--backbone", "none", "--json")
+
+    assert json.loads(told.out)["passed_over"] == {
+        "empty_classes": ["none"],
+        "files": ["red/notes.txt"],
+    }
+
+
+@pytest.fixture
+def lonely(tmp_path: Path) -> Path:
+    """A set in which one class has a single picture."""
+    folder = write_pictures(tmp_path / "lonely")
+    (folder / "one").mkdir()
+    (folder / "red" / "002.png").rename(folder / "one" / "002.png")
+    return folder
+
+
+def test_a_class_too_small_for_a_search_is_a_finding_with_what_it_has(
+    bench: Bench, lonely: Path
+) -> None:
+    told = bench("data", "check", str(lonely), "--backbone", "none")
+
+    assert told.code == 0, told.err
+    assert "classes too small for a search: 1 class with fewer than the 6 pictures" in told.out
+    assert "     one: 1 picture\n     -> add pictures or remove the class\n" in told.out
+    assert "every class, and one has 1 picture" in told.out
+    assert "more: --json lists all" not in told.out
+
+
+def test_a_search_refuses_a_class_that_is_too_small_before_it_looks_for_duplicates(
+    bench: Bench, lonely: Path
+) -> None:
+    told = bench("search", str(lonely), "--space", "demo", "--no-pretrained")
+
+    assert told.code == 2
+    assert "one has 1 picture: add pictures or remove the class" in " ".join(told.err.split())
+    assert "reading the pictures" in told.err
+    assert "looking for duplicates" not in told.err
 
 
 @pytest.mark.parametrize(
@@ -257,6 +322,7 @@ def test_drawing_recordings_tells_its_steps_and_what_is_left_out(
     assert (told.code, told.out) == (0, "out: 2 pictures of 1 recording\n")
     assert ("drawing jazz, class 1 of 1: 1 recording\n" in told.err) is not quiet
     assert "does not read: jazz/b.m4a; convert" in told.err
+    assert told.err.endswith("next: bench data check out\n")
 
 
 def test_drawing_recordings_is_one_json_document(bench: Bench, recordings: Path) -> None:
@@ -268,6 +334,7 @@ def test_drawing_recordings_is_one_json_document(bench: Bench, recordings: Path)
 
     assert (document["pictures"], document["groups"]) == (3, 1)
     assert [file["path"] for file in document["left_out"]] == ["jazz/b.m4a"]
+    assert "next:" not in told.err
 
 
 # --- bad usage ------------------------------------------------------------------------------
@@ -299,7 +366,7 @@ def test_drawing_recordings_is_one_json_document(bench: Bench, recordings: Path)
         ("search PICTURES --crop 0,0,4000,4000", ["4000"]),
         ("search PICTURES --test-fraction 1.5", ["1.5"]),
         ("search PICTURES --test-fraction 0", ["--test-fraction"]),
-        ("search PICTURES --folds 40", ["40 folds", "fewer --folds"]),
+        ("search PICTURES --folds 40", ["40 folds", "fewer --folds (12 at most)"]),
         ("search PICTURES --variants fp32,int9", ["--variants", "'int9'", "did you mean `int8`?"]),
         ("search PICTURES --tolerance -1", ["--tolerance", "-1"]),
         ("promote nobody --variants bf16", ["--variants takes fp32, fp16, int8, not 'bf16'"]),

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from bench.data.names import PictureNames
 from bench.data.sources import read_rows
 from bench.errors import DataError
-from bench.records import Dataset, TiedBy, describe_conflicts
+from bench.records import CONFLICT_MEANING, Dataset, TiedBy, describe_conflicts
 from bench.words import counted, some
 
 OWN_GROUPS = "the data set's groups"
@@ -220,8 +220,8 @@ def conflict_remark(dataset: Dataset) -> tuple[str, ...]:
     if not dataset.conflicts:
         return ()
     return (
-        f"{describe_conflicts(dataset, 'different labels')}: `bench data check` shows them, and "
-        "one label of each is wrong",
+        f"{describe_conflicts(dataset, 'different labels')}: {CONFLICT_MEANING}; "
+        "`bench data check` shows them",
     )
 
 

@@ -24,6 +24,7 @@ from bench.data.frame import FrameFinder
 from bench.errors import DataError, did_you_mean
 from bench.records import Box, BrokenPicture, Dataset, Picture, SourceKind
 from bench.runtime.preprocess import SUFFIXES, PictureError, open_rgb
+from bench.words import counted, some
 
 DEMO_MARKER = "demo.json"
 GROUPS_FILE = "groups.csv"
@@ -43,6 +44,35 @@ class _Listed:
     label: str
     group: str | None = None
     given_split: GivenSplit | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassedOver:
+    """What lies in a picture folder and is not read; hidden files and folders aside.
+
+    `empty_classes` are class folders without a picture, `files` those in class folders whose
+    suffix is no picture's; both are paths relative to the folder of the classes.
+    """
+
+    empty_classes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+    @property
+    def in_words(self) -> str | None:
+        """What is passed over and what to do about it, in one line; None if nothing is."""
+        said = []
+        if self.empty_classes:
+            count = counted(len(self.empty_classes), "class folder")
+            said.append(
+                f"{count} without a picture: {some(self.empty_classes)} (add pictures, or remove "
+                f"{'it' if len(self.empty_classes) == 1 else 'them'})"
+            )
+        if self.files:
+            said.append(
+                f"{counted(len(self.files), 'file')} of other kinds: {some(self.files)} (convert "
+                f"what is a picture to one of {', '.join(sorted(SUFFIXES))})"
+            )
+        return f"passed over: {'; '.join(said)}" if said else None
 
 
 @dataclass(slots=True)
@@ -126,6 +156,27 @@ def check_source(path: str | Path) -> None:
     check_classes(root, sorted({item.label for item in listed}))
 
 
+def find_passed_over(path: str | Path) -> PassedOver:
+    """Find what `load_dataset` does not read of a folder; of a manifest, nothing is looked for."""
+    source = Path(path).expanduser().resolve()
+    if not source.is_dir():
+        return PassedOver()
+    root, _ = _picture_root(source)
+    empty, others = [], []
+    for parent in _parents_of_classes(root):
+        for folder in _class_folders(parent):
+            pictures, rest = _files_of_class(folder)
+            others += [_as_text(file.relative_to(root)) for file in rest]
+            if not pictures:
+                empty.append(_as_text(folder.relative_to(root)))
+    return PassedOver(empty_classes=tuple(empty), files=tuple(others))
+
+
+def _as_text(path: Path) -> str:
+    """A path that can be printed whatever its bytes are, for what is never opened."""
+    return path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def check_classes(root: str | Path, classes: Sequence[str]) -> None:
     """Refuse a data set in which there is nothing to be told apart.
 
@@ -163,38 +214,58 @@ def _list_by_kind(source: Path) -> tuple[Path, SourceKind, list[_Listed]]:
                 f"{source}: a data set is a folder or a .csv manifest with the columns path,label"
             )
         return source.parent, "csv", _list_manifest(source)
+    root, kind = _picture_root(source)
+    return root, kind, _with_groups(root, _list_folder(root))
+
+
+def _picture_root(source: Path) -> tuple[Path, SourceKind]:
     for candidate in (source, source / "images_original", source / "Data" / "images_original"):
         if candidate.name == "images_original" and candidate.is_dir():
-            return candidate, "gtzan", _with_groups(candidate, _list_folder(candidate))
-    return source, "folder", _with_groups(source, _list_folder(source))
+            return candidate, "gtzan"
+    return source, "folder"
+
+
+def _parents_of_classes(root: Path) -> list[Path]:
+    """The folder itself, or those of its parts where it holds train/ and others alone."""
+    folders = _class_folders(root)
+    names = {folder.name.lower() for folder in folders}
+    return folders if "train" in names and names <= _TRAIN_FOLDERS | {"test"} else [root]
+
+
+def _class_folders(parent: Path) -> list[Path]:
+    return [p for p in sorted(parent.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+
+
+def _files_of_class(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The pictures in a class folder, and its other files that are not hidden."""
+    pictures, others = [], []
+    for file in sorted(folder.rglob("*")):
+        if not file.is_file():
+            continue
+        if file.suffix.lower() in SUFFIXES:
+            pictures.append(file)
+        elif not any(part.startswith(".") for part in file.relative_to(folder).parts):
+            others.append(file)
+    return pictures, others
 
 
 def _list_folder(root: Path) -> list[_Listed]:
-    folders = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    names = {folder.name.lower() for folder in folders}
-    if "train" in names and names <= _TRAIN_FOLDERS | {"test"}:
-        listed = [
-            _Listed(item.path, item.label, given_split=given_split(folder.name))
-            for folder in folders
-            for item in _list_classes(root, folder)
-        ]
-    else:
-        listed = list(_list_classes(root, root))
+    listed = [
+        _Listed(
+            file.relative_to(root).as_posix(),
+            folder.name,
+            given_split=None if parent == root else given_split(parent.name),
+        )
+        for parent in _parents_of_classes(root)
+        for folder in _class_folders(parent)
+        for file in _files_of_class(folder)[0]
+    ]
     if not listed:
         raise DataError(
             f"{root}: no pictures found in subfolders; expected <class>/<picture> with one of "
             f"the suffixes {', '.join(sorted(SUFFIXES))}"
         )
     return listed
-
-
-def _list_classes(root: Path, parent: Path) -> Iterator[_Listed]:
-    for folder in sorted(parent.iterdir()):
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue
-        for file in sorted(folder.rglob("*")):
-            if file.suffix.lower() in SUFFIXES and file.is_file():
-                yield _Listed(file.relative_to(root).as_posix(), folder.name)
 
 
 def _list_manifest(manifest: Path) -> list[_Listed]:

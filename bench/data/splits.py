@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
@@ -18,6 +19,11 @@ from bench.words import counted
 Indices = npt.NDArray[np.int64]
 # By index into `Dataset.pictures`; what is in no part is left out.
 Parts = Mapping[int, Literal["train", "test"]]
+
+# What a search takes where neither it nor its space says otherwise.
+DEFAULT_FOLDS = 5
+# Cross-validation with fewer trains on nothing.
+LEAST_FOLDS = 2
 
 # StratifiedGroupKFold is greedy: a few seeds are tried and the most even cut is kept.
 _ATTEMPTS = 10
@@ -44,8 +50,8 @@ def make_split(
     Raises:
         DataError: too few classes, pictures or groups for the split that was asked for.
     """
-    if folds < 2:
-        raise DataError(f"--folds must be at least 2, not {folds}")
+    if folds < LEAST_FOLDS:
+        raise DataError(f"--folds must be at least {LEAST_FOLDS}, not {folds}")
     check_test_fraction(test_fraction)
     check_classes(dataset.root, dataset.classes)
     protocol = protocol or default_protocol(dataset)
@@ -58,26 +64,17 @@ def make_split(
         )
     given = _given_parts(dataset, parts) if protocol in ("file", "gtzan-filtered") else None
     everything = np.arange(len(labels)) if given is None else np.asarray(sorted(given))
-    # One more than the folds, because the test set needs its share as well.
-    _check_sources(
-        dataset,
-        groups,
-        everything,
-        least=folds + 1,
-        what=f"{folds} folds and a test set",
-        remedy="add pictures, remove the class, or use fewer --folds",
-    )
+    _check_sources(dataset, groups, everything, folds)
     if given is not None:
         in_test = np.asarray([given[index] == "test" for index in everything.tolist()])
         _check_given_groups(dataset, groups, everything[in_test], everything[~in_test])
         test = everything[in_test]
-        remedy = "move pictures from test to train, or use fewer --folds"
+        remedies = ("move pictures from test to train",)
     else:
         test = _choose_test(labels, groups, test_fraction, folds, seed)
-        remedy = "use fewer --folds or a smaller --test-fraction"
+        remedies = ("take a smaller --test-fraction",)
     development = np.setdiff1d(everything, test)
-    what = f"{folds} folds beside the test set"
-    _check_sources(dataset, groups, development, least=folds, what=what, remedy=remedy)
+    _check_development(dataset, groups, development, folds, remedies)
     split = Split(
         dataset_fingerprint=dataset.fingerprint,
         seed=seed,
@@ -98,6 +95,44 @@ def check_test_fraction(test_fraction: float) -> None:
     """
     if not 0 < test_fraction <= 0.5:
         raise DataError(f"--test-fraction must lie above 0 and at most 0.5, not {test_fraction}")
+
+
+@dataclass(frozen=True, slots=True)
+class ScarceClass:
+    """A class of too few pictures, or of pictures of too few groups, for a split."""
+
+    name: str
+    pictures: int
+    groups: int  # a picture that nothing ties is one by itself
+
+    @property
+    def holdings(self) -> str:
+        """What it has, such as `27 pictures of 3 groups`."""
+        has = counted(self.pictures, "picture")
+        return has + (f" of {counted(self.groups, 'group')}" * (self.groups < self.pictures))
+
+
+def scarce_classes(dataset: Dataset, folds: int = DEFAULT_FOLDS) -> tuple[ScarceClass, ...]:
+    """The classes of which `folds` folds and a test set cannot have a group each."""
+    return _scarce(dataset, group_numbers(dataset), np.arange(len(dataset.pictures)), folds + 1)
+
+
+def scarce_remedy(scarce: Sequence[ScarceClass], folds: int) -> str:
+    """What helps where `scarce` are too small for `folds` folds and a test set."""
+    return _listed("add pictures", "remove the class", *_fewer_folds(scarce, folds, beside=1))
+
+
+def refuse_scarce_classes(
+    dataset: Dataset, protocols: Sequence[Protocol] = (), *, folds: int
+) -> None:
+    """Refuse what no split can be made of, whatever else is found to tie pictures.
+
+    Raises:
+        DataError: a class has too few pictures or groups.
+    """
+    everything = np.arange(len(dataset.pictures))
+    groups = everything if set(protocols) == {"random"} else group_numbers(dataset)
+    _check_sources(dataset, groups, everything, folds)
 
 
 def default_protocol(dataset: Dataset) -> Protocol:
@@ -125,9 +160,13 @@ def check_split(dataset: Dataset, split: Split) -> None:
         present = {dataset.pictures[index].label for index in part}
         missing = [c for label, c in enumerate(dataset.classes) if label not in present]
         if missing:
+            remedies = ["add pictures of more groups (recordings, sources) of that class"]
+            if name == "the test set" and split.protocol in ("file", "gtzan-filtered"):
+                remedies = ["move pictures of that class from train to test"]
+            elif len(split.folds) > LEAST_FOLDS:
+                remedies.append("use fewer --folds")
             raise DataError(
-                f"{name} would hold no picture of {', '.join(missing)}: use fewer --folds, or "
-                "add pictures of more groups (recordings, sources) of that class"
+                f"{name} would hold no picture of {', '.join(missing)}: {_listed(*remedies)}"
             )
         for index in part if split.protocol != "random" else ():
             picture = dataset.pictures[index]
@@ -155,24 +194,52 @@ def _given_parts(dataset: Dataset, parts: Parts | None) -> Parts:
     return {i: p.given_split or "train" for i, p in enumerate(dataset.pictures)}
 
 
-def _check_sources(
-    dataset: Dataset, groups: Indices, among: Indices, *, least: int, what: str, remedy: str
+def _check_sources(dataset: Dataset, groups: Indices, among: Indices, folds: int) -> None:
+    # One more than the folds, because the test set needs its share as well.
+    scarce = _scarce(dataset, groups, among, folds + 1)
+    _refuse(scarce, f"{folds} folds and a test set", folds + 1, scarce_remedy(scarce, folds))
+
+
+def _check_development(
+    dataset: Dataset, groups: Indices, among: Indices, folds: int, remedies: Sequence[str]
 ) -> None:
+    scarce = _scarce(dataset, groups, among, folds)
+    remedy = _listed(*remedies, *_fewer_folds(scarce, folds, beside=0))
+    _refuse(scarce, f"{folds} folds beside the test set", folds, remedy)
+
+
+def _scarce(
+    dataset: Dataset, groups: Indices, among: Indices, least: int
+) -> tuple[ScarceClass, ...]:
     labels = np.asarray(dataset.labels, dtype=np.int64)
     total = len(dataset.classes)
     pictures = np.bincount(labels[among], minlength=total)
     sources = _count_sources(labels[among], groups[among], total)
-    faults = []
-    for label in np.flatnonzero(sources < least):
-        has = counted(int(pictures[label]), "picture")
-        if sources[label] < pictures[label]:
-            has += f" of {counted(int(sources[label]), 'group')}"
-        faults.append(f"{dataset.classes[label]} has {has}")
-    if faults:
+    return tuple(
+        ScarceClass(dataset.classes[label], int(pictures[label]), int(sources[label]))
+        for label in np.flatnonzero(sources < least)
+    )
+
+
+def _refuse(scarce: Sequence[ScarceClass], what: str, least: int, remedy: str) -> None:
+    if scarce:
+        has = "; ".join(f"{each.name} has {each.holdings}" for each in scarce)
         raise DataError(
             f"{what} need at least {least} pictures (of different groups) of each class; "
-            f"{'; '.join(faults)}: {remedy}"
+            f"{has}: {remedy}"
         )
+
+
+def _fewer_folds(scarce: Sequence[ScarceClass], folds: int, *, beside: int) -> tuple[str, ...]:
+    """The remedy of fewer folds, where it is one: `beside` groups of each class go elsewhere."""
+    most = min((each.groups for each in scarce), default=folds) - beside
+    return (f"use fewer --folds ({most} at most)",) if LEAST_FOLDS <= most < folds else ()
+
+
+def _listed(*remedies: str) -> str:
+    """Return `a`, `a or b`, `a, b or c`."""
+    *first, last = remedies
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _count_sources(labels: Indices, groups: Indices, total: int) -> Indices:

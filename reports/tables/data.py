@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import fields
 
-from bench.records import StudyReport
+from bench.records import CONFLICT_MEANING, StudyReport
 from bench.words import counted
 from reports.splits import groups_in_words, protocol_name
 from reports.table import LIST_LIMIT, Table, and_more, caption_of
@@ -69,7 +69,7 @@ def conflicts(report: StudyReport) -> Table:
         rows=tuple(rows),
         footnotes=(
             *and_more(len(dataset.conflicts)),
-            "At least one label of each pair is wrong. `bench data check` on the data shows all "
+            f"{CONFLICT_MEANING.capitalize()}. `bench data check` on the data shows all "
             "of them side by side.",
         ),
     )

@@ -135,6 +135,7 @@ def test_groups_of_several_classes_are_allowed_and_told():
             [Tie("audit", 3, 0)],
             ((0, 3),),
             "1 pair of duplicates carries different labels, such as a/1.png (a) and b/4.png (b): "
+            "one label of each is wrong, or what it shows belongs to both classes; "
             "`bench data check` shows them",
         ),
         (

@@ -277,6 +277,15 @@ def test_a_recording_shorter_than_a_clip_is_padded_and_keeps_the_time_scale(audi
     assert (made.padded, made.shortest_s) == (1, 0.5)
 
 
+@pytest.mark.parametrize(("length_s", "padded"), [(0.98, 1), (0.995, 0), (1.0, 0)])
+def test_padding_of_less_than_a_hundredth_of_a_clip_is_not_told(
+    audio, write, tmp_path, length_s, padded
+):
+    write("jazz/a.wav", tone(length_s))
+    made = render_folder(audio, tmp_path / "out", SECOND)
+    assert (made.pictures, made.padded) == (1, padded)
+
+
 def test_silent_clips_become_no_pictures(audio, write, tmp_path):
     write("jazz/a.wav", tone(1), silence(2), tone(1))
     made = render_folder(audio, tmp_path / "out", SECOND)

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.data.sources import check_source, load_dataset, parse_crop
+from bench.data.sources import (
+    PassedOver,
+    check_source,
+    find_passed_over,
+    load_dataset,
+    parse_crop,
+)
 from bench.errors import DataError
 from bench.records import GTZAN_GENRES, Dataset
 from bench.runtime.preprocess import SUFFIXES
@@ -138,6 +144,38 @@ def test_other_files_and_hidden_folders_are_passed_over(make_pictures):
     (root / "cat" / "notes.txt").write_text("purrs")
     (root / "readme.png").write_text("not in a class")
     assert paths_of(load_dataset(root)) == ["cat/0.png", "dog/0.png"]
+
+
+def test_what_is_passed_over_is_named_unless_it_is_hidden(make_pictures):
+    root = make_pictures(classes=("cat", "dog", ".thumbnails"), each=1)
+    assert find_passed_over(root).in_words is None
+    for name in ("bird", "fish/deep", "cat/.cache"):
+        (root / name).mkdir(parents=True)
+    for name in ("cat/notes.txt", "fish/deep/a.gif", "cat/.DS_Store", "cat/.cache/b.txt", "c.txt"):
+        (root / name).touch()
+
+    found = find_passed_over(root)
+
+    assert found.empty_classes == ("bird", "fish")
+    assert found.files == ("cat/notes.txt", "fish/deep/a.gif")
+    assert found.in_words is not None
+    assert found.in_words.startswith(
+        "passed over: 2 class folders without a picture: bird, fish (add pictures, or remove them)"
+        "; 2 files of other kinds: cat/notes.txt, fish/deep/a.gif (convert what is a picture to "
+    )
+
+
+def test_a_class_may_be_empty_in_one_part_of_a_given_split(make_pictures):
+    root = make_pictures("pets", ("train/cat", "train/dog", "test/cat"), each=1)
+    (root / "test" / "dog").mkdir()
+    assert find_passed_over(root).empty_classes == ("test/dog",)
+
+
+def test_nothing_is_passed_over_of_a_manifest(make_pictures):
+    root = make_pictures("pets", ("cat", "dog"), each=1)
+    (root / "cat" / "notes.txt").touch()
+    manifest = write_manifest(root, "cat/0.png,cat", "dog/0.png,dog")
+    assert find_passed_over(manifest) == PassedOver()
 
 
 # --- broken pictures ------------------------------------------------------------------------

@@ -7,9 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.data.splits import check_split, make_split
+from bench.data.splits import (
+    DEFAULT_FOLDS,
+    check_split,
+    make_split,
+    refuse_scarce_classes,
+    scarce_classes,
+)
 from bench.errors import DataError
 from bench.records import Dataset, Picture, Split
+from bench.space import SearchSpace
 
 # (label, group, given split) of a picture.
 Row = tuple[int, str | None, str | None]
@@ -201,7 +208,7 @@ def given(*test_of_class: int, each: int = 6) -> Dataset:
         (grouped([1] * 9, [9, 9, 9]), 3, 0.2, r"b has 27 pictures of 3 groups: add pictures"),
         (single(6, 6), 5, 0.5, r"5 folds beside the test set.*a smaller --test-fraction"),
         (given(5, 1), 2, 0.2, r"need at least 2 .*a has 1 picture: move pictures from test"),
-        (given(2, 0), 2, 0.2, r"the test set would hold no picture of b"),
+        (given(2, 0), 3, 0.2, r"the test set would hold no picture of b: move .* to test$"),
         (
             dataset_of([(n % 2, f"g{n % 5}", "test" if n < 4 else "train") for n in range(40)]),
             2,
@@ -226,6 +233,50 @@ def given(*test_of_class: int, each: int = 6) -> Dataset:
 def test_an_impossible_split_is_refused_with_the_remedy(dataset, folds, fraction, message):
     with pytest.raises(DataError, match=message):
         make_split(dataset, folds=folds, test_fraction=fraction, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "folds", "most"),
+    [
+        ((20, 5), 5, 4),
+        ((20, 3), 5, 2),
+        ((20, 2), 5, None),
+        ((20, 1), 5, None),
+        ((20, 5, 1), 5, None),
+        ((20, 2), 2, None),
+    ],
+)
+def test_fewer_folds_are_the_remedy_only_where_so_few_can_be_had(counts, folds, most):
+    with pytest.raises(DataError, match="add pictures") as refusal:
+        refuse_scarce_classes(single(*counts), folds=folds)
+    said = str(refusal.value)
+    assert said.endswith(
+        f"add pictures, remove the class or use fewer --folds ({most} at most)"
+        if most
+        else "add pictures or remove the class"
+    )
+    if most:
+        refuse_scarce_classes(single(*counts), folds=most)
+
+
+def test_classes_too_small_for_the_usual_search_are_named_with_what_they_have():
+    small = scarce_classes(grouped([1] * 6, [9, 9, 9], [1] * 5))
+    assert [(each.name, each.holdings) for each in small] == [
+        ("b", "27 pictures of 3 groups"),
+        ("c", "5 pictures"),
+    ]
+
+
+def test_groups_do_not_count_where_the_random_protocol_alone_is_asked_for():
+    dataset = grouped([9, 9], [9, 9])
+    refuse_scarce_classes(dataset, ("random",), folds=5)
+    for protocols in ((), ("grouped",), ("random", "grouped")):
+        with pytest.raises(DataError, match="18 pictures of 2 groups"):
+            refuse_scarce_classes(dataset, protocols, folds=5)
+
+
+def test_the_usual_folds_are_those_of_a_search_space_that_names_none():
+    assert SearchSpace.__dataclass_fields__["folds"].default == DEFAULT_FOLDS
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -139,6 +139,7 @@ def test_duplicates_with_different_labels_are_told_at_the_top_and_listed_with_th
         text = write_report([study], tmp_path).markdown.read_text("utf-8")
         head, data = text.split("##")[0], text.split("## Data")[1]
         assert "2 pairs of duplicates carry different ones, such as 0/0.png (blues)" in head
+        assert "one label of each is wrong, or what it shows belongs to both classes" in head
         assert "bench data check" in head
         assert "| 0/0.png | blues | 1/1.png | jazz |" in data
     clean = write_report([make_report()], tmp_path).markdown.read_text("utf-8")

@@ -13,7 +13,8 @@ from bench.data.audit.labels import check_labels
 from bench.data.audit.shortcuts import find_shortcuts
 from bench.data.audit.thumbnails import Features, make_thumbnails
 from bench.data.groups import group_numbers, join
-from bench.records import Audit, Dataset, Pair
+from bench.data.splits import DEFAULT_FOLDS, scarce_classes, scarce_remedy
+from bench.records import CONFLICT_MEANING, Audit, Dataset, Pair
 from bench.steps import SILENT, Steps
 from bench.words import counted
 
@@ -71,6 +72,7 @@ def findings(dataset: Dataset, found: Audit) -> tuple[Finding, ...]:
     """
     told = (
         _one_class(dataset),
+        _scarce(dataset, found),
         _conflicts(dataset, found),
         _given_split(dataset, found),
         *_loose_pairs(dataset, found),
@@ -139,8 +141,9 @@ def _conflicts(dataset: Dataset, found: Audit) -> Finding | None:
         dataset,
         "conflicting labels",
         [pair for pair in found.pairs if _is_conflict(dataset, pair)],
-        "of pictures of the same thing with different labels",
-        "correct the label of one, or remove both",
+        f"of pictures of the same thing with different labels: {CONFLICT_MEANING}",
+        "correct the label that is wrong; where both are right, keep the thing in one class or "
+        "remove both, for no classifier can tell them apart",
     )
 
 
@@ -252,6 +255,25 @@ def _one_class(dataset: Dataset) -> Finding | None:
         what=f"{dataset.classes[0]} is the only class, and a classifier needs at least two",
         remedy="add a subfolder a class",
         details=({"class": dataset.classes[0], "pictures": len(dataset.pictures)},),
+    )
+
+
+def _scarce(dataset: Dataset, found: Audit) -> Finding | None:
+    """The classes that a search would refuse, which ties duplicates first."""
+    scarce = scarce_classes(join(dataset, ties_of_pairs(found.pairs)))
+    if not scarce:
+        return None
+    return Finding(
+        kind="classes too small for a search",
+        count=len(scarce),
+        what=f"{counted(len(scarce), 'class', 'classes')} with fewer than the "
+        f"{DEFAULT_FOLDS + 1} pictures (of different groups) that {DEFAULT_FOLDS} folds and a "
+        "test set need: `bench search` refuses",
+        remedy=scarce_remedy(scarce, DEFAULT_FOLDS),
+        details=tuple(
+            {"class": each.name, "pictures": each.pictures, "groups": each.groups}
+            for each in sorted(scarce, key=lambda each: each.groups)
+        ),
     )
 
 

@@ -9,6 +9,7 @@ Shapes: N pictures, F features, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from bench.data.audit.thumbnails import Floats
 from bench.records import Dataset, LabelCheck, SuspiciousLabel
+from bench.words import counted, some
 
 Probabilities = npt.NDArray[np.float64]
 
@@ -44,7 +46,7 @@ def check_labels(
     sources = [len(np.unique(ties_n[labels == k])) for k in range(len(dataset.classes))]
     folds = min(_FOLDS, *sources)
     if folds < 2 or len(dataset.classes) < 2:
-        note = "labels were not judged: that takes two classes of two groups at least"
+        note = f"labels were not judged: {_why_not(dataset, sources)}"
         return LabelCheck(features=features, balanced_accuracy=0.0, suspicious=(), note=note)
     # Products of this size are too small to share: threads would spin longer than they multiply.
     with threadpool_limits(1, "blas"):
@@ -66,6 +68,20 @@ def check_labels(
         for index in suspects(labels, probabilities)
     )
     return LabelCheck(features=features, balanced_accuracy=accuracy, suspicious=suspicious)
+
+
+def _why_not(dataset: Dataset, sources: Sequence[int]) -> str:
+    if len(dataset.classes) < 2:
+        return f"that takes two classes, and {dataset.classes[0]} is the only one: add another"
+    small = [
+        f"{name} has {counted(pictures, 'picture')}" + " of 1 group" * (pictures > 1)
+        for name, pictures, groups in zip(dataset.classes, dataset.counts, sources, strict=True)
+        if groups < 2
+    ]
+    return (
+        "that takes pictures of at least two groups of every class, and "
+        f"{some(small)}: add pictures, or leave the class out"
+    )
 
 
 def out_of_fold(

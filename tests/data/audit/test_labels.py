@@ -14,7 +14,8 @@ def labelled(labels: list[int]) -> Dataset:
         Picture(path=f"{k}.png", label=label, sha256=str(k), width=1, height=1, mode="L")
         for k, label in enumerate(labels)
     ]
-    return Dataset(name="n", root="/", kind="csv", classes=CLASSES, pictures=tuple(pictures))
+    classes = CLASSES[: 1 + max(labels)]
+    return Dataset(name="n", root="/", kind="csv", classes=classes, pictures=tuple(pictures))
 
 
 def clouds(distance: float) -> tuple[np.ndarray, list[int]]:
@@ -71,14 +72,27 @@ def test_a_copy_with_a_wrong_label_does_not_vouch_for_it():
     assert {1, *range(len(labels), len(given))} <= {s.picture for s in check.suspicious}
 
 
-@pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 0, 1, 2]])
-def test_too_few_pictures_are_not_judged(labels):
+@pytest.mark.parametrize(
+    ("labels", "ties", "why"),
+    [
+        ([0, 0, 0, 0], [0, 1, 2, 3], "that takes two classes, and a is the only one: add another"),
+        (
+            [0, 0, 1, 2],
+            [0, 1, 2, 3],
+            "that takes pictures of at least two groups of every class, and b has 1 picture, "
+            "c has 1 picture: add pictures, or leave the class out",
+        ),
+        ([0, 0, 1, 1], [0, 1, 2, 2], "every class, and b has 2 pictures of 1 group: add"),
+    ],
+)
+def test_too_few_pictures_are_not_judged_and_the_class_that_lacks_them_is_named(labels, ties, why):
     check = check_labels(
-        labelled(labels), np.zeros((4, 2), np.float32), np.arange(4), features="zeros"
+        labelled(labels), np.zeros((4, 2), np.float32), np.asarray(ties), features="zeros"
     )
 
     assert check.suspicious == ()
-    assert check.note is not None and "not judged" in check.note
+    assert check.note is not None and check.note.startswith("labels were not judged: ")
+    assert why in check.note
 
 
 def test_the_confident_joint_asks_each_class_for_its_own_average():

@@ -595,7 +595,8 @@ def test_a_search_tells_and_records_that_duplicates_carry_different_labels(
     assert told.code == 0, told.err
     said = (
         "1 pair of duplicates carries different labels, such as blue/000.png (blue) and "
-        "red/twin.png (red): `bench data check` shows them"
+        "red/twin.png (red): one label of each is wrong, or what it shows belongs to both classes; "
+        "`bench data check` shows them"
     )
     assert said in told.err
     dataset = from_json(told.out, StudyReport).dataset

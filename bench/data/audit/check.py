@@ -268,7 +268,7 @@ def _scarce(dataset: Dataset, found: Audit) -> Finding | None:
         count=len(scarce),
         what=f"{counted(len(scarce), 'class', 'classes')} with fewer than the "
         f"{DEFAULT_FOLDS + 1} pictures (of different groups) that {DEFAULT_FOLDS} folds and a "
-        "test set need: `bench search` refuses",
+        "test set need, which `bench search` refuses",
         remedy=scarce_remedy(scarce, DEFAULT_FOLDS),
         details=tuple(
             {"class": each.name, "pictures": each.pictures, "groups": each.groups}

@@ -171,14 +171,17 @@ def _print_trials(rows: Sequence[Mapping[str, Any]], sides: Sequence[str]) -> No
         cells = ["all" if depth is None else str(depth), str(len(chosen))]
         cells += [_seconds(_sum(chosen, side, "s"), _sum(chosen, side, "cpu_s")) for side in sides]
         for some in (chosen, chosen[1:]):  # later trials find stored what the first one computed
-            ratios = [
-                _sum(some, "plain", unit) / _sum(some, "bench", unit) if some else float("nan")
-                for unit in ("s", "cpu_s")
-            ]
-            cells.append("{:.1f} ({:.1f})".format(*ratios) if some else "")
+            cells.append(_ratios(some) if some else "")
         for side in ("bench", "plain"):
             cells.append(f"{statistics.fmean(row[f'{side}_score'] for row in chosen):.3f}")
         print(f"| {' | '.join(cells)} |")
+
+
+def _ratios(rows: Sequence[Mapping[str, Any]]) -> str:
+    clock, processor = (
+        _sum(rows, "plain", unit) / _sum(rows, "bench", unit) for unit in ("s", "cpu_s")
+    )
+    return f"{clock:.1f} ({processor:.1f})"
 
 
 def _sum(rows: Sequence[Mapping[str, Any]], side: str, unit: str) -> float:

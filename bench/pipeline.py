@@ -552,11 +552,11 @@ def _arithmetic_of(
     model = build_model(spec, source, classes=2, image_size=size, seed=0)
     if model.recomputed:
         listener.stage(f"{backbone} {model.recomputed}")
-    if device == "cpu":
-        listener.stage(f"timing training steps of {backbone} in each number format")
+    listener.stage(f"timing training steps of {backbone} in each number format")
     chosen = choose_arithmetic(device, model, size)
     layout = " channels_last" if chosen.channels_last else ""
-    listener.stage(f"arithmetic of {backbone}: {chosen.dtype}{layout} ({chosen.reason})")
+    recorded = ", steps recorded as CUDA graphs" if chosen.graphs else ""
+    listener.stage(f"arithmetic of {backbone}: {chosen.dtype}{layout}{recorded} ({chosen.reason})")
     return chosen
 
 

@@ -399,6 +399,7 @@ class Arithmetic:
     dtype: Literal["float32", "bfloat16", "float16"]
     channels_last: bool
     reason: str
+    graphs: bool = False  # whether steps are recorded as CUDA graphs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

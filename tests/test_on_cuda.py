@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from bench.records import Arithmetic, Recipe, StudyPlan, TrialDone, TrialJob, We
 from bench.runtime.cuda import cuda_works
 from bench.runtime.metadata import ModelMetadata
 from bench.training.arithmetic import choose_arithmetic
+from bench.training.recorded import Recorded
 from bench.training.trainer import Trainer
 from tests.tiny import BACKBONE, CLASSES, all_events, make_plan, timeless, write_pictures
 
@@ -42,6 +44,65 @@ def recipe(depth: int) -> Recipe:
 def test_a_trial_is_trained_to_its_end(plan: StudyPlan, depth: int) -> None:
     told = all_events(Trainer(plan), TrialJob(number=depth, recipe=recipe(depth)))
     assert isinstance(told[-1], TrialDone), told[-1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("depth", [0, 3, 5])
+def test_recorded_steps_train_as_single_kernels_do(
+    plan: StudyPlan, tmp_path: Path, depth: int, dtype: Literal["float32", "bfloat16", "float16"]
+) -> None:
+    """Every step runs the same kernels on the same numbers, the first three one by one."""
+    plain = Arithmetic(device="cuda", dtype=dtype, channels_last=True, reason="test")
+    scores = [
+        Trainer(
+            replace(
+                plan,
+                workspace=str(tmp_path / str(graphs)),
+                arithmetic={BACKBONE: replace(plain, graphs=graphs)},
+                settings=replace(plan.settings, epochs=5),
+            )
+        ).fold_scores(TrialJob(number=depth, recipe=recipe(depth)))
+        for graphs in (False, True)
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_a_recorded_function_is_replayed_with_new_numbers() -> None:
+    calls = []
+
+    def double(tensor: torch.Tensor) -> torch.Tensor:
+        calls.append(len(tensor))
+        return 2 * tensor
+
+    recorded = Recorded(double)
+    for length in (3, 4):
+        for number in range(8):
+            given = torch.full((length,), float(number), device="cuda")
+            assert recorded(given).tolist() == [2.0 * number] * length
+    assert Counter(calls) == {3: 4, 4: 4}, "three times as it is, and once to be recorded"
+    assert not recorded.refused
+
+
+def test_what_waits_for_the_gpu_is_run_as_it_is() -> None:
+    recorded = Recorded(lambda tensor: tensor * float(tensor.sum()))
+    for number in range(8):
+        given = torch.full((2,), float(number), device="cuda")
+        assert recorded(given).tolist() == [2.0 * number**2] * 2
+    assert recorded.refused
+    after = Recorded(lambda tensor: torch.nn.functional.dropout(tensor, 0.5))
+    drawn = {tuple(after(torch.ones(64, device="cuda")).tolist()) for _ in range(8)}
+    assert len(drawn) == 8, "others are recorded still, and draw other random numbers each time"
+    assert not after.refused
+
+
+def test_a_gpu_that_has_room_keeps_views_off_the_disk(plan: StudyPlan, tmp_path: Path) -> None:
+    trainer = Trainer(replace(plan, workspace=str(tmp_path)))
+    for depth in (0, 3):
+        assert isinstance(
+            all_events(trainer, TrialJob(number=depth, recipe=recipe(depth)))[-1], TrialDone
+        )
+    assert trainer._cache._resident
+    assert not list(tmp_path.glob("cache/activations/*/rows.bin"))
 
 
 @pytest.mark.parametrize("depth", [3, 5])
@@ -68,10 +129,14 @@ def test_a_trial_repeats_under_its_seed(plan: StudyPlan, tmp_path: Path) -> None
     assert [timeless(event) for event in runs[0]] == [timeless(event) for event in runs[1]]
 
 
-def test_mixed_precision_is_chosen_on_tensor_cores(plan: StudyPlan) -> None:
-    chosen = choose_arithmetic("cuda", Trainer(plan).model(recipe(5), seed=0), 64)
+def test_mixed_precision_is_chosen_on_tensor_cores() -> None:
+    """By measurement, and of a network that is large enough to tell."""
+    spec = describe_backbone("resnet50")
+    model = build_model(spec, WeightSource(kind="random"), classes=3, image_size=224, seed=0)
+    chosen = choose_arithmetic("cuda", model, 224)
     assert chosen.channels_last
-    assert chosen.dtype == ("bfloat16" if torch.cuda.is_bf16_supported() else "float16")
+    assert chosen.graphs
+    assert chosen.dtype in ("bfloat16", "float16")
 
 
 def test_onnxruntime_runs_on_cuda_where_torch_does() -> None:

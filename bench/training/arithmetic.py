@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Literal
 
@@ -16,6 +17,7 @@ from bench.errors import DeviceError
 from bench.models.staged import StagedModel
 from bench.records import Arithmetic
 from bench.training.depthwise import FastDepthwise
+from bench.training.recorded import Recorded
 
 DTYPES = {
     "float32": torch.float32,
@@ -24,12 +26,12 @@ DTYPES = {
 }
 
 Device = Literal["cpu", "cuda"]
-_Kind = tuple[Literal["float32", "bfloat16"], bool]  # number format, channels_last
+_Kind = tuple[Literal["float32", "bfloat16", "float16"], bool]  # number format, channels_last
 
 _PLAIN: _Kind = ("float32", False)
-_KINDS: tuple[_Kind, ...] = (_PLAIN, ("float32", True), ("bfloat16", False), ("bfloat16", True))
 _LAYOUTS = {False: torch.contiguous_format, True: torch.channels_last}
 _BATCH = 8
+_CUDA_BATCH = 32  # a smaller one leaves most of a GPU idle in every format
 _ROUNDS = 6
 # After the first timed round, formats that took so many times as long as the fastest are done with.
 _OUT_OF_QUESTION = 1.5
@@ -59,30 +61,54 @@ def choose_device(asked: str) -> Device:
 
 
 def choose_arithmetic(device: Device, model: StagedModel, image_size: int) -> Arithmetic:
-    """Choose the number format and layout in which a backbone trains fastest.
+    """Choose the number format and layout in which a backbone trains fastest, by trying them.
 
-    On the CPU they are tried: bfloat16 is three times faster for plain convolutions on a
-    processor that has it, yet slower for depthwise ones, and slow everywhere else.
+    bfloat16 is three times faster for plain convolutions on a processor that has it, yet slower for
+    depthwise ones, and slow everywhere else; a GPU is as particular. On CUDA the model is moved
+    there, and steps are also timed as recorded ones.
     """
     if device == "cuda":
-        return Arithmetic(
-            device="cuda",
-            dtype="bfloat16" if torch.cuda.is_bf16_supported() else "float16",
-            channels_last=True,
-            reason="tensor cores: mixed precision and channels_last",
-        )
+        return _choose_on_cuda(model, image_size)
     keep_freed_memory()
     times_ms = _step_times_ms(model, image_size)
-    fastest = min(times_ms, key=lambda kind: times_ms[kind])
-    if times_ms[_PLAIN] < _LEAST_GAIN * times_ms[fastest]:
-        fastest = _PLAIN
+    kind = _fastest(times_ms)
     measured = ", ".join(f"{_name(kind)} {ms:.0f} ms" for kind, ms in times_ms.items())
     return Arithmetic(
         device="cpu",
-        dtype=fastest[0],
-        channels_last=fastest[1],
+        dtype=kind[0],
+        channels_last=kind[1],
         reason=f"a training step took: {measured}",
     )
+
+
+def _choose_on_cuda(model: StagedModel, image_size: int) -> Arithmetic:
+    model = model.to("cuda")
+    half: Literal["bfloat16", "float16"] = (
+        "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    )
+    one_by_one_ms: dict[_Kind, float] = {}
+    recorded_ms: dict[_Kind, float] = {}
+    for kind in _kinds(half):
+        one_by_one_ms[kind], recorded_ms[kind] = _cuda_step_ms(kind, model, image_size)
+    kind = _fastest({kind: min(one_by_one_ms[kind], recorded_ms[kind]) for kind in recorded_ms})
+    measured = ", ".join(
+        f"{_name(kind)} {one_by_one_ms[kind]:.1f} ms, recorded {ms:.1f}"
+        if math.isfinite(ms)
+        else f"{_name(kind)} {one_by_one_ms[kind]:.1f} ms, cannot be recorded"
+        for kind, ms in recorded_ms.items()
+    )
+    return Arithmetic(
+        device="cuda",
+        dtype=kind[0],
+        channels_last=kind[1],
+        reason=f"a training step of {_CUDA_BATCH} pictures took: {measured}",
+        graphs=recorded_ms[kind] < one_by_one_ms[kind],
+    )
+
+
+def _fastest(times_ms: Mapping[_Kind, float]) -> _Kind:
+    fastest = min(times_ms, key=lambda kind: times_ms[kind])
+    return fastest if times_ms[_PLAIN] >= _LEAST_GAIN * times_ms[fastest] else _PLAIN
 
 
 @contextmanager
@@ -111,11 +137,16 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def _kinds(half: Literal["bfloat16", "float16"]) -> tuple[_Kind, ...]:
+    return (_PLAIN, ("float32", True), (half, False), (half, True))
+
+
 def _step_times_ms(model: StagedModel, image_size: int) -> dict[_Kind, float]:
     """Least time of a forward and backward pass in each format, measured in turns."""
     pixels = torch.rand(_BATCH, 3, image_size, image_size)
     networks = {
-        kind: copy.deepcopy(model).to(memory_format=_LAYOUTS[kind[1]]).train() for kind in _KINDS
+        kind: copy.deepcopy(model).to(memory_format=_LAYOUTS[kind[1]]).train()
+        for kind in _kinds("bfloat16")
     }
     for kind, network in networks.items():
         _step_ms(kind, network, pixels)  # pays for choosing and packing
@@ -139,6 +170,37 @@ def _step_ms(kind: _Kind, network: StagedModel, pixels: torch.Tensor) -> float:
         logits = network(images)
     logits.float().square().mean().backward()
     return (time.perf_counter() - start) * 1e3
+
+
+def _cuda_step_ms(kind: _Kind, model: StagedModel, image_size: int) -> tuple[float, float]:
+    """Least time of a step, kernel by kernel and recorded; the latter inf where it cannot be."""
+    network = copy.deepcopy(model).to(memory_format=_LAYOUTS[kind[1]]).train()
+    pixels = torch.rand(_CUDA_BATCH, 3, image_size, image_size, device="cuda")
+    images = pixels.contiguous(memory_format=_LAYOUTS[kind[1]])
+    arithmetic = Arithmetic(device="cuda", dtype=kind[0], channels_last=kind[1], reason="")
+
+    def step(images: torch.Tensor) -> torch.Tensor:
+        with autocast(arithmetic):
+            logits = network(images)
+        loss: torch.Tensor = logits.float().square().mean()
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    recorded = Recorded(step)
+    one_by_one_ms = _least_ms(step, images)
+    recorded_ms = _least_ms(recorded, images)
+    return one_by_one_ms, math.inf if recorded.refused else recorded_ms
+
+
+def _least_ms(step: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> float:
+    times_ms = []
+    for _ in range(2 * _ROUNDS):  # the first ones choose algorithms, and are recorded
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        step(images)
+        torch.cuda.synchronize()
+        times_ms.append((time.perf_counter() - start) * 1e3)
+    return min(times_ms[_ROUNDS:])
 
 
 def _name(kind: _Kind) -> str:

@@ -20,6 +20,9 @@ from bench.models.staged import StagedModel
 from bench.records import Arithmetic, Recipe
 from bench.training.activations import ActivationStore, Indices
 from bench.training.arithmetic import autocast
+from bench.training.recorded import Recorded, to_device
+
+Classifier = Callable[[torch.Tensor], torch.Tensor]
 
 _WARMUP = 0.1  # share of all steps in which the learning rate rises
 _CLIP_NORM = 1.0
@@ -75,11 +78,9 @@ def fit(
         NonFiniteLossError: the loss is no longer a number.
     """
     torch.manual_seed(schedule.seed)
-    targets = torch.from_numpy(labels).to(arithmetic.device)
-    weights = _class_weights(labels[train], arithmetic)
-    loss_of = nn.CrossEntropyLoss(
-        weight=weights, label_smoothing=recipe.label_smoothing, reduction="sum"
-    )
+    device = arithmetic.device
+    targets = to_device(labels, device)
+    records = arithmetic.graphs and schedule.parts == 1
     optimizer = torch.optim.AdamW(
         model.parameter_groups(
             learning_rate=recipe.learning_rate,
@@ -87,49 +88,141 @@ def fit(
             weight_decay=recipe.weight_decay,
         ),
         fused=True,
+        capturable=records,
     )
-    steps = schedule.epochs * len(batches(train, schedule.batch_size))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(steps))
-    scaler = torch.amp.GradScaler(arithmetic.device, enabled=arithmetic.dtype == "float16")
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    rates = _Rates(optimizer, device if records else None)
+    factor_at = _warmup_cosine(schedule.epochs * len(batches(train, schedule.batch_size)))
+    take_step: Callable[..., torch.Tensor] = _Step(
+        model,
+        boundary,
+        optimizer,
+        nn.CrossEntropyLoss(
+            weight=_class_weights(labels[train], arithmetic),
+            label_smoothing=recipe.label_smoothing,
+            reduction="sum",
+        ),
+        arithmetic,
+        schedule.parts,
+    )
+    classify: Classifier = _Classifier(model, boundary, arithmetic)
+    if records:
+        take_step, classify = Recorded(take_step), Recorded(classify)
 
     for epoch in range(schedule.epochs):
         rng = np.random.default_rng([schedule.seed, epoch])
         model.train()
         losses = []
-        for batch in batches(rng.permutation(train), schedule.batch_size):
+        todo = batches(rng.permutation(train), schedule.batch_size)
+        for number, batch in enumerate(todo, start=epoch * len(todo)):
+            rates.scale(factor_at(number))
             inputs = activations.read(batch, policy=recipe.augmentation, view=epoch)
-            mixed, partner, share = _mixup(inputs, recipe.mixup, rng)
-            own = targets[torch.from_numpy(batch)]
-            optimizer.zero_grad(set_to_none=True)
-            total = len(batch) if weights is None else weights[own].sum()
-            for part in _parts(len(batch), schedule.parts):
-                with autocast(arithmetic):
-                    logits = model.suffix(mixed[part], boundary).float()
-                loss = share * loss_of(logits, own[part])
-                loss = (loss + (1 - share) * loss_of(logits, own[partner[part]])) / total
-                scaler.scale(loss).backward()
-                losses.append(loss.detach() * len(batch))
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(trainable, _CLIP_NORM)
-            scaler.step(optimizer)
-            scaler.update()
-            scheduler.step()
+            own = targets[to_device(batch, device)]
+            mixed, others, shares = _mixup(inputs, own, recipe.mixup, rng)
+            losses.append(take_step(mixed, own, others, shares) * len(batch))
         train_loss = float(torch.stack(losses).sum()) / len(train)
         if not math.isfinite(train_loss):
             raise NonFiniteLossError(
                 f"the training loss became {train_loss} in epoch {epoch + 1} at learning rate "
                 f"{recipe.learning_rate:g}: narrow the range of learning rates"
             )
+        model.eval()
         predicted = (
             None
             if validation is None
-            else predict(model, activations, boundary, validation, schedule.batch_size, arithmetic)
+            else _probabilities(classify, activations, validation, schedule.batch_size)
         )
         yield EpochOutcome(epoch, train_loss, predicted)
 
 
-@torch.no_grad()
+class _Step:
+    """One step of the optimiser on one batch, its forward and backward pass included."""
+
+    def __init__(
+        self,
+        model: StagedModel,
+        boundary: int,
+        optimizer: torch.optim.Optimizer,
+        loss_of: nn.CrossEntropyLoss,
+        arithmetic: Arithmetic,
+        parts: int,
+    ) -> None:
+        self._model = model
+        self._boundary = boundary
+        self._optimizer = optimizer
+        self._loss_of = loss_of
+        self._arithmetic = arithmetic
+        self._parts = parts
+        self._scaler = torch.amp.GradScaler(
+            arithmetic.device, enabled=arithmetic.dtype == "float16"
+        )
+        self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def __call__(
+        self, mixed: torch.Tensor, own: torch.Tensor, others: torch.Tensor, shares: torch.Tensor
+    ) -> torch.Tensor:
+        """Take the step; return the loss, without its gradient.
+
+        Args:
+            mixed: (N, ...) activations at the boundary.
+            own: (N,) classes of the pictures.
+            others: (N,) classes of those that they are blended with.
+            shares: (2,) of the former and of the latter.
+        """
+        weights = self._loss_of.weight
+        total = len(own) if weights is None else weights[own].sum()
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for part in _parts(len(own), self._parts):
+            with autocast(self._arithmetic):
+                logits = self._model.suffix(mixed[part], self._boundary).float()
+            loss = shares[0] * self._loss_of(logits, own[part])
+            loss = (loss + shares[1] * self._loss_of(logits, others[part])) / total
+            self._scaler.scale(loss).backward()
+            losses.append(loss.detach())
+        self._scaler.unscale_(self._optimizer)
+        nn.utils.clip_grad_norm_(self._trainable, _CLIP_NORM)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return torch.stack(losses).sum()
+
+
+class _Rates:
+    """The learning rates of an optimiser's groups, and what they are multiplied by for now.
+
+    torch's schedulers wait for the GPU before each step when rates lie in its memory.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, recorded_on: str | None) -> None:
+        self._groups = optimizer.param_groups
+        self._rates = [float(group["lr"]) for group in self._groups]
+        if recorded_on is not None:
+            # A recorded step does not see another number, only another content of its memory.
+            for group, rate in zip(self._groups, self._rates, strict=True):
+                group["lr"] = torch.tensor(rate, device=recorded_on)
+
+    def scale(self, factor: float) -> None:
+        for group, rate in zip(self._groups, self._rates, strict=True):
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate * factor)
+            else:
+                group["lr"] = rate * factor
+
+
+class _Classifier:
+    """What a network says of unaugmented activations, as logits."""
+
+    def __init__(self, model: StagedModel, boundary: int, arithmetic: Arithmetic) -> None:
+        self._model = model
+        self._boundary = boundary
+        self._arithmetic = arithmetic
+
+    @torch.no_grad()
+    def __call__(self, activations: torch.Tensor) -> torch.Tensor:
+        """(N, ...) activations at the boundary -> (N, K) float32 logits."""
+        with autocast(self._arithmetic):
+            return self._model.suffix(activations, self._boundary).float()
+
+
 def predict(
     model: StagedModel,
     activations: ActivationStore,
@@ -140,11 +233,17 @@ def predict(
 ) -> npt.NDArray[np.float32]:
     """Return (N, K) class probabilities of unaugmented pictures, in their order."""
     model.eval()
-    parts = []
-    for batch in batches(pictures, batch_size):
-        with autocast(arithmetic):
-            logits = model.suffix(activations.read(batch, policy="none", view=0), boundary)
-        parts.append(F.softmax(logits.float(), dim=1))
+    classify = _Classifier(model, boundary, arithmetic)
+    return _probabilities(classify, activations, pictures, batch_size)
+
+
+def _probabilities(
+    classify: Classifier, activations: ActivationStore, pictures: Indices, batch_size: int
+) -> npt.NDArray[np.float32]:
+    parts = [
+        F.softmax(classify(activations.read(batch, policy="none", view=0)), dim=1)
+        for batch in batches(pictures, batch_size)
+    ]
     return torch.cat(parts).cpu().numpy()
 
 
@@ -167,18 +266,20 @@ def _parts(pictures: int, parts: int) -> list[slice]:
 
 
 def _mixup(
-    inputs: torch.Tensor, alpha: float, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor, float]:
+    inputs: torch.Tensor, own: torch.Tensor, alpha: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Blend each input with another one (mixup, Zhang et al., 2018; manifold, Verma et al., 2019).
 
     It acts on activations at the freezing boundary, so that frozen parts see whole pictures.
+    Returns the blends, the classes of the others, and the two's shares.
     """
-    partner = torch.arange(len(inputs), device=inputs.device)
+    device = str(inputs.device.type)
     if alpha == 0.0:
-        return inputs, partner, 1.0
+        return inputs, own, to_device(torch.tensor([1.0, 0.0]), device)
     share = float(rng.beta(alpha, alpha))
-    partner = torch.from_numpy(rng.permutation(len(inputs))).to(inputs.device)
-    return share * inputs + (1 - share) * inputs[partner], partner, share
+    partner = to_device(rng.permutation(len(inputs)), device)
+    blended = share * inputs + (1 - share) * inputs[partner]
+    return blended, own[partner], to_device(torch.tensor([share, 1 - share]), device)
 
 
 def _warmup_cosine(steps: int) -> Callable[[int], float]:

@@ -16,6 +16,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 # Inverse strength of the L2 penalty on standardised features. On grouped spectrogram pictures
@@ -61,7 +62,10 @@ def fit_probe(features_nf: npt.NDArray[np.float32], labels_n: npt.NDArray[np.int
         scaler.partial_fit(features_nf[rows])
     scaler.scale_ = _scales(np.sqrt(scaler.var_))
     regression = LogisticRegression(C=_C, class_weight="balanced", max_iter=_MOST_ITERATIONS)
-    regression.fit(scaler.transform(features_nf), labels_n)
+    # Its many small products are done sooner than threads are woken: of 643 pictures by 2,048
+    # features, a probe took 16 s with sixteen threads and 0.13 s with one.
+    with threadpool_limits(limits=1, user_api="blas"):
+        regression.fit(scaler.transform(features_nf), labels_n)
     weight, bias = regression.coef_, regression.intercept_
     if len(regression.classes_) == 2:
         # Two classes share one logit in scikit-learn; the network has one each.

@@ -2,7 +2,8 @@
 
 An entry holds one boundary of one view of all development pictures. On disk it is a plain array
 of rows that is read row by row, so a large data set does not grow the process; small entries are
-also kept whole on the training device, within a budget.
+also kept whole on the training device, within a budget. A GPU's memory can hold entries that never
+were on disk: it computes them again sooner than a disk gives them back.
 
 Shapes: P development pictures; an entry is (P, ...), one picture's activation a row.
 """
@@ -28,7 +29,8 @@ from bench.models.staged import StagedModel
 from bench.records import Policy, Store, fingerprint_of, from_json, to_json
 from bench.training.activations import FROZEN_BATCH, Indices, PixelSource, run_frozen
 from bench.training.arithmetic import DTYPES
-from bench.training.half import can_halve, from_half, to_half
+from bench.training.half import can_halve, from_half, rounded, to_half
+from bench.training.recorded import to_device
 from bench.workspace import locked, write_atomic
 
 _ROWS = "rows.bin"
@@ -204,17 +206,34 @@ class _Writer:
         shutil.rmtree(self._part, ignore_errors=True)
 
 
+class _Gatherer:
+    """Gathers an entry batch by batch in the training device's memory."""
+
+    def __init__(self, cache: ActivationCache, key: EntryKey) -> None:
+        self._cache = cache
+        self._key = key
+        self._batches: list[torch.Tensor] = []
+
+    def append(self, activations: torch.Tensor) -> None:
+        self._batches.append(rounded(activations) if self._key.store == "half" else activations)
+
+    def finish(self) -> None:
+        self._cache.keep(self._key, torch.cat(self._batches))
+
+
 class ActivationCache:
     """Entries on disk within `disk_bytes`, and small ones whole on the training device.
 
     Several processes may share the folder: an entry is computed by one of them while the others
     wait for it, and appears under its name only when it is whole.
+
+    `memory_bytes` bounds what is kept on the training device; what was used least recently goes.
     """
 
     def __init__(self, folder: Path, *, disk_bytes: int, memory_bytes: int, device: str) -> None:
         self._folder = folder
         self._disk_bytes = disk_bytes
-        self._memory_bytes = memory_bytes
+        self.memory_bytes = memory_bytes
         self._device = device
         self._open: dict[EntryKey, Entry] = {}
         self._resident: OrderedDict[EntryKey, torch.Tensor] = OrderedDict()
@@ -224,16 +243,18 @@ class ActivationCache:
         resident = self._resident.get(key)
         if resident is None:
             entry = self._open[key]
-            if entry.tensor_bytes > self._memory_bytes // 2:
+            if entry.tensor_bytes > self.memory_bytes // 2:
                 return entry.read(rows).to(self._device)
             resident = entry.read_all().to(self._device)
-            self._keep(key, resident)
+            self.keep(key, resident)
         else:
             self._resident.move_to_end(key)
-        return resident[torch.from_numpy(rows).to(self._device)]
+        return resident[to_device(rows, self._device)]
 
     def has(self, key: EntryKey) -> bool:
         """Whether an entry is there, whole and sound."""
+        if key in self._resident and key not in self._open:
+            return True
         if key not in self._open:
             entry = Entry.open(self._folder / key.name)
             if entry is None:
@@ -248,11 +269,21 @@ class ActivationCache:
 
     def is_exact(self, key: EntryKey) -> bool:
         """Whether an entry that `has` said is there gives back exactly what was written."""
-        return self._open[key].is_exact
+        if key in self._open:
+            return self._open[key].is_exact
+        return key.store == "exact" or not can_halve(self._resident[key])
+
+    @contextmanager
+    def gathering(self, keys: Sequence[EntryKey]) -> Iterator[dict[EntryKey, _Gatherer]]:
+        """Yield a gatherer for each key; all entries appear, in memory, when the block succeeds."""
+        gatherers = {key: _Gatherer(self, key) for key in keys}
+        yield gatherers
+        for gatherer in gatherers.values():
+            gatherer.finish()
 
     @contextmanager
     def writing(self, keys: Sequence[EntryKey]) -> Iterator[dict[EntryKey, _Writer]]:
-        """Yield a writer for each key; all entries appear when the block succeeds."""
+        """Yield a writer for each key; all entries appear, on disk, when the block succeeds."""
         writers = {
             key: _Writer(
                 self._folder / key.name, self._parts(key.frozen_part) / key.name, key.store
@@ -285,9 +316,14 @@ class ActivationCache:
         self._open.clear()
         self._resident.clear()
 
-    def _keep(self, key: EntryKey, activations: torch.Tensor) -> None:
+    def forget_resident(self) -> None:
+        """Give the memory of the training device back."""
+        self._resident.clear()
+
+    def keep(self, key: EntryKey, activations: torch.Tensor) -> None:
+        """Keep an entry whole on the training device, and let go what it has no room beside."""
         self._resident[key] = activations
-        while sum(kept.nbytes for kept in self._resident.values()) > self._memory_bytes:
+        while sum(kept.nbytes for kept in self._resident.values()) > self.memory_bytes:
             self._resident.popitem(last=False)
 
     def _evict(self, keep: set[str]) -> None:
@@ -328,24 +364,32 @@ class StoredActivations:
         cache: ActivationCache,
         frozen_part: str,
         store: Store,
+        *,
+        in_memory: bool,
     ) -> None:
         self._pixels = pixels
         self._model = model
         self._boundary = boundary
         self._pictures = pictures
-        self._rows = {int(picture): row for row, picture in enumerate(pictures)}
+        self._row_of = np.full(int(pictures.max()) + 1, -1)
+        self._row_of[pictures] = np.arange(len(pictures))
         self._cache = cache
         self._frozen_part = frozen_part
         self._store: Store = store
+        self._in_memory = in_memory
 
     def read(self, pictures: Indices, *, policy: Policy, view: int) -> torch.Tensor:
         # Without augmentation all views are the same one.
         key = self._key(policy, 0 if policy == "none" else view, self._boundary)
         if not self._cache.has(key):
-            with self._cache.computing(self._frozen_part):
-                if not self._cache.has(key):  # another process may have been first
-                    self._compute(key)
-        rows = np.asarray([self._rows[int(picture)] for picture in pictures], dtype=np.int64)
+            if self._in_memory:
+                self._compute(key)
+            else:
+                with self._cache.computing(self._frozen_part):
+                    if not self._cache.has(key):  # another process may have been first
+                        self._compute(key)
+        rows = self._row_of[pictures]
+        assert (rows >= 0).all(), "only development pictures are stored"
         return self._cache.rows(key, rows)
 
     def _key(self, policy: Policy, view: int, boundary: int) -> EntryKey:
@@ -354,39 +398,40 @@ class StoredActivations:
             policy=policy,
             view=view,
             boundary=boundary,
-            store=self._store,
+            # Pixels are never rounded.
+            store=self._store if boundary else "exact",
         )
 
     def _compute(self, wanted: EntryKey) -> None:
         """Compute an entry from the deepest shallower one, keeping small ones on the way."""
         keys = {
             boundary: self._key(wanted.policy, wanted.view, boundary)
-            for boundary in range(1, wanted.boundary + 1)
+            for boundary in range(wanted.boundary + 1)
         }
         there = [boundary for boundary, key in keys.items() if self._cache.has(key)]
         start = max((b for b in there if self._cache.is_exact(keys[b])), default=0)
         count = len(self._pictures)
         everything = np.arange(count)
         kept = [b for b in self._worth_keeping(start, wanted.boundary) if b not in there]
-        with self._cache.writing([keys[boundary] for boundary in kept]) as writers:
+        store = self._cache.gathering if self._in_memory else self._cache.writing
+        with store([keys[boundary] for boundary in kept]) as writers:
             for batch in np.array_split(everything, range(FROZEN_BATCH, count, FROZEN_BATCH)):
-                activations = self._start(keys, start, batch, wanted)
+                activations = self._start(keys[start], batch)
                 at = start
                 for boundary in kept:
-                    activations = run_frozen(
-                        self._model, activations, at, boundary, self._pixels.arithmetic
-                    )
+                    if boundary > at:
+                        activations = run_frozen(
+                            self._model, activations, at, boundary, self._pixels.arithmetic
+                        )
                     writers[keys[boundary]].append(activations)
                     at = boundary
         if not self._cache.has(wanted):
             raise OSError("an activation entry that was just written cannot be read back")
 
-    def _start(
-        self, keys: dict[int, EntryKey], start: int, batch: Indices, wanted: EntryKey
-    ) -> torch.Tensor:
-        if start:
-            return self._cache.rows(keys[start], batch)
-        return self._pixels.read(self._pictures[batch], policy=wanted.policy, view=wanted.view)
+    def _start(self, key: EntryKey, batch: Indices) -> torch.Tensor:
+        if self._cache.has(key):
+            return self._cache.rows(key, batch)
+        return self._pixels.read(self._pictures[batch], policy=key.policy, view=key.view)
 
     def _worth_keeping(self, start: int, stop: int) -> list[int]:
         """Boundaries on the way to `stop` that are no larger than the picture; `stop` itself."""

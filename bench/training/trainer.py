@@ -121,6 +121,7 @@ class Trainer:
                     parts *= 2
                     if not _is_out_of_memory(error) or self.plan.settings.batch_size < 2 * parts:
                         raise
+                    self._cache.forget_resident()
                     _release_memory(self.plan.device)
             yield TrialDone(trial=job.number, remark=_remark(parts, self.plan.settings))
         except Exception as error:
@@ -168,27 +169,30 @@ class Trainer:
 
     def model(self, recipe: Recipe, seed: int) -> StagedModel:
         """A fresh copy of the recipe's network on the training device, frozen as it says."""
-        plan = self.plan
-        if recipe.backbone not in self._templates:
-            self._templates[recipe.backbone] = build_model(
-                self.spec(recipe.backbone),
-                plan.weights[recipe.backbone],
-                classes=len(plan.dataset.classes),
-                image_size=self.images(recipe.backbone).image_size,
-                seed=plan.settings.seed,
-            )
-        model = copy.deepcopy(self._templates[recipe.backbone])
-        with torch.random.fork_rng(devices=[]):
+        model = copy.deepcopy(self._template(recipe.backbone))
+        devices = [torch.cuda.current_device()] if self.plan.device == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             for module in model.classifier.modules():
                 if isinstance(module, nn.Linear):
                     module.reset_parameters()
-        arithmetic = plan.arithmetic[recipe.backbone]
-        layout = torch.channels_last if arithmetic.channels_last else torch.contiguous_format
-        model = model.to(plan.device)
-        model = model.to(memory_format=layout)
         model.freeze(recipe.freeze_depth, recipe.batch_norm)
         return model
+
+    def _template(self, backbone: str) -> StagedModel:
+        plan = self.plan
+        if backbone not in self._templates:
+            model = build_model(
+                self.spec(backbone),
+                plan.weights[backbone],
+                classes=len(plan.dataset.classes),
+                image_size=self.images(backbone).image_size,
+                seed=plan.settings.seed,
+            )
+            channels_last = plan.arithmetic[backbone].channels_last
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            self._templates[backbone] = model.to(plan.device).to(memory_format=layout)
+        return self._templates[backbone]
 
     def prepare(self, recipe: Recipe, train: Indices, seed: int) -> Prepared:
         """A model that is ready to be trained on some pictures: frozen, fed, its head started."""
@@ -236,8 +240,10 @@ class Trainer:
             * model.elements[boundary]
             * len(plan.split.development) * plan.settings.epochs
         )  # fmt: skip
-        if boundary == 0 or views_bytes > plan.cache_bytes:
-            # What one trial alone would push out again is not worth writing.
+        # What one trial alone would push out again is not worth storing.
+        in_memory = plan.device == "cuda" and 0 < views_bytes <= self._cache.memory_bytes
+        on_disk = boundary > 0 and views_bytes <= plan.cache_bytes
+        if plan.cache_bytes == 0 or not (in_memory or on_disk):
             return ComputedActivations(pixels, model, boundary, store)
         if backbone not in self._frozen_parts:
             self._frozen_parts[backbone] = fingerprint_of(
@@ -260,6 +266,7 @@ class Trainer:
             self._cache,
             self._frozen_parts[backbone],
             store,
+            in_memory=in_memory,
         )
 
     # --- folds ------------------------------------------------------------------------------

@@ -243,33 +243,34 @@ def test_classes_are_weighted_only_when_the_largest_is_half_again_the_smallest(
 
 
 def test_no_mixup_leaves_inputs_alone_and_draws_nothing() -> None:
-    inputs, rng = torch.rand(5, 3), np.random.default_rng(0)
+    inputs, own, rng = torch.rand(5, 3), torch.arange(5), np.random.default_rng(0)
 
-    mixed, partner, share = loop._mixup(inputs, 0.0, rng)
+    mixed, _, shares = loop._mixup(inputs, own, 0.0, rng)
 
     assert mixed is inputs
-    assert (partner.tolist(), share) == ([0, 1, 2, 3, 4], 1.0)
+    assert shares.tolist() == [1.0, 0.0]
     assert rng.random() == np.random.default_rng(0).random()
 
 
 def test_mixup_blends_each_input_with_its_partner() -> None:
     inputs = torch.rand(6, 3, generator=torch.Generator().manual_seed(0))
 
-    mixed, partner, share = loop._mixup(inputs, 0.4, np.random.default_rng(0))
+    mixed, partner, shares = loop._mixup(inputs, torch.arange(6), 0.4, np.random.default_rng(0))
 
-    assert 0.0 < share < 1.0
+    assert 0.0 < shares[0] < 1.0
+    assert shares.sum() == 1.0
     assert sorted(partner.tolist()) == [0, 1, 2, 3, 4, 5]
-    torch.testing.assert_close(mixed, share * inputs + (1 - share) * inputs[partner])
+    torch.testing.assert_close(mixed, shares[0] * inputs + shares[1] * inputs[partner])
 
 
 def test_a_blended_input_is_scored_against_both_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     """A blend that is wholly the partner must train as the partner's own picture and label do."""
 
     def wholly_partner(
-        inputs: torch.Tensor, alpha: float, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, float]:
+        inputs: torch.Tensor, own: torch.Tensor, alpha: float, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         partner = torch.arange(len(inputs)).roll(1)
-        return inputs[partner], partner, 0.0
+        return inputs[partner], own[partner], torch.tensor([0.0, 1.0])
 
     recipe = replace(RECIPE, augmentation="none", label_smoothing=0.0)
     plain = train(recipe, replace(SHORT, epochs=1))

@@ -3,10 +3,11 @@
     python benchmarks/search_speed.py --trials 50 --folds 5 --epochs 10 --image-size 224 \
         --backbones resnet50,xception --no-pretrained --out benchmarks/results/search-speed.json
 
-It runs one search without pruning, so that every trial does its whole work, over DATA or over
-1,008 synthetic pictures. Operations are counted by PyTorch's own counter; a training step counts
-as three forward passes of what is trained. "Asked for" is what a plain loop would compute for the
-same trials; "done" leaves out what was read from the store of frozen activations.
+It runs one search, without pruning unless `--pruner` says otherwise, so that every trial does its
+whole work, over DATA or over 1,008 synthetic pictures. Operations are counted by PyTorch's own
+counter; a training step counts as three forward passes of what is trained. "Asked for" is what a
+plain loop would compute for the same trials; "done" leaves out what was read from the store of
+frozen activations.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from bench.pipeline import search
 from bench.progress import make_progress
 from bench.records import StudyPlan, TrialRecord
 from bench.results import load_trials
-from bench.search.budget import Budget
+from bench.search.budget import Budget, parse_duration
 from bench.search.options import SearchOptions
 from bench.workspace import Workspace, describe_environment
 
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--no-pretrained", action="store_true")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--pruner", default="none")
+    parser.add_argument("--time-limit", type=parse_duration, default=None, help="such as 2m30s")
     parser.add_argument("--peak-tflops", type=float, default=None)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args(arguments)
@@ -71,7 +74,7 @@ def measure(options: argparse.Namespace, workspace: Workspace, scratch: Path) ->
         data,
         SearchOptions(
             study="speed",
-            budget=Budget(trials=options.trials),
+            budget=Budget(trials=options.trials, timeout_s=options.time_limit),
             space=options.space,
             backbones=tuple(options.backbones.split(",")),
             folds=options.folds,
@@ -80,7 +83,7 @@ def measure(options: argparse.Namespace, workspace: Workspace, scratch: Path) ->
             batch_size=options.batch_size,
             device=options.device,
             workers=options.workers,
-            pruner="none",
+            pruner=options.pruner,
             pretrained=not options.no_pretrained,
         ),
         workspace=workspace,
@@ -88,7 +91,9 @@ def measure(options: argparse.Namespace, workspace: Workspace, scratch: Path) ->
         listener=make_progress(quiet=False),
     )
     seconds = time.perf_counter() - started
-    trials = [trial for trial in load_trials(database, plan) if trial.state == "COMPLETE"]
+    trials = [
+        trial for trial in load_trials(database, plan) if trial.state in ("COMPLETE", "PRUNED")
+    ]
     asked, done, pictures = _work(plan, trials, options.image_size)
     name = torch.cuda.get_device_name() if plan.device == "cuda" else None
     peak = options.peak_tflops or next(
@@ -97,6 +102,9 @@ def measure(options: argparse.Namespace, workspace: Workspace, scratch: Path) ->
     result = {
         "seconds": seconds,
         "trials": len(trials),
+        "pruned": sum(trial.state == "PRUNED" for trial in trials),
+        "epochs": sum(len(trial.epochs) for trial in trials),
+        "recipes": [asdict(trial.recipe) for trial in trials],
         "pictures_per_s": pictures / seconds,
         "asked_tflops": asked / seconds / 1e12,
         "done_tflops": done / seconds / 1e12,
@@ -105,12 +113,13 @@ def measure(options: argparse.Namespace, workspace: Workspace, scratch: Path) ->
         "arithmetic": {key: asdict(value) for key, value in plan.arithmetic.items()},
         "environment": asdict(describe_environment(name)),
     }
-    print("| device | trials | whole search, s | pictures a second | TFLOP/s asked for | "
-          "TFLOP/s done | share of peak |")  # fmt: skip
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| device | trials (pruned) | epochs | whole search, s | pictures a second | "
+          "TFLOP/s asked for | TFLOP/s done | share of peak |")  # fmt: skip
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     share = f"{100 * done / seconds / 1e12 / peak:.1f} %" if peak else "peak not known"
     print(
-        f"| {name or 'CPU'} | {len(trials)} | {seconds:.0f} | {pictures / seconds:.0f} "
+        f"| {name or 'CPU'} | {len(trials)} ({result['pruned']}) | {result['epochs']} "
+        f"| {seconds:.0f} | {pictures / seconds:.0f} "
         f"| {asked / seconds / 1e12:.3f} | {done / seconds / 1e12:.3f} | {share} |"
     )
     return result

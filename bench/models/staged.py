@@ -39,6 +39,7 @@ class StagedModel(nn.Module):
 
     def __init__(self, network: nn.Module, spec: BackboneSpec, image_size: int) -> None:
         super().__init__()
+        self._kept_in_eval: list[nn.Module] = []
         self.network = network
         self.spec = spec
         std = torch.tensor(spec.std).view(1, 3, 1, 1)
@@ -180,14 +181,15 @@ class StagedModel(nn.Module):
         self._depth, self._batch_norm = depth, batch_norm
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(self._part_of[name] >= depth)
+        self._kept_in_eval = list(self._modules_kept_in_eval())
         self.train(self.training)
 
     def train(self, mode: bool = True) -> StagedModel:
         """Set training mode, leaving frozen parts (dropout and batch norm too) in eval mode."""
         super().train(mode)
-        if mode and hasattr(self, "_part_of"):
-            for module in self._modules_kept_in_eval():
-                module.eval()
+        if mode:
+            for module in self._kept_in_eval:
+                module.train(False)
         return self
 
     def updating_norms(self) -> list[_BatchNorm]:

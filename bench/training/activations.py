@@ -68,16 +68,21 @@ class PixelSource:
 
 @torch.no_grad()
 def run_frozen(
-    model: StagedModel, activations: torch.Tensor, start: int, stop: int, arithmetic: Arithmetic
+    model: StagedModel,
+    activations: torch.Tensor,
+    start: int,
+    stop: int,
+    arithmetic: Arithmetic,
+    size: int = FROZEN_BATCH,
 ) -> torch.Tensor:
-    """Run frozen parts from boundary `start` to `stop`, in batches of one fixed size.
+    """Run frozen parts from boundary `start` to `stop`, in batches of one fixed `size`.
 
     Libraries choose another algorithm, with other rounding, for another batch size; with one size
     a picture's activation does not depend on the batch that it happens to stand in.
     """
     outputs = []
-    for batch in torch.split(activations, FROZEN_BATCH):
-        missing = FROZEN_BATCH - len(batch)
+    for batch in torch.split(activations, size):
+        missing = size - len(batch)
         padded = torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
         with autocast(arithmetic):
             output = model.between(padded, start, stop)

@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -29,6 +30,7 @@ Device = Literal["cpu", "cuda"]
 _Kind = tuple[Literal["float32", "bfloat16", "float16"], bool]  # number format, channels_last
 
 _PLAIN: _Kind = ("float32", False)
+_KINDS: tuple[_Kind, ...] = (_PLAIN, ("float32", True), ("bfloat16", False), ("bfloat16", True))
 _LAYOUTS = {False: torch.contiguous_format, True: torch.channels_last}
 _BATCH = 8
 _CUDA_BATCH = 32  # a smaller one leaves most of a GPU idle in every format
@@ -83,27 +85,47 @@ def choose_arithmetic(device: Device, model: StagedModel, image_size: int) -> Ar
 
 def _choose_on_cuda(model: StagedModel, image_size: int) -> Arithmetic:
     model = model.to("cuda")
-    half: Literal["bfloat16", "float16"] = (
-        "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    )
-    one_by_one_ms: dict[_Kind, float] = {}
-    recorded_ms: dict[_Kind, float] = {}
-    for kind in _kinds(half):
-        one_by_one_ms[kind], recorded_ms[kind] = _cuda_step_ms(kind, model, image_size)
-    kind = _fastest({kind: min(one_by_one_ms[kind], recorded_ms[kind]) for kind in recorded_ms})
-    measured = ", ".join(
-        f"{_name(kind)} {one_by_one_ms[kind]:.1f} ms, recorded {ms:.1f}"
-        if math.isfinite(ms)
-        else f"{_name(kind)} {one_by_one_ms[kind]:.1f} ms, cannot be recorded"
-        for kind, ms in recorded_ms.items()
-    )
+    times = {kind: _cuda_step_times(kind, model, image_size) for kind in _cuda_kinds()}
+    # In order of preference: bfloat16 cannot overflow where float32 does not, float16 can.
+    chosen = _PLAIN
+    for kind, of_kind in times.items():
+        if times[chosen].least_ms >= _LEAST_GAIN * of_kind.least_ms:
+            chosen = kind
+    measured = ", ".join(f"{_name(kind)} {of_kind}" for kind, of_kind in times.items())
     return Arithmetic(
         device="cuda",
-        dtype=kind[0],
-        channels_last=kind[1],
+        dtype=chosen[0],
+        channels_last=chosen[1],
         reason=f"a training step of {_CUDA_BATCH} pictures took: {measured}",
-        graphs=recorded_ms[kind] < one_by_one_ms[kind],
+        graphs=times[chosen].recorded_ms < times[chosen].one_by_one_ms,
     )
+
+
+def _cuda_kinds() -> list[_Kind]:
+    """What tensor cores can do, and what every GPU can; half precision needs channels_last."""
+    kinds: list[_Kind] = [_PLAIN, ("bfloat16", True), ("float16", True)]
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        kinds.remove(("bfloat16", True))
+    return kinds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StepTimes:
+    """Least times of a training step, kernel by kernel and recorded; inf where it cannot be."""
+
+    one_by_one_ms: float
+    recorded_ms: float
+
+    @property
+    def least_ms(self) -> float:
+        return min(self.one_by_one_ms, self.recorded_ms)
+
+    def __str__(self) -> str:
+        if math.isinf(self.one_by_one_ms):
+            return "overflows"
+        if math.isinf(self.recorded_ms):
+            return f"{self.one_by_one_ms:.1f} ms, cannot be recorded"
+        return f"{self.one_by_one_ms:.1f} ms, recorded {self.recorded_ms:.1f}"
 
 
 def _fastest(times_ms: Mapping[_Kind, float]) -> _Kind:
@@ -137,16 +159,11 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _kinds(half: Literal["bfloat16", "float16"]) -> tuple[_Kind, ...]:
-    return (_PLAIN, ("float32", True), (half, False), (half, True))
-
-
 def _step_times_ms(model: StagedModel, image_size: int) -> dict[_Kind, float]:
     """Least time of a forward and backward pass in each format, measured in turns."""
     pixels = torch.rand(_BATCH, 3, image_size, image_size)
     networks = {
-        kind: copy.deepcopy(model).to(memory_format=_LAYOUTS[kind[1]]).train()
-        for kind in _kinds("bfloat16")
+        kind: copy.deepcopy(model).to(memory_format=_LAYOUTS[kind[1]]).train() for kind in _KINDS
     }
     for kind, network in networks.items():
         _step_ms(kind, network, pixels)  # pays for choosing and packing
@@ -172,10 +189,9 @@ def _step_ms(kind: _Kind, network: StagedModel, pixels: torch.Tensor) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def _cuda_step_ms(kind: _Kind, model: StagedModel, image_size: int) -> tuple[float, float]:
-    """Least time of a step, kernel by kernel and recorded; the latter inf where it cannot be."""
+def _cuda_step_times(kind: _Kind, model: StagedModel, image_size: int) -> _StepTimes:
     network = copy.deepcopy(model).to(memory_format=_LAYOUTS[kind[1]]).train()
-    pixels = torch.rand(_CUDA_BATCH, 3, image_size, image_size, device="cuda")
+    pixels = 255.0 * torch.rand(_CUDA_BATCH, 3, image_size, image_size, device="cuda")
     images = pixels.contiguous(memory_format=_LAYOUTS[kind[1]])
     arithmetic = Arithmetic(device="cuda", dtype=kind[0], channels_last=kind[1], reason="")
 
@@ -186,10 +202,13 @@ def _cuda_step_ms(kind: _Kind, model: StagedModel, image_size: int) -> tuple[flo
         torch.autograd.backward(loss)
         return loss.detach()
 
+    if not step(images).isfinite():
+        return _StepTimes(one_by_one_ms=math.inf, recorded_ms=math.inf)
     recorded = Recorded(step)
-    one_by_one_ms = _least_ms(step, images)
-    recorded_ms = _least_ms(recorded, images)
-    return one_by_one_ms, math.inf if recorded.refused else recorded_ms
+    one_by_one_ms, recorded_ms = _least_ms(step, images), _least_ms(recorded, images)
+    return _StepTimes(
+        one_by_one_ms=one_by_one_ms, recorded_ms=math.inf if recorded.refused else recorded_ms
+    )
 
 
 def _least_ms(step: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> float:

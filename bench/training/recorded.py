@@ -57,6 +57,9 @@ class Recorded:
                 raise
             except RuntimeError:  # it waits for the GPU, say, or computes on the processor
                 self._refused = True
+                # A recording that fails leaves the random numbers waiting for its end.
+                generator = torch.cuda.default_generators[torch.cuda.current_device()]
+                generator.graphsafe_set_state(generator.clone_state())
                 return self._run_aside(*inputs)
         return self._recordings[key].replay(inputs)
 

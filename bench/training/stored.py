@@ -36,6 +36,7 @@ from bench.workspace import locked, write_atomic
 _ROWS = "rows.bin"
 _MARK = "entry.json"
 _FORMAT = 2
+_GPU_BATCH = 128  # a smaller one leaves much of a GPU idle
 _MOST_OPEN = 256  # files of entries, well below the usual limit of 1024
 
 
@@ -410,18 +411,18 @@ class StoredActivations:
         }
         there = [boundary for boundary, key in keys.items() if self._cache.has(key)]
         start = max((b for b in there if self._cache.is_exact(keys[b])), default=0)
-        count = len(self._pictures)
+        count, size = len(self._pictures), _GPU_BATCH if self._in_memory else FROZEN_BATCH
         everything = np.arange(count)
         kept = [b for b in self._worth_keeping(start, wanted.boundary) if b not in there]
         store = self._cache.gathering if self._in_memory else self._cache.writing
         with store([keys[boundary] for boundary in kept]) as writers:
-            for batch in np.array_split(everything, range(FROZEN_BATCH, count, FROZEN_BATCH)):
+            for batch in np.array_split(everything, range(size, count, size)):
                 activations = self._start(keys[start], batch)
                 at = start
                 for boundary in kept:
                     if boundary > at:
                         activations = run_frozen(
-                            self._model, activations, at, boundary, self._pixels.arithmetic
+                            self._model, activations, at, boundary, self._pixels.arithmetic, size
                         )
                     writers[keys[boundary]].append(activations)
                     at = boundary

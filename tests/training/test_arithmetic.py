@@ -45,6 +45,45 @@ def test_the_fastest_format_is_taken_if_it_gains_enough(
     assert all(f"{ms} ms" in made.reason for ms in times_ms), "the measurement is recorded"
 
 
+BF16, FP16 = ("bfloat16", True), ("float16", True)
+Kind = tuple[str, bool]
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "chosen", "recorded"),
+    [
+        ({PLAIN: (19, 17), BF16: (15, 9), FP16: (17, 8)}, BF16, True),
+        ({PLAIN: (19, 17), BF16: (15, 9), FP16: (17, 7)}, FP16, True),
+        ({PLAIN: (19, 17), BF16: (15, 9), FP16: (INF, INF)}, BF16, True),
+        ({PLAIN: (10, 10), BF16: (12, INF), FP16: (9.5, INF)}, PLAIN, False),
+        ({PLAIN: (19, INF), BF16: (15, INF), FP16: (17, INF)}, BF16, False),
+    ],
+    ids=["float16 gains little", "float16 gains", "float16 overflows", "old GPU", "no recording"],
+)
+def test_on_cuda_a_format_that_can_overflow_must_gain_over_one_that_cannot(
+    monkeypatch: pytest.MonkeyPatch,
+    times_ms: dict[Kind, tuple[float, float]],
+    chosen: Kind,
+    recorded: bool,
+) -> None:
+    """Milliseconds of a step kernel by kernel, and recorded."""
+
+    class Model:
+        def to(self, device: str) -> Model:
+            return self
+
+    def step_times(kind: Kind, *_: object) -> arithmetic._StepTimes:
+        one_by_one_ms, recorded_ms = times_ms[kind]
+        return arithmetic._StepTimes(one_by_one_ms=one_by_one_ms, recorded_ms=recorded_ms)
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(arithmetic, "_cuda_step_times", step_times)
+    made = choose_arithmetic("cuda", cast(StagedModel, Model()), 64)
+    assert ((made.dtype, made.channels_last), made.graphs) == (chosen, recorded)
+    assert "19.0 ms" in made.reason or "10.0 ms" in made.reason, "the measurement is recorded"
+
+
 @pytest.mark.parametrize(
     ("asked", "works", "given"),
     [

@@ -10,6 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from bench.training import probe as probe_module
 from bench.training.probe import _C, fit_probe
 
 
@@ -30,6 +31,32 @@ def test_a_started_classifier_gives_the_regressions_probabilities(classes: int, 
         logits = classifier(torch.from_numpy(features))
     found = torch.softmax(logits, dim=1).numpy()
     assert np.abs(found - expected.predict_proba(features)).max() < 1e-5
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_fewer_pictures_than_features_give_the_same_regression(classes: int) -> None:
+    """It is looked for among sums of pictures alone, and stops on another way to the same place."""
+    rng = np.random.default_rng(classes)
+    labels = np.tile(np.arange(classes), 20)
+    features = rng.normal(size=(len(labels), 300)).astype(np.float32)
+    features += 0.4 * rng.normal(size=(classes, 300)).astype(np.float32)[labels]
+    expected = make_pipeline(
+        StandardScaler(), LogisticRegression(C=_C, class_weight="balanced", tol=1e-8)
+    ).fit(features, labels)
+
+    probe = fit_probe(features.copy(), labels)
+    logits = torch.from_numpy(features @ probe.weight_kf.T + probe.bias_k)
+    found = torch.softmax(logits, dim=1).numpy()
+    assert np.abs(found - expected.predict_proba(features)).max() < 1e-3
+
+
+def test_a_probe_that_stops_on_its_way_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(probe_module, "_MOST_ITERATIONS", 1)
+    rng = np.random.default_rng(0)
+    fit_probe(rng.normal(size=(30, 40)).astype(np.float32), np.tile(np.arange(3), 10))
+    assert not recwarn.list
 
 
 def test_a_feature_that_hardly_varies_gets_no_great_weight() -> None:

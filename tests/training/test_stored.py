@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from bench.records import Recipe, Store, StudyPlan, TrialJob, WeightSource
-from bench.training.activations import Indices
+from bench.training.activations import ComputedActivations, Indices
 from bench.training.half import rounded
-from bench.training.stored import ActivationCache, Entry, EntryKey
+from bench.training.stored import ActivationCache, Entry, EntryKey, StoredActivations
 from bench.training.trainer import Trainer
 from tests.tiny import PLAIN, all_events, make_plan, timeless, write_pictures
 
@@ -75,6 +75,44 @@ def test_stored_activations_equal_computed_ones_to_the_last_bit(
             plain = activations(computed, recipe, batch, view=1)
             assert ours.stride() == plain.stride(), (policy, depth)
             assert torch.equal(ours, plain), (policy, depth)
+
+
+@pytest.mark.parametrize("store", ["exact", "half"])
+def test_entries_in_memory_equal_computed_ones_and_leave_the_disk_alone(
+    plan: StudyPlan, store: Store
+) -> None:
+    """As on a GPU: pixels too, and from whichever boundary is there."""
+    plan = with_backbone(plan, "test_resnet")
+    plan = replace(plan, settings=replace(plan.settings, store=store))
+    trainer = Trainer(plan)
+    cache = ActivationCache(
+        Path(plan.workspace) / "memory", disk_bytes=0, memory_bytes=DISK_BYTES, device="cpu"
+    )
+    batch = np.asarray(plan.split.development[5:0:-1])
+    for depth in (4, 0, 2, 5):
+        recipe = Recipe(backbone="test_resnet", freeze_depth=depth)
+        model = trainer.model(recipe, seed=0)
+        pixels = trainer.pixels("test_resnet")
+        development = np.asarray(plan.split.development)
+        kept = StoredActivations(
+            pixels, model, depth, development, cache, "part", store, in_memory=True
+        ).read(batch, policy="light", view=1)
+        plain = ComputedActivations(pixels, model, depth, store).read(batch, policy="light", view=1)
+        torch.testing.assert_close(kept, plain)
+        assert kept.stride() == plain.stride()
+    assert not (Path(plan.workspace) / "memory").exists()
+
+
+def test_memory_lets_go_what_was_used_least_recently(tmp_path: Path) -> None:
+    cache = ActivationCache(tmp_path, disk_bytes=0, memory_bytes=2 * ROWS.nbytes, device="cpu")
+    keys = [replace(KEY, view=view) for view in range(3)]
+    for key in keys[:2]:
+        cache.keep(key, ROWS)
+    cache.rows(keys[0], np.arange(2))
+    cache.keep(keys[2], ROWS)
+    assert [cache.has(key) for key in keys] == [True, False, True]
+    cache.forget_resident()
+    assert not any(cache.has(key) for key in keys)
 
 
 def rounding(plan: StudyPlan) -> StudyPlan:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from bench.data.frame import FrameFinder
+from bench.data.paths import as_text, refuse_broken_names
 from bench.errors import DataError, did_you_mean
 from bench.records import Box, BrokenPicture, Dataset, Picture, SourceKind
 from bench.runtime.preprocess import SUFFIXES, PictureError, open_rgb
@@ -166,15 +167,10 @@ def find_passed_over(path: str | Path) -> PassedOver:
     for parent in _parents_of_classes(root):
         for folder in _class_folders(parent):
             pictures, rest = _files_of_class(folder)
-            others += [_as_text(file.relative_to(root)) for file in rest]
+            others += [as_text(file.relative_to(root)) for file in rest]
             if not pictures:
-                empty.append(_as_text(folder.relative_to(root)))
+                empty.append(as_text(folder.relative_to(root)))
     return PassedOver(empty_classes=tuple(empty), files=tuple(others))
-
-
-def _as_text(path: Path) -> str:
-    """A path that can be printed whatever its bytes are, for what is never opened."""
-    return path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def check_classes(root: str | Path, classes: Sequence[str]) -> None:
@@ -203,7 +199,7 @@ def _list_source(path: str | Path) -> tuple[Path, Path, SourceKind, list[_Listed
         )
     source = source.resolve()
     root, kind, listed = _list_by_kind(source)
-    _refuse_broken_names(root, listed)
+    refuse_broken_names(root, (item.path for item in listed))
     return source, root, kind, listed
 
 
@@ -373,18 +369,6 @@ def _name_of(source: Path, root: Path, kind: SourceKind) -> str:
         parent = root.parent.parent if root.parent.name == "Data" else root.parent
         return parent.name
     return root.name
-
-
-def _refuse_broken_names(root: Path, listed: Sequence[_Listed]) -> None:
-    """Names are stored, exported and printed as text, which a file system does not ask for."""
-    for item in listed:
-        try:
-            item.path.encode()
-        except UnicodeEncodeError:
-            raise DataError(
-                f"{root}: names of folders and pictures must be UTF-8, {item.path!a} is not: "
-                "rename it (convmv -f latin1 -t utf8 does a whole tree)"
-            ) from None
 
 
 # --- inspection -----------------------------------------------------------------------------

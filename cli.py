@@ -651,15 +651,16 @@ def data_check(
 
     from bench.data.audit.check import audit, findings
     from bench.data.groups import load_groups, remarks
-    from bench.data.sources import find_passed_over, load_dataset, parse_crop
+    from bench.data.sources import list_source, parse_crop, read_pictures
     from bench.records import to_builtins
     from bench.steps import show_steps
 
     with show_steps(quiet=quiet) as steps:
         steps.begin(f"reading the pictures of {data}")
-        read = load_dataset(data, crop=parse_crop(crop), progress=steps.reach)
+        listing = list_source(data)
+        read = read_pictures(listing, crop=parse_crop(crop), progress=steps.reach)
     dataset = load_groups(read, file=groups, pattern=group_pattern)
-    passed_over = find_passed_over(data)
+    passed_over = listing.passed_over
     facts = {**console.dataset_facts(dataset), "passed_over": asdict(passed_over)}
     if not as_json:
         console.print_dataset(facts, remarks(dataset))

@@ -12,7 +12,7 @@ from bench.data.audit.tying import tie_duplicates
 from bench.data.demo import make_demo
 from bench.data.groups import conflict_remark, is_tied, load_groups, remarks
 from bench.data.protocols import make_splits
-from bench.data.sources import find_passed_over, load_dataset
+from bench.data.sources import list_source, read_pictures
 from bench.data.splits import refuse_scarce_classes
 from bench.database import Database
 from bench.errors import (
@@ -412,8 +412,9 @@ def make_plan(
 def _read(data: str | Path, options: SearchOptions, listener: Display) -> Dataset:
     with listener.steps() as steps:
         steps.begin(f"reading the pictures of {data}")
-        dataset = load_dataset(data, crop=options.crop, progress=steps.reach)
-    if (passed_over := find_passed_over(data).in_words) is not None:
+        listing = list_source(data)
+        dataset = read_pictures(listing, crop=options.crop, progress=steps.reach)
+    if (passed_over := listing.passed_over.in_words) is not None:
         listener.stage(passed_over)
     return load_groups(dataset, file=options.groups, pattern=options.group_pattern)
 

@@ -324,8 +324,7 @@ def _list_manifest(manifest: Path) -> Listing:
             continue
         listed.append(_Listed(row["path"], row["label"], row.get("group") or None, split))
     if faults:
-        shown = "; ".join(faults[:10]) + (f"; and {len(faults) - 10} more" * (len(faults) > 10))
-        raise DataError(f"{manifest}: {shown}")
+        raise DataError(f"{manifest}: {some(faults, most=10, separator='; ')}")
     if not listed:
         raise DataError(f"{manifest}: no rows; expected path,label[,group][,split]")
     doubled = sorted(_doubled(item.path for item in listed))
@@ -479,10 +478,13 @@ def _decode(data: bytes) -> tuple[str, npt.NDArray[np.uint8]]:
 
 
 def _check_box(box: Box, pictures: Sequence[Picture]) -> None:
-    small = [p for p in pictures if p.width < box[2] or p.height < box[3]]
+    small = [
+        f"{picture.path} ({picture.width}x{picture.height} pixels)"
+        for picture in pictures
+        if picture.width < box[2] or picture.height < box[3]
+    ]
     if small:
         raise DataError(
-            f"--crop {','.join(map(str, box))} reaches beyond {small[0].path} "
-            f"({small[0].width}x{small[0].height} pixels) and {len(small) - 1} more: give a box "
-            "that lies within every picture, or --crop none"
+            f"--crop {','.join(map(str, box))} reaches beyond {some(small)}: give a box that lies "
+            "within every picture, or --crop none"
         )

@@ -548,10 +548,33 @@ def test_ctrl_c_ends_with_130_and_the_command_that_goes_on(
     assert "Traceback" not in told.err
 
 
-def test_ctrl_c_before_there_is_a_study_names_nothing_to_go_on_with(
+def test_ctrl_c_while_a_study_is_prepared_leaves_its_name(
     bench: Bench, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "read_pictures", interrupted)
+
+    told = bench("search", str(pictures), "--study", "pets")
+
+    assert told.code == 130
+    assert f"Go on with: bench search {pictures} --study pets" in told.err
+    assert "'pets' was stopped while it was being prepared" in bench("status").out
+    refused = bench("reproduce", "pets", "best")
+    assert refused.code == 2
+    assert "'pets' was stopped while it was being prepared" in refused.err
+
+
+def test_a_study_that_cannot_be_prepared_leaves_no_name(bench: Bench, lonely: Path) -> None:
+    told = bench("search", str(lonely), "--space", "demo", "--no-pretrained")
+
+    assert told.code == 2
+    assert "study: lonely-demo" in told.err
+    assert "holds no study yet" in bench("status").err
+
+
+def test_ctrl_c_before_a_study_has_a_name_names_nothing_to_go_on_with(
+    bench: Bench, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "study_name", interrupted)
 
     told = bench("search", str(pictures))
 

@@ -192,7 +192,7 @@ def read_pictures(
     if box is not None:
         _check_box(box, inspected.pictures)
     return Dataset(
-        name=_name_of(listing),
+        name=dataset_name(listing.source),
         root=str(root),
         kind=listing.kind,
         classes=labels,
@@ -201,6 +201,17 @@ def read_pictures(
         crop=box,
         synthetic=_is_demo(root),
     )
+
+
+def dataset_name(path: str | Path) -> str:
+    """What the data set at a path is called, whether or not it can be read."""
+    source = Path(path).expanduser().resolve()
+    if source.is_file():
+        return source.stem
+    root, kind = _picture_root(source)
+    if kind == "gtzan":
+        return (root.parent.parent if root.parent.name == "Data" else root.parent).name
+    return root.name
 
 
 def check_source(path: str | Path) -> None:
@@ -411,15 +422,6 @@ def _is_demo(root: Path) -> bool:
                 continue  # another program's file
             return isinstance(content, dict) and content.get("synthetic") is True
     return False
-
-
-def _name_of(listing: Listing) -> str:
-    if listing.kind == "csv":
-        return listing.source.stem
-    if listing.kind == "gtzan":
-        parent = listing.root.parent
-        return parent.parent.name if parent.name == "Data" else parent.name
-    return listing.root.name
 
 
 # --- inspection -----------------------------------------------------------------------------

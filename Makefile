@@ -10,11 +10,16 @@ WORKERS ?= 2
 # One thread each, because the workers already share out the cores.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 
+# On a terminal pip shows what it is at; in a log that would be hundreds of lines.
+QUIET = $(if $(MAKE_TERMOUT),,--quiet)
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(QUIET)
+
 $(INSTALLED): requirements.lock pyproject.toml
-	@echo "installing into $(VENV): 7 GB, most of it CUDA libraries; minutes, as the network allows"
+	@echo "installing what requirements.lock pins into $(VENV): 7 GB, most of it CUDA libraries;" \
+	  "minutes, as the network allows$(if $(QUIET), (pip is silent until it is done))"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PIP_INSTALL) --require-hashes -r requirements.lock
+	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
 install: $(INSTALLED)  ## make the virtual environment

@@ -311,9 +311,9 @@ def promote(
     choice = VariantChoice.parse(variants, tolerance)
     listener = make_progress(quiet=quiet)
     with _opened(workspace, storage) as (place, database):
-        from bench.results import load_plan
+        from bench.results import refuse_without_trials
 
-        load_plan(database, study)  # refuses an unknown name before torch is loaded
+        refuse_without_trials(database, study)  # before torch is loaded
         listener.stage(LOADING)
         from bench import pipeline
 
@@ -341,7 +341,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write a Markdown report with tables, figures and JSON."""
-    from bench.results import load_study_report
+    from bench.results import load_study_report, refuse_without_trials
     from reports.cards import write_cards
     from reports.markdown import write_report
 
@@ -349,6 +349,8 @@ def report(
         names = studies or list(database.studies()[-1:])
         if not names:
             raise InputError(f"{place.root} holds no study yet: run `bench search` first")
+        for name in names:
+            refuse_without_trials(database, name)
         records = [load_study_report(database, name) for name in names]
     folder = out or (place.report(names[0]) if len(names) == 1 else place.joint_report)
     paths = write_report(records, folder)
@@ -651,15 +653,16 @@ def data_check(
 
     from bench.data.audit.check import audit, findings
     from bench.data.groups import load_groups, remarks
-    from bench.data.sources import find_passed_over, load_dataset, parse_crop
+    from bench.data.sources import list_source, parse_crop, read_pictures
     from bench.records import to_builtins
     from bench.steps import show_steps
 
     with show_steps(quiet=quiet) as steps:
         steps.begin(f"reading the pictures of {data}")
-        read = load_dataset(data, crop=parse_crop(crop), progress=steps.reach)
+        listing = list_source(data)
+        read = read_pictures(listing, crop=parse_crop(crop), progress=steps.reach)
     dataset = load_groups(read, file=groups, pattern=group_pattern)
-    passed_over = find_passed_over(data)
+    passed_over = listing.passed_over
     facts = {**console.dataset_facts(dataset), "passed_over": asdict(passed_over)}
     if not as_json:
         console.print_dataset(facts, remarks(dataset))

@@ -173,6 +173,7 @@ def status_row(progress: StudyProgress) -> dict[str, object]:
     states: tuple[TrialState, ...] = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "INTERRUPTED")
     return {
         "study": progress.study,
+        "prepared": progress.prepared,
         "wanted": progress.wanted,
         **{state.lower(): progress.count(state) for state in states},
         "best": best.value if best else None,
@@ -194,18 +195,26 @@ def print_status(all_progress: Sequence[StudyProgress]) -> None:
     for progress in all_progress:
         if progress.ended:
             print(f"{progress.study}: the search ended early: {progress.ended}")
-        if progress.owner is not None:
-            _print_running(progress)
+        if progress.nothing_yet is not None:
+            print(progress.nothing_yet)
+        elif progress.owner is not None:
+            _print_rate(progress)
+        _print_running(progress)
 
 
-def _print_running(progress: StudyProgress) -> None:
-    from bench.progress import clock_time, describe
+def _print_rate(progress: StudyProgress) -> None:
+    from bench.progress import clock_time
 
     per_hour = progress.trials_per_hour
     rate = f"{counted(round(per_hour), 'trial')} an hour" if per_hour else ""
     left = f"{clock_time(progress.left_s)} left" if progress.left_s is not None else ""
     facts = ", ".join(filter(None, (f"run by {progress.owner}", rate, left)))
     print(f"{progress.study}: {facts}")
+
+
+def _print_running(progress: StudyProgress) -> None:
+    from bench.progress import describe
+
     rows = []
     for trial in progress.trials:
         if trial.state == "RUNNING":

@@ -64,6 +64,13 @@ _studies = sa.Table(
     sa.Column("environment", sa.Text, nullable=False),
     sa.Column("created", sa.String(32), nullable=False),
 )
+# Studies that have a name and no plan yet: it takes the pictures, which may be many.
+_preparing = sa.Table(
+    "bench_preparing",
+    _tables,
+    sa.Column("study", sa.String(255), primary_key=True),
+    sa.Column("created", sa.String(32), nullable=False),
+)
 _epochs = sa.Table(
     "bench_epochs",
     _tables,
@@ -209,6 +216,16 @@ class Database:
 
     # --- writing ----------------------------------------------------------------------------
 
+    def save_preparing(self, study: str) -> None:
+        """Store the name of a study that is being prepared, until its plan is stored."""
+        with self._engine.begin() as connection:
+            self._put(connection, _preparing, {"study": study}, created=_now())
+
+    def drop_preparing(self, study: str) -> None:
+        """Forget the name of a study that could not be prepared."""
+        with self._engine.begin() as connection:
+            connection.execute(_preparing.delete().where(_preparing.c.study == study))
+
     def save_plan(self, plan: StudyPlan, environment: Environment) -> None:
         """Store a study's plan with its data set and split, in one transaction."""
         dataset, split, now = plan.dataset, plan.split, _now()
@@ -238,6 +255,7 @@ class Database:
                 environment=_text(environment),
                 created=now,
             )
+            connection.execute(_preparing.delete().where(_preparing.c.study == plan.study))
 
     def drop_epochs(self, study: str) -> None:
         """Forget all epochs of a study, and what they were trained under."""
@@ -323,8 +341,15 @@ class Database:
     # --- reading ----------------------------------------------------------------------------
 
     def studies(self) -> tuple[str, ...]:
-        """Names of all studies, in the order in which they were last run."""
-        query = sa.select(_studies.c.study).order_by(_studies.c.created, _studies.c.study)
+        """Names of all studies, in the order in which they were last run.
+
+        Those that are being prepared, or were stopped while they were, have no plan yet.
+        """
+        runs = sa.union_all(
+            *(sa.select(table.c.study, table.c.created) for table in (_studies, _preparing))
+        ).subquery()
+        last = sa.func.max(runs.c.created)
+        query = sa.select(runs.c.study).group_by(runs.c.study).order_by(last, runs.c.study)
         return tuple(self._column(query))
 
     def load_plan(self, study: str) -> StudyPlan | None:

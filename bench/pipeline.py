@@ -12,7 +12,7 @@ from bench.data.audit.tying import tie_duplicates
 from bench.data.demo import make_demo
 from bench.data.groups import conflict_remark, is_tied, load_groups, remarks
 from bench.data.protocols import make_splits
-from bench.data.sources import find_passed_over, load_dataset
+from bench.data.sources import dataset_name, list_source, read_pictures
 from bench.data.splits import refuse_scarce_classes
 from bench.database import Database
 from bench.errors import (
@@ -84,27 +84,42 @@ def search(
 ) -> StudyPlan:
     """Run or go on with a study until it has `options.trials` finished trials.
 
+    The study is owned from the first on, so that its plan is made once, by one process, and others
+    can tell that it is.
+
     Raises:
         DataError, SpaceError, WeightsError, DeviceError: something given cannot work.
         StudyMismatchError: the study exists and was begun differently.
         StudyLockedError: another live process runs it.
         StorageError: the study's lock was lost.
         BenchError: too many trials failed.
-        InterruptedRun: Ctrl-C, once there is a study to go on with.
+        InterruptedRun: Ctrl-C, once the study has a name.
     """
-    plan = make_plan(data, options, workspace, database, listener)
-    with own(plan.study, database, listener.stage):
-        plan = _as_begun(plan, database)
-        database.save_plan(plan, describe_environment(_gpu_name(plan)))
-        with _resumable():
-            study = open_study(plan, database)
-            executor = make_executor(plan, options.workers, options.ray)
-            try:
-                Coordinator(plan, study, database, listener).run(executor, options.budget)
-            finally:
-                listener.search_ended()
-                executor.close()
+    name = study_name(data, options)
+    listener.stage(f"study: {name}" if options.study else f"study: {name} (--study names another)")
+    with own(name, database, listener.stage), _resumable():
+        with _preparing(name, database):
+            plan = make_plan(data, replace(options, study=name), workspace, database, listener)
+            database.save_plan(plan, describe_environment(_gpu_name(plan)))
+        study = open_study(plan, database)
+        executor = make_executor(plan, options.workers, options.ray)
+        try:
+            Coordinator(plan, study, database, listener).run(executor, options.budget)
+        finally:
+            listener.search_ended()
+            executor.close()
     return plan
+
+
+@contextmanager
+def _preparing(study: str, database: Database) -> Iterator[None]:
+    """A block that makes a study's plan; the name of one that is stopped in it stays known."""
+    database.save_preparing(study)
+    try:
+        yield
+    except BenchError:
+        database.drop_preparing(study)  # it was refused, so there is nothing to go on with
+        raise
 
 
 @contextmanager
@@ -339,6 +354,20 @@ def _device_name(device: str) -> str:
 # --- planning -------------------------------------------------------------------------------
 
 
+def study_name(data: str | Path | None, options: SearchOptions) -> str:
+    """What a study is called: as was asked for, or after its pictures and its search space.
+
+    Raises:
+        SpaceError, DeviceError: the search space or the device cannot be had.
+    """
+    if options.study is not None:
+        return options.study
+    if data is None:
+        return "demo"
+    space = load_space(options.space or _own_space(choose_device(options.device), is_demo=False))
+    return as_study_name(f"{dataset_name(data)}-{space.name}")
+
+
 def make_plan(
     data: str | Path | None,
     options: SearchOptions,
@@ -362,8 +391,7 @@ def make_plan(
     dataset = _read(data or workspace.demo, options, listener)
     refuse_scarce_classes(dataset, options.protocols, folds=space.folds)
     groups_given = any(picture.group is not None for picture in dataset.pictures)
-    name = options.study or as_study_name("demo" if is_demo else f"{dataset.name}-{space.name}")
-    listener.stage(f"study: {name}" if options.study else f"study: {name} (--study names another)")
+    name = study_name(data, options)
     stored = database.load_plan(name)
     space, limited = _limited(space, options, stored, dataset, device, listener)
     weights = {name: _weights_of(name, options, dataset, listener) for name in space.backbones}
@@ -412,8 +440,9 @@ def make_plan(
 def _read(data: str | Path, options: SearchOptions, listener: Display) -> Dataset:
     with listener.steps() as steps:
         steps.begin(f"reading the pictures of {data}")
-        dataset = load_dataset(data, crop=options.crop, progress=steps.reach)
-    if (passed_over := find_passed_over(data).in_words) is not None:
+        listing = list_source(data)
+        dataset = read_pictures(listing, crop=options.crop, progress=steps.reach)
+    if (passed_over := listing.passed_over.in_words) is not None:
         listener.stage(passed_over)
     return load_groups(dataset, file=options.groups, pattern=options.group_pattern)
 
@@ -444,17 +473,9 @@ def _refuse_strange_weights(files: Mapping[str, Path], space: SearchSpace) -> No
         )
 
 
-def _as_begun(plan: StudyPlan, database: Database) -> StudyPlan:
-    """Fit a plan to the stored one, which another owner may have stored since it was made.
-
-    Raises:
-        StudyMismatchError: they differ.
-    """
-    stored = database.load_plan(plan.study)
-    if stored is None:
-        return plan
-    refuse_changes(stored, plan)
-    return replace(plan, arithmetic=stored.arithmetic)
+def _own_space(device: str, *, is_demo: bool) -> str:
+    """The search space where none is named."""
+    return "demo" if is_demo else "cpu" if device == "cpu" else "default"
 
 
 def _adapted_space(
@@ -462,7 +483,7 @@ def _adapted_space(
 ) -> SearchSpace:
     name = options.space
     if name is None:
-        name = "demo" if is_demo else "cpu" if device == "cpu" else "default"
+        name = _own_space(device, is_demo=is_demo)
         why = "made for the demo set" if is_demo else f"the device is {device}"
         listener.stage(f"search space: {name} ({why}; choose another with --space)")
     space = load_space(name)

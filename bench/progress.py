@@ -6,6 +6,7 @@ All of it goes to standard error; standard output belongs to results.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -20,6 +21,10 @@ from bench.search.listener import Display
 from bench.steps import SILENT, PlainSteps, Steps, bar_steps
 from bench.words import counted
 
+BETWEEN_LINES_S = 60.0  # a log is told so often how far a trial is
+
+Clock = Callable[[], float]  # tells seconds
+
 
 @dataclass(slots=True)
 class _Running:
@@ -32,6 +37,7 @@ class _Running:
 class _Tally:
     """What both displays count."""
 
+    clock: Clock
     total: int = 0
     finished: int = 0
     before: int = 0
@@ -47,7 +53,7 @@ class _Tally:
     ) -> None:
         self.total, self.finished, self.before, self.best = total, finished, finished, best
         self.folds, self.epochs = len(plan.split.folds), plan.settings.epochs
-        self.started_s = time.monotonic()
+        self.started_s = self.clock()
 
     def end(self, number: int, state: TrialState, value: float | None) -> None:
         self.running.pop(number, None)
@@ -59,10 +65,10 @@ class _Tally:
         done = self.finished - self.before
         if not done:
             return "–"
-        return clock_time((time.monotonic() - self.started_s) / done * (self.total - self.finished))
+        return clock_time((self.clock() - self.started_s) / done * (self.total - self.finished))
 
     def rate(self) -> str:
-        minutes = (time.monotonic() - self.started_s) / 60
+        minutes = (self.clock() - self.started_s) / 60
         return f"{self.epochs_seen / minutes:.0f} epochs/min" if self.epochs_seen else ""
 
     def best_text(self) -> str:
@@ -101,9 +107,9 @@ class SilentProgress:
 class _CountingProgress(SilentProgress):
     """What the displays share: they count, and draw what runs if they have a picture of it."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._tally = _Tally()
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._tally = _Tally(clock)
 
     def trial_started(self, number: int, recipe: Recipe) -> None:
         self._tally.running[number] = _Running(recipe)
@@ -120,9 +126,14 @@ class _CountingProgress(SilentProgress):
 
 
 class PlainProgress(_CountingProgress):
-    """One line a finished trial, for logs and pipes."""
+    """One line a finished trial, and of a long one how far it is, for logs and pipes."""
+
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        super().__init__(console, clock)
+        self._said_s = clock()
 
     def _say(self, text: str) -> None:
+        self._said_s = self._clock()
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def stage(self, text: str) -> None:
@@ -147,15 +158,23 @@ class PlainProgress(_CountingProgress):
             f"left {self._tally.time_left()}]" + (f"  {error}" if error else "")
         )
 
+    def epoch_scored(self, number: int, scores: EpochScores, mean: float) -> None:
+        super().epoch_scored(number, scores, mean)
+        if self._clock() - self._said_s >= BETWEEN_LINES_S:
+            self._say(
+                f"trial {number:>3}  running  {mean:.3f}  fold {scores.fold + 1} of "
+                f"{self._tally.folds}, epoch {scores.epoch + 1} of {self._tally.epochs}"
+            )
+
     def steps(self) -> AbstractContextManager[Steps]:
-        return nullcontext(PlainSteps(self._say))
+        return nullcontext(PlainSteps(self._say, self._clock))
 
 
 class LiveProgress(_CountingProgress):
     """A table of running trials and a bar, redrawn in place; finished trials scroll above."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        super().__init__(console, clock)
         self._live: Live | None = None
 
     def stage(self, text: str) -> None:

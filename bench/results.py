@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -79,11 +80,12 @@ def _protocol_scores(
 class StudyProgress:
     """How far a study is: what `bench status` shows, from any terminal.
 
-    `trials_per_hour` and `left_s` are those of the run that is under way, None when there is
-    none or none of its trials has ended yet.
+    `prepared` tells whether it has a plan yet. `trials_per_hour` and `left_s` are those of the run
+    that is under way, None when there is none or none of its trials has ended yet.
     """
 
     study: str
+    prepared: bool
     wanted: int | None  # finished trials
     trials: tuple[TrialRecord, ...]
     models: int
@@ -99,6 +101,13 @@ class StudyProgress:
     def best(self) -> TrialRecord | None:
         return best_trial(self.trials)
 
+    @property
+    def nothing_yet(self) -> str | None:
+        """Why there is nothing to show of the study yet, and what to do; None if there is."""
+        if _has_ended(self.trials):
+            return None
+        return _nothing_yet(self.study, self.owner, prepared=self.prepared)
+
 
 def load_progress(database: Database, study: str, now: datetime) -> StudyProgress:
     """Gather how far a study is at the moment `now` (with a time zone).
@@ -106,11 +115,12 @@ def load_progress(database: Database, study: str, now: datetime) -> StudyProgres
     Raises:
         InputError: the study does not exist.
     """
-    plan = load_plan(database, study)
+    _refuse_unknown(database, study)
+    plan = database.load_plan(study)
     opened = _optuna_study(study, database)
     owner = owner_of(study, database)
     attributes = opened.user_attrs if opened else {}
-    trials = _records_of(opened, plan, database, owner)
+    trials = _records_of(opened, plan, database, owner) if plan else ()
     wanted: int | None = attributes.get(TARGET)
     per_hour = None
     if opened is not None and owner is not None:
@@ -125,6 +135,7 @@ def load_progress(database: Database, study: str, now: datetime) -> StudyProgres
     done = sum(trial.state in ("COMPLETE", "PRUNED") for trial in trials)
     return StudyProgress(
         study=study,
+        prepared=plan is not None,
         wanted=wanted,
         trials=trials,
         models=len(database.load_models(study)),
@@ -139,13 +150,47 @@ def load_plan(database: Database, study: str) -> StudyPlan:
     """Load what a study was begun with.
 
     Raises:
-        InputError: the study does not exist; the message lists those that do.
+        InputError: the study does not exist, or is not prepared yet; the message lists those that
+            do, or says what it waits for.
     """
+    _refuse_unknown(database, study)
     plan = database.load_plan(study)
     if plan is None:
-        there = ", ".join(database.studies()) or "none yet"
-        raise InputError(f"no study is called {study!r}; there are: {there}")
+        raise InputError(_nothing_yet(study, owner_of(study, database), prepared=False))
     return plan
+
+
+def refuse_without_trials(database: Database, study: str) -> None:
+    """Refuse a study of which no trial has ended, so that there is nothing to show or promote.
+
+    Raises:
+        InputError: it is one, or the study does not exist.
+    """
+    if not _has_ended(load_trials(database, load_plan(database, study))):
+        raise InputError(_nothing_yet(study, owner_of(study, database), prepared=True))
+
+
+def _refuse_unknown(database: Database, study: str) -> None:
+    known = database.studies()
+    if study not in known:
+        raise InputError(
+            f"no study is called {study!r}; there are: {', '.join(known) or 'none yet'}"
+        )
+
+
+def _has_ended(trials: Iterable[TrialRecord]) -> bool:
+    return any(trial.state in ("COMPLETE", "PRUNED", "FAIL") for trial in trials)
+
+
+def _nothing_yet(study: str, owner: object | None, *, prepared: bool) -> str:
+    if owner is not None:
+        doing = "run" if prepared else "prepared"
+        return (
+            f"the study {study!r} is being {doing} by {owner} and has no finished trial yet: wait "
+            "for its first one"
+        )
+    when = "before its first trial was finished" if prepared else "while it was being prepared"
+    return f"the study {study!r} was stopped {when}: give its `bench search` command again"
 
 
 def load_trials(database: Database, plan: StudyPlan) -> tuple[TrialRecord, ...]:

@@ -183,8 +183,9 @@ def test_pairs_with_different_labels_are_listed_with_these(
 
 @pytest.fixture
 def littered(lonely: Path) -> Path:
-    """That set with an empty class folder and a file that is no picture."""
+    """That set with an empty class folder, a picture beside it, and a file that is no picture."""
     (lonely / "none").mkdir()
+    (lonely / "stray.png").touch()
     (lonely / "red" / "notes.txt").touch()
     return lonely
 
@@ -200,6 +201,7 @@ def test_what_is_passed_over_is_told_in_one_line(
     said = told.err if command == "search" else told.out
     (line,) = [line for line in said.splitlines() if "passed over: " in line]
     assert "1 class folder without a picture: none (add pictures, or remove it)" in line
+    assert "1 picture beside the class folders: stray.png (move" in line
     assert "1 file of other kinds: red/notes.txt (convert" in line
 
 
@@ -208,6 +210,7 @@ def test_what_is_passed_over_stands_in_the_json(bench: Bench, littered: Path) ->
 
     assert json.loads(told.out)["passed_over"] == {
         "empty_classes": ["none"],
+        "beside_classes": ["stray.png"],
         "files": ["red/notes.txt"],
     }
 
@@ -545,10 +548,33 @@ def test_ctrl_c_ends_with_130_and_the_command_that_goes_on(
     assert "Traceback" not in told.err
 
 
-def test_ctrl_c_before_there_is_a_study_names_nothing_to_go_on_with(
+def test_ctrl_c_while_a_study_is_prepared_leaves_its_name(
     bench: Bench, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "load_dataset", interrupted)
+    monkeypatch.setattr(pipeline, "read_pictures", interrupted)
+
+    told = bench("search", str(pictures), "--study", "pets")
+
+    assert told.code == 130
+    assert f"Go on with: bench search {pictures} --study pets" in told.err
+    assert "'pets' was stopped while it was being prepared" in bench("status").out
+    refused = bench("reproduce", "pets", "best")
+    assert refused.code == 2
+    assert "'pets' was stopped while it was being prepared" in refused.err
+
+
+def test_a_study_that_cannot_be_prepared_leaves_no_name(bench: Bench, lonely: Path) -> None:
+    told = bench("search", str(lonely), "--space", "demo", "--no-pretrained")
+
+    assert told.code == 2
+    assert "study: lonely-demo" in told.err
+    assert "holds no study yet" in bench("status").err
+
+
+def test_ctrl_c_before_a_study_has_a_name_names_nothing_to_go_on_with(
+    bench: Bench, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "study_name", interrupted)
 
     told = bench("search", str(pictures))
 

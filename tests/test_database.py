@@ -88,6 +88,23 @@ def test_studies_are_listed_oldest_first_and_may_share_a_data_set(database, plan
     assert database.studies() == ("zebra", "ant", "mole")
 
 
+def test_a_study_that_is_being_prepared_has_a_name_until_it_has_a_plan_or_is_refused(
+    database, reopened, plan, environment
+):
+    for name in ("ant", "pets", "refused"):
+        database.save_preparing(name)
+        database.save_preparing(name)
+    database.drop_preparing("refused")
+    assert reopened.studies() == ("ant", "pets")
+    assert reopened.load_plan("pets") is None
+
+    database.save_plan(plan, environment)
+    assert reopened.studies() == ("ant", "pets")
+    database.drop_preparing("ant")
+    database.drop_preparing("pets")
+    assert reopened.studies() == ("pets",)
+
+
 def test_a_data_set_and_a_split_are_stored_once_under_their_fingerprints(
     database, plan, environment
 ):
@@ -200,8 +217,8 @@ def test_optunas_tables_lie_beside_ours(database):
     study.tell(study.ask(), 0.5)
     assert optuna.load_study(study_name="pets", storage=database.storage).best_value == 0.5
     tables = sa.inspect(database.storage.engine).get_table_names()
-    ours = {"datasets", "splits", "studies", "epochs", "models", "protocol_scores", "latencies",
-            "owners", "conditions"}  # fmt: skip
+    ours = {"datasets", "splits", "studies", "preparing", "epochs", "models", "protocol_scores",
+            "latencies", "owners", "conditions"}  # fmt: skip
     assert {f"bench_{name}" for name in ours} == {t for t in tables if t.startswith("bench_")}
     assert {"studies", "trials", "trial_values"} <= set(tables)
 

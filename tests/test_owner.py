@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
-import cli
 from bench import pipeline
 from bench.database import Database
-from bench.errors import StudyLockedError, StudyMismatchError
+from bench.errors import StudyLockedError
 from bench.latency import LatencyProtocol
 from bench.progress import SilentProgress
 from bench.promote.precisions import VariantChoice
@@ -25,7 +24,8 @@ from bench.search.options import SearchOptions
 from bench.search.study import open_study
 from bench.space import SearchSpace
 from bench.workspace import Workspace
-from tests.tiny import SPACE
+from tests.command import Bench, bench_heard_by
+from tests.tiny import BACKBONE, PLAIN, SPACE, write_pictures
 
 
 @pytest.fixture
@@ -37,21 +37,21 @@ def begun(plan: StudyPlan, database: Database, environment: Environment) -> Stud
 
 
 class Trained(BaseException):
-    """Carries the plan that came as far as training."""
+    """A search that came as far as training."""
 
 
 def search(monkeypatch: pytest.MonkeyPatch, plan: StudyPlan, folder: Path, url: str) -> None:
     """Search from another workspace, as far as training; no picture of the plan is there."""
 
-    def train(plan: StudyPlan, *_: Any) -> None:
-        raise Trained(plan)
+    def train(*_: Any) -> None:
+        raise Trained
 
     monkeypatch.setattr(pipeline, "make_plan", lambda *_: plan)
     monkeypatch.setattr(pipeline, "make_executor", train)
     with Database.open(url) as database:
         pipeline.search(
             None,
-            SearchOptions(),
+            SearchOptions(study="pets"),
             workspace=Workspace(folder),
             database=database,
             listener=SilentProgress(),
@@ -82,53 +82,121 @@ def test_two_workspaces_with_one_storage_cannot_run_one_study(
         search(monkeypatch, begun, tmp_path / "other", storage_url)
 
 
-def test_a_study_begun_otherwise_while_the_plan_was_made_is_not_gone_on_with(
-    monkeypatch: pytest.MonkeyPatch,
-    begun: StudyPlan,
-    database: Database,
-    storage_url: str,
-    tmp_path: Path,
+def test_a_plan_is_made_by_the_owner_so_that_nobody_begins_the_study_otherwise_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, database: Database, storage_url: str, tmp_path: Path
 ) -> None:
-    late = replace(begun, settings=replace(begun.settings, seed=99))
+    def prepares(*_: Any) -> None:
+        with pytest.raises(StudyLockedError), own("pets", database, print):
+            pass
+        raise Trained
 
-    with pytest.raises(StudyMismatchError, match="setting seed: 1 -> 99"):
-        search(monkeypatch, late, tmp_path, storage_url)
-
-    assert database.load_plan("pets") == begun
+    monkeypatch.setattr(pipeline, "make_plan", prepares)
+    with pytest.raises(Trained), Database.open(storage_url) as other:
+        pipeline.search(
+            None,
+            SearchOptions(study="pets"),
+            workspace=Workspace(tmp_path),
+            database=other,
+            listener=SilentProgress(),
+        )
 
 
 def test_a_study_goes_on_with_the_arithmetic_that_it_was_begun_with(
-    monkeypatch: pytest.MonkeyPatch, begun: StudyPlan, storage_url: str, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, database: Database, environment: Environment, tmp_path: Path
 ) -> None:
-    measured = {
-        name: replace(chosen, dtype="bfloat16") for name, chosen in begun.arithmetic.items()
-    }
+    pictures = write_pictures(tmp_path / "pictures")
+    options = SearchOptions(
+        study="pets", space="demo", backbones=(BACKBONE,), folds=2, image_size=32, device="cpu",
+        pretrained=False,
+    )  # fmt: skip
 
-    with pytest.raises(Trained) as caught:
-        search(monkeypatch, replace(begun, arithmetic=measured), tmp_path, storage_url)
+    def planned() -> StudyPlan:
+        return pipeline.make_plan(
+            pictures, options, Workspace(tmp_path), database, SilentProgress()
+        )
 
-    assert caught.value.args[0].arithmetic == begun.arithmetic
+    monkeypatch.setattr(pipeline, "choose_arithmetic", lambda *_: PLAIN)
+    database.save_plan(planned(), environment)
+    faster = replace(PLAIN, dtype="bfloat16")
+    monkeypatch.setattr(pipeline, "choose_arithmetic", lambda *_: faster)
+
+    assert planned().arithmetic == {BACKBONE: PLAIN}
+
+
+# --- what others see ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench(
+    storage_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Bench:
+    """Run the command line on the database."""
+    run = bench_heard_by(capsys, monkeypatch)
+    return lambda *arguments: run(*arguments, "--storage", storage_url)
 
 
 def test_status_tells_running_trials_from_interrupted_ones(
-    begun: StudyPlan,
-    database: Database,
-    storage_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    begun: StudyPlan, database: Database, bench: Bench
 ) -> None:
     study = open_study(begun, database)
     study.ask(SearchSpace.from_dict(begun.space).distributions())
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["bench", "status", "--json", "--storage", storage_url])
 
     def status() -> dict[str, Any]:
-        with pytest.raises(SystemExit):
-            cli.main()
-        (row,) = json.loads(capsys.readouterr().out)
+        (row,) = json.loads(bench("status", "--json").out)
         return {name: row[name] for name in ("running", "interrupted", "owner")}
 
     with own("pets", database, lambda _: None):
         owner = database.load_owner("pets")
         assert status() == {"running": 1, "interrupted": 0, "owner": str(owner)}
     assert status() == {"running": 0, "interrupted": 1, "owner": None}
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("owned", [False, True])
+def test_a_study_without_a_finished_trial_is_there_and_told_what_it_waits_for(
+    prepared: bool,
+    owned: bool,
+    plan: StudyPlan,
+    database: Database,
+    environment: Environment,
+    bench: Bench,
+) -> None:
+    database.save_preparing("pets")
+    if prepared:
+        database.save_plan(plan, environment)
+    doing, stopped = (
+        ("run", "before its first trial was finished")
+        if prepared
+        else ("prepared", "while it was being prepared")
+    )
+    said, remedy = (
+        (f"'pets' is being {doing} by process {os.getpid()} on ", "wait for its first one")
+        if owned
+        else (f"'pets' was stopped {stopped}: ", "give its `bench search` command again")
+    )
+
+    with own("pets", database, print) if owned else nullcontext():
+        for command in (["status"], ["status", "pets"]):
+            told = bench(*command)
+            assert (told.code, told.err) == (0, "")
+            assert said in told.out and remedy in told.out
+        for command in (["report"], ["report", "pets"], ["promote", "pets"]):
+            told = bench(*command)
+            assert (told.code, told.out) == (2, "")
+            assert said in told.err and remedy in told.err
+        (row,) = json.loads(bench("status", "--json").out)
+
+    assert (row["prepared"], row["owner"] is not None) == (prepared, owned)
+
+
+def test_a_trial_that_failed_is_something_to_report(
+    begun: StudyPlan, database: Database, bench: Bench, tmp_path: Path
+) -> None:
+    study = open_study(begun, database)
+    trial = study.ask(SearchSpace.from_dict(begun.space).distributions())
+    study.tell(trial, state=TrialState.FAIL)
+
+    told = bench("report", "--out", str(tmp_path / "report"), "--workspace", str(tmp_path))
+
+    assert told.code == 0, told.err
+    assert "stopped before" not in bench("status").out

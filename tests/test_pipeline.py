@@ -140,8 +140,8 @@ def test_every_stage_is_told_when_it_begins(place: Place) -> None:
     models = len(place.report.models)
     stages = (
         cli.LOADING,
-        f"reading the pictures of {place.pictures}",
         "study: tiny",
+        f"reading the pictures of {place.pictures}",
         "looking for duplicates among 39 pictures",
         "data: pictures, 39 pictures of 3 classes",
         "trial   0  complete",

@@ -1,4 +1,4 @@
-"""A search shows its stages as all other long work does; trials are tested with the command."""
+"""What a search shows on the way; the lines of finished trials are tested with the command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import pytest
 from rich.console import Console
 
 from bench.progress import LiveProgress, PlainProgress, SilentProgress
+from bench.records import Recipe, StudyPlan
 from bench.search.listener import Display
+from tests.clock import Clock
+from tests.records import epoch_scores
 
 
 def shown(display: Display) -> None:
@@ -38,3 +41,36 @@ def test_on_a_terminal_a_stage_has_a_bar_which_ends_with_it() -> None:
 def test_quiet_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     shown(SilentProgress())
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_log_is_told_once_a_minute_how_far_a_trial_is(plan: StudyPlan) -> None:
+    log, clock = io.StringIO(), Clock()
+    progress = PlainProgress(Console(file=log), clock)
+    progress.search_started(plan, finished=0, total=2, best=None)
+    progress.trial_started(0, Recipe(backbone="resnet50"))
+
+    for second, fold, epoch in ((50, 0, 0), (100, 0, 1), (159, 1, 0), (200, 1, 1)):
+        clock.now_s = second
+        progress.epoch_scored(0, epoch_scores(fold, epoch), mean=0.5)
+    progress.trial_ended(0, "COMPLETE", 0.5)
+
+    *running, ended = log.getvalue().splitlines()
+    assert running == [
+        "trial   0  running  0.500  fold 1 of 2, epoch 2 of 2",
+        "trial   0  running  0.500  fold 2 of 2, epoch 2 of 2",
+    ]
+    assert ended.startswith("trial   0  complete 0.500")
+
+
+def test_while_trials_end_within_a_minute_a_log_has_a_line_a_trial(plan: StudyPlan) -> None:
+    log, clock = io.StringIO(), Clock()
+    progress = PlainProgress(Console(file=log), clock)
+    progress.search_started(plan, finished=0, total=3, best=None)
+
+    for number in range(3):
+        progress.trial_started(number, Recipe(backbone="resnet50"))
+        clock.now_s += 59
+        progress.epoch_scored(number, epoch_scores(0, 0), mean=0.5)
+        progress.trial_ended(number, "COMPLETE", 0.5)
+
+    assert len(log.getvalue().splitlines()) == 3

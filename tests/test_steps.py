@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bench.steps import BarSteps, PlainSteps, Steps, show_steps
+from tests.clock import Clock
 
 
 def work(steps: Steps) -> None:
@@ -23,15 +24,6 @@ def test_steps_are_lines_of_standard_error_where_it_is_no_terminal(quiet, said, 
 
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", said)
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def test_a_log_is_told_every_ten_seconds_how_far_a_step_is():

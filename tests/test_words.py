@@ -28,3 +28,7 @@ def test_a_number_agrees_with_its_noun(number: int, noun: tuple[str, ...], said:
 )
 def test_of_many_names_five_are_told_and_the_rest_is_counted(names: str, said: str) -> None:
     assert some(list(names)) == said
+
+
+def test_what_holds_commas_itself_is_parted_otherwise_and_cut_elsewhere() -> None:
+    assert some(["a, b", "c", "d"], most=2, separator="; ") == "a, b; c and 1 more"

@@ -301,5 +301,6 @@ def _names_of_sets(dataset: Dataset, numbers: Indices, ties: Sequence[Tie]) -> d
 
 
 def _joint_name(names: Sequence[str]) -> str:
+    # Not `words.some`: a group's name is a part of the data set's fingerprint, not of a message.
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return " + ".join(names[:_NAMED]) + more

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.data.groups import groups_in_paths
+from bench.data.paths import as_text, refuse_broken_names
 from bench.data.spectrograms import (
     PictureRow,
     mel_spectrogram,
@@ -177,7 +178,7 @@ def render_folder(
     Raises:
         InputError: the library soundfile is not installed.
         DataError: a class yields no picture, `group_pattern` does not name every recording's
-            group, or `out_dir` already holds something.
+            group, a name is not UTF-8, or `out_dir` already holds something.
     """
     cutting = cutting or Cutting()
     soundfile = _load_soundfile()
@@ -257,8 +258,13 @@ def _load_soundfile() -> Any:
         ) from error
 
 
+def _names(by_class: Mapping[str, Sequence[Path]]) -> list[str]:
+    """The `<class>/<recording>` of all."""
+    return [f"{label}/{path.name}" for label, paths in by_class.items() for path in paths]
+
+
 def _name_groups(by_class: Mapping[str, Sequence[Path]], pattern: str | None) -> dict[str, str]:
-    names = [f"{label}/{path.name}" for label, paths in by_class.items() for path in paths]
+    names = _names(by_class)
     if pattern is None:
         return {name: name for name in names}
     return dict(zip(names, groups_in_paths(names, pattern, "recording"), strict=True))
@@ -297,7 +303,7 @@ def _find_recordings(
     """Return the recordings of each class, and the files that cannot be any; hidden ones aside.
 
     Raises:
-        DataError: there is no class folder, or one without a recording.
+        DataError: there is no class folder, or one without a recording, or a name is not UTF-8.
     """
     if not audio_dir.is_dir():
         raise DataError(f"{audio_dir} is not a folder: give one that holds <class>/<recording>")
@@ -314,9 +320,10 @@ def _find_recordings(
             if reason is None:
                 by_class[entry.name].append(file)
             else:
-                left_out.append(LeftOut(path.as_posix(), reason))
+                left_out.append(LeftOut(as_text(path), reason))
     if not by_class:
         raise DataError(f"{audio_dir} holds no class folder: sort recordings into one a class")
+    refuse_broken_names(audio_dir, (*by_class, *_names(by_class)))
     _refuse_empty_classes(audio_dir, by_class, left_out, suffixes)
     return by_class, left_out
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from bench.data.frame import FrameFinder
+from bench.data.paths import as_text, refuse_broken_names
 from bench.errors import DataError, did_you_mean
 from bench.records import Box, BrokenPicture, Dataset, Picture, SourceKind
 from bench.runtime.preprocess import SUFFIXES, PictureError, open_rgb
@@ -50,11 +51,13 @@ class _Listed:
 class PassedOver:
     """What lies in a picture folder and is not read; hidden files and folders aside.
 
-    `empty_classes` are class folders without a picture, `files` those in class folders whose
-    suffix is no picture's; both are paths relative to the folder of the classes.
+    `empty_classes` are class folders without a picture, `beside_classes` pictures that lie beside
+    the class folders, `files` those in class folders whose suffix is no picture's; all are paths
+    relative to the data set's folder.
     """
 
     empty_classes: tuple[str, ...] = ()
+    beside_classes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
     @property
@@ -67,12 +70,35 @@ class PassedOver:
                 f"{count} without a picture: {some(self.empty_classes)} (add pictures, or remove "
                 f"{'it' if len(self.empty_classes) == 1 else 'them'})"
             )
+        if self.beside_classes:
+            said.append(
+                f"{counted(len(self.beside_classes), 'picture')} beside the class folders: "
+                f"{some(self.beside_classes)} (move each into the folder of its class)"
+            )
         if self.files:
             said.append(
                 f"{counted(len(self.files), 'file')} of other kinds: {some(self.files)} (convert "
                 f"what is a picture to one of {', '.join(sorted(SUFFIXES))})"
             )
         return f"passed over: {'; '.join(said)}" if said else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The pictures of a data set by their names, before any is opened.
+
+    `source` is the folder or manifest that was given, `root` what paths are relative to.
+    """
+
+    source: Path
+    root: Path
+    kind: SourceKind
+    pictures: tuple[_Listed, ...]
+    passed_over: PassedOver
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(sorted({picture.label for picture in self.pictures}))
 
 
 @dataclass(slots=True)
@@ -110,17 +136,48 @@ def load_dataset(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """Read a picture folder, a GTZAN folder or a CSV manifest, opening every picture once.
-
-    `progress` hears how many pictures are read, and of how many.
+    """List a picture folder, a GTZAN folder or a CSV manifest, and read its pictures.
 
     Raises:
         DataError: nothing usable is there; the message names the remedy.
     """
-    source, root, kind, listed = _list_source(path)
-    labels = sorted({item.label for item in listed})
-    label_index = {label: i for i, label in enumerate(labels)}
-    inspected = _inspect(root, listed, label_index, threads, progress or (lambda _done, _all: None))
+    return read_pictures(list_source(path), crop=crop, threads=threads, progress=progress)
+
+
+def list_source(path: str | Path) -> Listing:
+    """List what is to be read of a picture folder, a GTZAN folder or a CSV manifest.
+
+    Raises:
+        DataError: there is no picture, or a name or a file of groups is faulty.
+    """
+    source = Path(path).expanduser()
+    if not source.exists():
+        raise DataError(
+            f"{source}: no such folder or file; give a folder with one subfolder of pictures a "
+            "class, or a CSV manifest with the columns path,label"
+        )
+    source = source.resolve()
+    listing = _list_manifest(source) if source.is_file() else _list_folder(source)
+    refuse_broken_names(listing.root, (picture.path for picture in listing.pictures))
+    return listing
+
+
+def read_pictures(
+    listing: Listing,
+    *,
+    crop: CropChoice = "auto",
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Open every listed picture once.
+
+    `progress` hears how many pictures are read, and of how many.
+
+    Raises:
+        DataError: no picture of a class can be decoded, or `crop` does not fit.
+    """
+    root, labels = listing.root, listing.labels
+    inspected = _inspect(listing, threads, progress or (lambda _done, _all: None))
     if crop == "auto":
         box = inspected.frame.box()
     else:
@@ -129,21 +186,32 @@ def load_dataset(
     if len(readable) < len(labels):
         gone = [name for index, name in enumerate(labels) if index not in readable]
         raise DataError(
-            f"{root}: no picture of {', '.join(gone)} can be decoded: mend the files or remove "
+            f"{root}: no picture of {some(gone)} can be decoded: mend the files or remove "
             "the class (`bench data check` lists each broken file)"
         )
     if box is not None:
         _check_box(box, inspected.pictures)
     return Dataset(
-        name=_name_of(source, root, kind),
+        name=dataset_name(listing.source),
         root=str(root),
-        kind=kind,
-        classes=tuple(labels),
+        kind=listing.kind,
+        classes=labels,
         pictures=tuple(inspected.pictures),
         broken=tuple(inspected.broken),
         crop=box,
         synthetic=_is_demo(root),
     )
+
+
+def dataset_name(path: str | Path) -> str:
+    """What the data set at a path is called, whether or not it can be read."""
+    source = Path(path).expanduser().resolve()
+    if source.is_file():
+        return source.stem
+    root, kind = _picture_root(source)
+    if kind == "gtzan":
+        return (root.parent.parent if root.parent.name == "Data" else root.parent).name
+    return root.name
 
 
 def check_source(path: str | Path) -> None:
@@ -152,29 +220,8 @@ def check_source(path: str | Path) -> None:
     Raises:
         DataError: nothing usable is there, or one class alone; the message names the remedy.
     """
-    _, root, _, listed = _list_source(path)
-    check_classes(root, sorted({item.label for item in listed}))
-
-
-def find_passed_over(path: str | Path) -> PassedOver:
-    """Find what `load_dataset` does not read of a folder; of a manifest, nothing is looked for."""
-    source = Path(path).expanduser().resolve()
-    if not source.is_dir():
-        return PassedOver()
-    root, _ = _picture_root(source)
-    empty, others = [], []
-    for parent in _parents_of_classes(root):
-        for folder in _class_folders(parent):
-            pictures, rest = _files_of_class(folder)
-            others += [_as_text(file.relative_to(root)) for file in rest]
-            if not pictures:
-                empty.append(_as_text(folder.relative_to(root)))
-    return PassedOver(empty_classes=tuple(empty), files=tuple(others))
-
-
-def _as_text(path: Path) -> str:
-    """A path that can be printed whatever its bytes are, for what is never opened."""
-    return path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
+    listing = list_source(path)
+    check_classes(listing.root, listing.labels)
 
 
 def check_classes(root: str | Path, classes: Sequence[str]) -> None:
@@ -193,31 +240,6 @@ def check_classes(root: str | Path, classes: Sequence[str]) -> None:
 # --- listing --------------------------------------------------------------------------------
 
 
-def _list_source(path: str | Path) -> tuple[Path, Path, SourceKind, list[_Listed]]:
-    """Return the resolved source, the folder that paths are relative to, its kind, the files."""
-    source = Path(path).expanduser()
-    if not source.exists():
-        raise DataError(
-            f"{source}: no such folder or file; give a folder with one subfolder of pictures a "
-            "class, or a CSV manifest with the columns path,label"
-        )
-    source = source.resolve()
-    root, kind, listed = _list_by_kind(source)
-    _refuse_broken_names(root, listed)
-    return source, root, kind, listed
-
-
-def _list_by_kind(source: Path) -> tuple[Path, SourceKind, list[_Listed]]:
-    if source.is_file():
-        if source.suffix.lower() != ".csv":
-            raise DataError(
-                f"{source}: a data set is a folder or a .csv manifest with the columns path,label"
-            )
-        return source.parent, "csv", _list_manifest(source)
-    root, kind = _picture_root(source)
-    return root, kind, _with_groups(root, _list_folder(root))
-
-
 def _picture_root(source: Path) -> tuple[Path, SourceKind]:
     for candidate in (source, source / "images_original", source / "Data" / "images_original"):
         if candidate.name == "images_original" and candidate.is_dir():
@@ -225,15 +247,17 @@ def _picture_root(source: Path) -> tuple[Path, SourceKind]:
     return source, "folder"
 
 
-def _parents_of_classes(root: Path) -> list[Path]:
-    """The folder itself, or those of its parts where it holds train/ and others alone."""
-    folders = _class_folders(root)
+def _are_parts(folders: Sequence[Path]) -> bool:
+    """Whether these are the parts of a given split: train/ and others alone."""
     names = {folder.name.lower() for folder in folders}
-    return folders if "train" in names and names <= _TRAIN_FOLDERS | {"test"} else [root]
+    return "train" in names and names <= _TRAIN_FOLDERS | {"test"}
 
 
-def _class_folders(parent: Path) -> list[Path]:
-    return [p for p in sorted(parent.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+def _folders_and_pictures(parent: Path) -> tuple[list[Path], list[Path]]:
+    """What lies in a folder itself and is not hidden: class folders, or parts, and pictures."""
+    seen = [path for path in sorted(parent.iterdir()) if not path.name.startswith(".")]
+    folders = [path for path in seen if path.is_dir()]
+    return folders, [p for p in seen if p.suffix.lower() in SUFFIXES and p.is_file()]
 
 
 def _files_of_class(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -249,26 +273,55 @@ def _files_of_class(folder: Path) -> tuple[list[Path], list[Path]]:
     return pictures, others
 
 
-def _list_folder(root: Path) -> list[_Listed]:
-    listed = [
-        _Listed(
-            file.relative_to(root).as_posix(),
-            folder.name,
-            given_split=None if parent == root else given_split(parent.name),
-        )
-        for parent in _parents_of_classes(root)
-        for folder in _class_folders(parent)
-        for file in _files_of_class(folder)[0]
-    ]
+def _list_folder(source: Path) -> Listing:
+    root, kind = _picture_root(source)
+    classes, beside = _folders_and_pictures(root)
+    if _are_parts(classes):
+        parts, classes = classes, []
+        for part in parts:
+            folders, pictures = _folders_and_pictures(part)
+            classes += folders
+            beside += pictures
+    listed: list[_Listed] = []
+    empty: list[Path] = []
+    others: list[Path] = []
+    for folder in classes:
+        given = None if folder.parent == root else given_split(folder.parent.name)
+        pictures, rest = _files_of_class(folder)
+        listed += [
+            _Listed(file.relative_to(root).as_posix(), folder.name, given_split=given)
+            for file in pictures
+        ]
+        others += rest
+        if not pictures:
+            empty.append(folder)
     if not listed:
         raise DataError(
             f"{root}: no pictures found in subfolders; expected <class>/<picture> with one of "
             f"the suffixes {', '.join(sorted(SUFFIXES))}"
         )
-    return listed
+    return Listing(
+        source=source,
+        root=root,
+        kind=kind,
+        pictures=_with_groups(root, listed),
+        passed_over=PassedOver(
+            empty_classes=_names_within(root, empty),
+            beside_classes=_names_within(root, beside),
+            files=_names_within(root, others),
+        ),
+    )
 
 
-def _list_manifest(manifest: Path) -> list[_Listed]:
+def _names_within(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
+    return tuple(as_text(path.relative_to(root)) for path in paths)
+
+
+def _list_manifest(manifest: Path) -> Listing:
+    if manifest.suffix.lower() != ".csv":
+        raise DataError(
+            f"{manifest}: a data set is a folder or a .csv manifest with the columns path,label"
+        )
     listed, faults = [], []
     for line, row in read_rows(manifest, ("path", "label")):
         if not row["path"] or not row["label"]:
@@ -282,8 +335,7 @@ def _list_manifest(manifest: Path) -> list[_Listed]:
             continue
         listed.append(_Listed(row["path"], row["label"], row.get("group") or None, split))
     if faults:
-        shown = "; ".join(faults[:10]) + (f"; and {len(faults) - 10} more" * (len(faults) > 10))
-        raise DataError(f"{manifest}: {shown}")
+        raise DataError(f"{manifest}: {some(faults, most=10, separator='; ')}")
     if not listed:
         raise DataError(f"{manifest}: no rows; expected path,label[,group][,split]")
     doubled = sorted(_doubled(item.path for item in listed))
@@ -291,7 +343,13 @@ def _list_manifest(manifest: Path) -> list[_Listed]:
         raise DataError(
             f"{manifest}: a picture may stand in one row only; {doubled[0]} stands in several"
         )
-    return listed
+    return Listing(
+        source=manifest,
+        root=manifest.parent,
+        kind="csv",
+        pictures=tuple(listed),
+        passed_over=PassedOver(),  # what a manifest does not name is left out on purpose
+    )
 
 
 def read_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str | None]]]:
@@ -338,7 +396,7 @@ def given_split(name: str) -> GivenSplit:
     raise DataError(f"a split is train, val or test, not {name!r}{did_you_mean(word, ['train'])}")
 
 
-def _with_groups(root: Path, listed: list[_Listed]) -> list[_Listed]:
+def _with_groups(root: Path, listed: Sequence[_Listed]) -> tuple[_Listed, ...]:
     """Tie pictures by the `groups.csv` that lies in the folder or beside it, if there is one."""
     for file in (root / GROUPS_FILE, root.parent / GROUPS_FILE):
         if file.is_file():
@@ -350,8 +408,8 @@ def _with_groups(root: Path, listed: list[_Listed]) -> list[_Listed]:
                     f"{file}: names none of the pictures; write their paths relative to {root} "
                     f"(such as {listed[0].path}), or move the file away"
                 )
-            return [replace(item, group=groups.get(item.path)) for item in listed]
-    return listed
+            return tuple(replace(item, group=groups.get(item.path)) for item in listed)
+    return tuple(listed)
 
 
 def _is_demo(root: Path) -> bool:
@@ -366,37 +424,14 @@ def _is_demo(root: Path) -> bool:
     return False
 
 
-def _name_of(source: Path, root: Path, kind: SourceKind) -> str:
-    if kind == "csv":
-        return source.stem
-    if kind == "gtzan":
-        parent = root.parent.parent if root.parent.name == "Data" else root.parent
-        return parent.name
-    return root.name
-
-
-def _refuse_broken_names(root: Path, listed: Sequence[_Listed]) -> None:
-    """Names are stored, exported and printed as text, which a file system does not ask for."""
-    for item in listed:
-        try:
-            item.path.encode()
-        except UnicodeEncodeError:
-            raise DataError(
-                f"{root}: names of folders and pictures must be UTF-8, {item.path!a} is not: "
-                "rename it (convmv -f latin1 -t utf8 does a whole tree)"
-            ) from None
-
-
 # --- inspection -----------------------------------------------------------------------------
 
 
 def _inspect(
-    root: Path,
-    listed: Sequence[_Listed],
-    label_index: dict[str, int],
-    threads: int | None,
-    progress: Callable[[int, int], None],
+    listing: Listing, threads: int | None, progress: Callable[[int, int], None]
 ) -> _Inspected:
+    root, listed = listing.root, listing.pictures
+    label_index = {label: index for index, label in enumerate(listing.labels)}
     chunks = [listed[start : start + _CHUNK] for start in range(0, len(listed), _CHUNK)]
     whole = _Inspected()
     with ThreadPoolExecutor(threads) as pool:
@@ -445,10 +480,13 @@ def _decode(data: bytes) -> tuple[str, npt.NDArray[np.uint8]]:
 
 
 def _check_box(box: Box, pictures: Sequence[Picture]) -> None:
-    small = [p for p in pictures if p.width < box[2] or p.height < box[3]]
+    small = [
+        f"{picture.path} ({picture.width}x{picture.height} pixels)"
+        for picture in pictures
+        if picture.width < box[2] or picture.height < box[3]
+    ]
     if small:
         raise DataError(
-            f"--crop {','.join(map(str, box))} reaches beyond {small[0].path} "
-            f"({small[0].width}x{small[0].height} pixels) and {len(small) - 1} more: give a box "
-            "that lies within every picture, or --crop none"
+            f"--crop {','.join(map(str, box))} reaches beyond {some(small)}: give a box that lies "
+            "within every picture, or --crop none"
         )

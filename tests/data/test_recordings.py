@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -191,6 +193,26 @@ def test_a_folder_of_recordings_becomes_a_gtzan_folder_with_groups(audio, write,
     for path, *_ in rows_of(out)[1:]:
         with Image.open(out / "images_original" / path) as picture:
             assert (picture.mode, picture.size) == ("RGB", (432, 288))
+
+
+@pytest.mark.parametrize("name", [b"jazz/caf\xe9.wav", b"caf\xe9/b.wav"])
+def test_a_name_that_is_no_text_is_refused_with_what_mends_it(name, audio, write, tmp_path):
+    write("jazz/a.wav", tone(1))
+    broken = audio / os.fsdecode(name)
+    broken.parent.mkdir(exist_ok=True)
+    shutil.copy(audio / "jazz" / "a.wav", broken)
+
+    with pytest.raises(DataError, match=r"must be UTF-8, '.*caf\\udce9.*' is not: rename it"):
+        render_folder(audio, tmp_path / "out", SECOND)
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_left_out_file_can_be_told_whatever_its_name(audio, write, tmp_path):
+    write("jazz/a.wav", tone(1))
+    (audio / "jazz" / os.fsdecode(b"caf\xe9.txt")).touch()
+    (left_out,) = render_folder(audio, tmp_path / "out", SECOND).left_out
+    assert left_out.path == r"jazz/caf\udce9.txt"
 
 
 def test_the_pictures_are_a_data_set_with_the_recordings_as_groups(audio, write, tmp_path):

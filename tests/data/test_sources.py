@@ -12,7 +12,7 @@ from PIL import Image
 from bench.data.sources import (
     PassedOver,
     check_source,
-    find_passed_over,
+    list_source,
     load_dataset,
     parse_crop,
 )
@@ -148,34 +148,51 @@ def test_other_files_and_hidden_folders_are_passed_over(make_pictures):
 
 def test_what_is_passed_over_is_named_unless_it_is_hidden(make_pictures):
     root = make_pictures(classes=("cat", "dog", ".thumbnails"), each=1)
-    assert find_passed_over(root).in_words is None
+    assert list_source(root).passed_over.in_words is None
     for name in ("bird", "fish/deep", "cat/.cache"):
         (root / name).mkdir(parents=True)
     for name in ("cat/notes.txt", "fish/deep/a.gif", "cat/.DS_Store", "cat/.cache/b.txt", "c.txt"):
         (root / name).touch()
+    for name in ("7.png", "6.JPG", ".hidden.png"):
+        (root / name).touch()
 
-    found = find_passed_over(root)
+    found = list_source(root).passed_over
 
     assert found.empty_classes == ("bird", "fish")
+    assert found.beside_classes == ("6.JPG", "7.png")
     assert found.files == ("cat/notes.txt", "fish/deep/a.gif")
     assert found.in_words is not None
     assert found.in_words.startswith(
         "passed over: 2 class folders without a picture: bird, fish (add pictures, or remove them)"
-        "; 2 files of other kinds: cat/notes.txt, fish/deep/a.gif (convert what is a picture to "
+        "; 2 pictures beside the class folders: 6.JPG, 7.png (move each into the folder of its "
+        "class); 2 files of other kinds: cat/notes.txt, fish/deep/a.gif (convert what is a "
+        "picture to "
     )
 
 
-def test_a_class_may_be_empty_in_one_part_of_a_given_split(make_pictures):
+def test_of_many_pictures_beside_the_class_folders_a_few_are_named(make_pictures):
+    root = make_pictures(each=1)
+    for number in range(8):
+        (root / f"{number}.png").touch()
+    said = list_source(root).passed_over.in_words
+    assert "8 pictures beside the class folders: 0.png, 1.png, 2.png, 3.png, 4.png and 3 mo" in said
+
+
+def test_what_is_passed_over_of_a_given_split_is_named_with_its_part(make_pictures):
     root = make_pictures("pets", ("train/cat", "train/dog", "test/cat"), each=1)
-    (root / "test" / "dog").mkdir()
-    assert find_passed_over(root).empty_classes == ("test/dog",)
+    (root / "test" / "dog").mkdir()  # a class may be empty in one part
+    for name in ("a.png", "train/b.png"):
+        (root / name).touch()
+    found = list_source(root).passed_over
+    assert found.empty_classes == ("test/dog",)
+    assert found.beside_classes == ("a.png", "train/b.png")
 
 
 def test_nothing_is_passed_over_of_a_manifest(make_pictures):
     root = make_pictures("pets", ("cat", "dog"), each=1)
     (root / "cat" / "notes.txt").touch()
     manifest = write_manifest(root, "cat/0.png,cat", "dog/0.png,dog")
-    assert find_passed_over(manifest) == PassedOver()
+    assert list_source(manifest).passed_over == PassedOver()
 
 
 # --- broken pictures ------------------------------------------------------------------------
@@ -270,7 +287,7 @@ def test_a_faulty_manifest_is_refused_with_the_remedy(tmp_path, header, rows, me
 
 def test_a_long_list_of_faults_is_cut_at_ten(tmp_path):
     manifest = write_manifest(tmp_path, *["a.png,"] * 13)
-    with pytest.raises(DataError, match=r"line 11: [^;]*; and 3 more$"):
+    with pytest.raises(DataError, match=r"line 11: [^;]* and 3 more$"):
         load_dataset(manifest)
 
 
@@ -371,7 +388,8 @@ def test_the_shared_frame_is_found_unless_told_otherwise(make_pictures):
 
 
 def test_a_crop_beyond_a_picture_is_refused_with_the_picture(make_pictures):
-    with pytest.raises(DataError, match=r"25,16 reaches beyond cat/0\.png \(24x16 pixels\) and 5"):
+    beyond = r"25,16 reaches beyond cat/0\.png \(24x16 pixels\), cat/1.* and 1 more: give"
+    with pytest.raises(DataError, match=beyond):
         load_dataset(make_pictures(), crop=(0, 0, 25, 16))
 
 

@@ -128,6 +128,17 @@ def test_a_file_that_holds_no_such_weights_is_refused(
     assert str(file) in str(caught.value)
 
 
+def test_a_file_that_lacks_a_part_of_the_network_is_refused_with_what_it_lacks(
+    tmp_path: Path, published: dict[str, torch.Tensor]
+) -> None:
+    file, spec = tmp_path / "weights.pth", describe_backbone("test_resnet")
+    del published["conv1.0.weight"]
+    torch.save(published, file)
+
+    with pytest.raises(WeightsError, match=r"it holds no conv1\.0\.weight\n"):
+        resolve_weights(spec, pretrained=True, files={"test_resnet": file})
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     spec = describe_backbone("test_resnet")
 

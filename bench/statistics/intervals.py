@@ -8,6 +8,7 @@ Shapes: G groups, B resamples; S strata, within which groups are resampled.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
@@ -181,24 +182,32 @@ def _interval(
     spread = influences.spread
     if why_not is None and spread.is_flat:
         why_not = _alike(answers)
-    is_resampled = spread.freedom >= LEAST_FREEDOM
-    if why_not is None and not is_resampled and not is_share:
+    if why_not is not None:
+        return Estimate(value=spread.value, interval=None, why_not=why_not)
+    interval = None
+    if spread.freedom >= LEAST_FREEDOM:
+        interval = _resampled(statistic, answers.strata, influences.raised_level, resamples)
+        why_not = "all resamples lie on one side of the score"
+    else:
         why_not = (
             f"the {answers.groups} {answers.unit} tell no more of how it varies than "
             f"{spread.freedom + 1:.1f} alike would, and an interval needs {LEAST_FREEDOM + 1}"
         )
-    if why_not is not None:
-        return Estimate(value=spread.value, interval=None, why_not=why_not)
-    if is_resampled:
-        interval = _resampled(statistic, answers.strata, influences.raised_level, resamples)
-    else:
+    if interval is None and is_share:
         interval = spread.wilsons_interval()
-    return Estimate(value=spread.value, interval=interval)
+    return Estimate(
+        value=spread.value, interval=interval, why_not=why_not if interval is None else None
+    )
 
 
 def _resampled(
     statistic: Statistic, strata_g: Integers, level: float, resamples: int
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
+    """BCa's interval; None where it has no ends, because the score is beyond all resamples.
+
+    A score that is no mean (macro F1) can be, were it of thousands of classes. Equal jackknife
+    values, BCa's other way to fail, are those of a flat `Spread`, which is never resampled.
+    """
     members = [np.flatnonzero(strata_g == stratum) for stratum in np.unique(strata_g)]
     groups = len(strata_g)
 
@@ -212,18 +221,20 @@ def _resampled(
         weights_bg = counts.reshape(len(rows), groups).astype(np.float64)
         return statistic(lambda by_group: by_group.weighted(weights_bg)).reshape(shape)
 
-    result = stats.bootstrap(
-        members,
-        of_resamples,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=_BATCH,
-        confidence_level=level,
-        method="BCa",
-        rng=np.random.default_rng(0),
-    )
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        result = stats.bootstrap(
+            members,
+            of_resamples,
+            vectorized=True,
+            n_resamples=resamples,
+            batch=_BATCH,
+            confidence_level=level,
+            method="BCa",
+            rng=np.random.default_rng(0),
+        )
     low, high = map(float, result.confidence_interval)
-    return low, high
+    return (low, high) if np.isfinite((low, high)).all() else None
 
 
 def _alike(answers: Answers) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.statistics.answers import Answers
+from bench.statistics.answers import Answers, Counts, Floats
 from bench.statistics.intervals import (
     Metric,
     Spread,
@@ -183,6 +183,30 @@ def test_few_groups_give_a_loss_none_and_say_why() -> None:
     for estimate in (bootstrap(few, log_loss), bootstrap_change(few, other, log_loss)):
         assert estimate.interval is None
         assert "the 6 groups tell no more of how it varies than" in (estimate.why_not or "")
+
+
+@pytest.mark.parametrize(("is_share", "said"), [(True, None), (False, "one side of the score")])
+def test_a_score_beyond_all_resamples_has_wilsons_interval_or_says_why(
+    is_share: bool, said: str | None
+) -> None:
+    """Such as macro F1 of thousands of classes could be. Here every other mix of groups is worse:
+    their sizes are such that only the whole set has so many pictures of each class.
+    """
+    sizes = np.tile(1000 + 2 ** np.arange(10), 2)
+    labels = np.repeat([0, 1], sizes.reshape(2, 10).sum(axis=1))
+    groups = np.repeat(np.arange(20), sizes)
+    named = np.where(groups % 3 == 0, 1 - labels, labels)
+    answers = Answers.of(labels, np.eye(2)[named], groups, "groups")
+
+    def peaked(sums: Counts) -> Floats:
+        is_another = (np.abs(sums.true - answers.whole.true) > 0.5).any(axis=-1)
+        return sums.balanced_accuracy - is_another
+
+    estimate = bootstrap(answers, Metric(peaked, is_share=is_share), resamples=199)
+
+    wilson = cluster_spread(answers).wilsons_interval()
+    assert estimate.interval == (pytest.approx(wilson) if is_share else None)
+    assert estimate.why_not is said if said is None else said in (estimate.why_not or "")
 
 
 def test_where_classes_share_groups_these_are_resampled_over_all_classes() -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.data.audit.tying import tie_duplicates
-from bench.data.demo import make_demo
+from bench.data.demo import keep_or_make_demo
 from bench.data.groups import conflict_remark, is_tied, load_groups, remarks
 from bench.data.protocols import make_splits
 from bench.data.sources import find_passed_over, load_dataset
@@ -357,8 +357,8 @@ def make_plan(
         listener.stage(f"no DATA given: using the built-in synthetic demo set in {workspace.demo}")
     space = _adapted_space(options, device=device, is_demo=is_demo, listener=listener)
     _refuse_strange_weights(options.weights, space)
-    if is_demo:
-        make_demo(workspace.demo)
+    if is_demo and (remark := keep_or_make_demo(workspace.demo)) is not None:
+        listener.stage(remark)
     dataset = _read(data or workspace.demo, options, listener)
     refuse_scarce_classes(dataset, options.protocols, folds=space.folds)
     groups_given = any(picture.group is not None for picture in dataset.pictures)

@@ -585,8 +585,6 @@ def _notes(
     dataset: Dataset, split: Split, weights: Mapping[str, WeightSource], *, groups_given: bool
 ) -> tuple[str, ...]:
     notes = []
-    if dataset.synthetic:
-        notes.append("The data are synthetic, made by the built-in generator to try the tool.")
     if dataset.broken:
         notes.append(f"Broken pictures were left out: {len(dataset.broken)}.")
     random = [name for name, source in weights.items() if source.kind == "random"]

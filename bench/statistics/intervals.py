@@ -19,6 +19,7 @@ from scipy import stats
 
 from bench.records import Estimate
 from bench.statistics.answers import Answers, Counts, Floats, Integers
+from bench.words import counted
 
 LEVEL = 0.95
 RESAMPLES = 4999
@@ -83,10 +84,9 @@ def lack_of_groups(answers: Answers) -> str | None:
     counts = answers.groups_a_class
     fewest = int(counts[counts > 0].min())
     if fewest < LEAST_GROUPS_A_CLASS:
-        return (
-            f"a class has only {fewest} of the {answers.groups} {answers.unit}, and an interval "
-            f"needs {LEAST_GROUPS_A_CLASS} of each class"
-        )
+        only = counted(fewest, answers.unit.removesuffix("s"))
+        were = "was" if fewest == 1 else "were"
+        return f"only {only} of a class {were} tested, {LEAST_GROUPS_A_CLASS} are needed"
     return None
 
 
@@ -95,10 +95,8 @@ def lack_of_named_groups(answers: Answers) -> str | None:
     there = answers.groups_a_class > 0
     fewest = int((answers.by_group.predicted > 0).sum(axis=0)[there].min())
     if fewest < LEAST_GROUPS_A_CLASS:
-        return (
-            f"a class is named in only {fewest} of the {answers.groups} {answers.unit}, and an "
-            f"interval needs {LEAST_GROUPS_A_CLASS} for each class"
-        )
+        only = counted(fewest, answers.unit.removesuffix("s"))
+        return f"a class is predicted in only {only}, {LEAST_GROUPS_A_CLASS} are needed"
     return lack_of_groups(answers)
 
 
@@ -190,8 +188,8 @@ def _interval(
         why_not = "all resamples lie on one side of the score"
     else:
         why_not = (
-            f"the {answers.groups} {answers.unit} tell no more of how it varies than "
-            f"{spread.freedom + 1:.1f} alike would, and an interval needs {LEAST_FREEDOM + 1}"
+            f"few of the {answers.groups} {answers.unit} make most of it "
+            f"({spread.freedom + 1:.1f} effective ones, {LEAST_FREEDOM + 1} are needed)"
         )
     if interval is None and is_share:
         interval = spread.wilsons_interval()

@@ -95,8 +95,9 @@ def lack_of_named_groups(answers: Answers) -> str | None:
     there = answers.groups_a_class > 0
     fewest = int((answers.by_group.predicted > 0).sum(axis=0)[there].min())
     if fewest < LEAST_GROUPS_A_CLASS:
-        only = counted(fewest, answers.unit.removesuffix("s"))
-        return f"a class is predicted in only {only}, {LEAST_GROUPS_A_CLASS} are needed"
+        unit = answers.unit.removesuffix("s")
+        only = f"only {counted(fewest, unit)}" if fewest else f"no {unit}"
+        return f"a class is predicted in {only}, {LEAST_GROUPS_A_CLASS} are needed"
     return lack_of_groups(answers)
 
 

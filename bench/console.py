@@ -108,6 +108,8 @@ def print_summary(report: StudyReport, place: Workspace) -> None:
     """Print the promoted models of a study, or its best score where there are none."""
     from bench.records import best_trial
 
+    if report.dataset.synthetic:
+        say("note: The data are synthetic, made by the built-in generator to try the tool.")
     for note in report.notes:
         say(f"note: {note}")
     if report.models:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.data.audit.tying import tie_duplicates
-from bench.data.demo import make_demo
+from bench.data.demo import keep_or_make_demo
 from bench.data.groups import conflict_remark, is_tied, load_groups, remarks
 from bench.data.protocols import make_splits
 from bench.data.sources import dataset_name, list_source, read_pictures
@@ -386,8 +386,8 @@ def make_plan(
         listener.stage(f"no DATA given: using the built-in synthetic demo set in {workspace.demo}")
     space = _adapted_space(options, device=device, is_demo=is_demo, listener=listener)
     _refuse_strange_weights(options.weights, space)
-    if is_demo:
-        make_demo(workspace.demo)
+    if is_demo and (remark := keep_or_make_demo(workspace.demo)) is not None:
+        listener.stage(remark)
     dataset = _read(data or workspace.demo, options, listener)
     refuse_scarce_classes(dataset, options.protocols, folds=space.folds)
     groups_given = any(picture.group is not None for picture in dataset.pictures)
@@ -606,8 +606,6 @@ def _notes(
     dataset: Dataset, split: Split, weights: Mapping[str, WeightSource], *, groups_given: bool
 ) -> tuple[str, ...]:
     notes = []
-    if dataset.synthetic:
-        notes.append("The data are synthetic, made by the built-in generator to try the tool.")
     if dataset.broken:
         notes.append(f"Broken pictures were left out: {len(dataset.broken)}.")
     random = [name for name, source in weights.items() if source.kind == "random"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -334,35 +334,36 @@ def lines(count: int) -> Iterator[str]:
         ("Balanced accuracy on a test set", SCORES),
         ("The same with next to no mistakes or groups", EXTREMES),
     ):
-        yield from ("", f"## {heading}", "")
-        yield (
+        yield from table(
+            heading,
             f"{SCENARIO} draws with an interval | with a BCa interval | held the truth "
-            "| mean width | held by a t interval of pictures |"
+            "| mean width | held by a t interval of pictures |",
+            (score_row(scenario, count) for scenario in scenarios),
         )
-        yield "| ---: " * 10 + "|"
-        for scenario in scenarios:
-            yield score_row(scenario, count)
-    yield from ("", "## Other scores on a test set", "")
-    yield (
+    yield from table(
+        "Other scores on a test set",
         f"{SCENARIO} draws with an interval of macro F1 | held the truth "
-        "| draws with an interval of log-loss | held the truth |"
+        "| draws with an interval of log-loss | held the truth |",
+        (other_row(scenario, count) for scenario in OTHERS),
     )
-    yield "| ---: " * 9 + "|"
-    for scenario in OTHERS:
-        yield other_row(scenario, count)
-    yield from ("", "## Difference of two models on the same test set", "")
-    yield (
+    yield from table(
+        "Difference of two models on the same test set",
         f"{SCENARIO} true difference | held the truth | better | worse | equal in practice "
-        "| undecided |"
+        "| undecided |",
+        (paired_row(scenario, gain, count) for scenario, gain in PAIRS),
     )
-    yield "| ---: " * 11 + "|"
-    for scenario, gain in PAIRS:
-        yield paired_row(scenario, gain, count)
-    yield from ("", "## Mean over the folds of a cross-validation", "")
-    yield "| pictures | folds | corrected t held | mean width | uncorrected t held | mean width |"
-    yield "| ---: " * 6 + "|"
-    for pictures, folds in FOLDS:
-        yield fold_row(pictures, folds, count)
+    yield from table(
+        "Mean over the folds of a cross-validation",
+        "| pictures | folds | corrected t held | mean width | uncorrected t held | mean width |",
+        (fold_row(pictures, folds, count) for pictures, folds in FOLDS),
+    )
+
+
+def table(heading: str, headers: str, rows: Iterable[str]) -> Iterator[str]:
+    """A section of one table, whose columns are all numbers."""
+    yield from ("", f"## {heading}", "", headers)
+    yield "| ---: " * (headers.count("|") - 1) + "|"
+    yield from rows
 
 
 def main() -> None:

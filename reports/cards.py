@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from bench.records import ModelRecord, StudyReport, ranked
-from bench.statistics.intervals import f1, log_loss, precision
+from bench.statistics.intervals import Metric, balanced_accuracy, f1, log_loss, precision
 from bench.workspace import write_atomic
 from reports import tables
 from reports.findings import winner_of
@@ -22,21 +22,20 @@ from reports.limits import limits
 from reports.rendering import render
 from reports.scores import (
     NOTHING,
+    Marks,
     cv_optimism,
     cv_score,
     legend,
+    loss_cell,
     percent,
-    plain,
-    points,
-    reasons,
+    percent_cell,
+    points_cell,
     tested_score,
-    with_interval,
 )
 from reports.splits import protocol_name
-from reports.table import Table, caption_of
+from reports.table import Table, caption_of, without_repeats
 
 CARD_FILE = "model.md"
-_METRICS = (("precision", precision), ("F1", f1))
 
 
 def write_cards(report: StudyReport, root: Path) -> tuple[Path, ...]:
@@ -67,8 +66,8 @@ def card(report: StudyReport, model: ModelRecord) -> str:
         worst=_worst_classes(report, model),
         seeds=tables.seeds(report, model) if model.further_seeds else None,
         protocols=tables.protocols(alone) if alone.protocol_scores else None,
-        variants=tables.variants(alone) if model.variants else None,
-        latency=study_tables(alone) if alone.latencies else (),
+        variants=tables.precisions(alone) if model.variants else (),
+        latency=tuple(map(without_repeats, study_tables(alone))) if alone.latencies else (),
         parity=tables.parity(alone) if model.parity else None,
         recipe=tables.recipe(report, model),
         data=(tables.data_facts(report), tables.classes(report)),
@@ -92,25 +91,33 @@ def _of(report: StudyReport, model: ModelRecord) -> StudyReport:
 
 def _scores(report: StudyReport, model: ModelRecord) -> Table:
     """One row a score, with its interval."""
-    cross_validated, optimism = cv_score(report, model), cv_optimism(report, model)
-    tested = tested_score(report, model)
-    others = [(name, tested_score(report, model, metric)) for name, metric in _METRICS]
-    loss = tested_score(report, model, log_loss)
-    rows = [
-        ("balanced accuracy in cross-validation, %", with_interval(cross_validated)),
-        ("balanced accuracy on the test set, %", with_interval(tested)),
-        ("cross-validation minus test, points", points(optimism) if optimism else NOTHING),
-        *((f"{name} on the test set, %", with_interval(score)) for name, score in others),
-        ("log-loss on the test set, nats", plain(loss)),
-    ]
-    estimates = (cross_validated, tested, optimism, *(score for _, score in others), loss)
+    optimism = cv_optimism(report, model)
+    marks = Marks()
+
+    def tested(metric: Metric) -> str:
+        return percent_cell(tested_score(report, model, metric), marks)
+
+    rows = (
+        ("balanced accuracy in cross-validation, %", percent_cell(cv_score(report, model), marks)),
+        ("balanced accuracy on the test set, %", tested(balanced_accuracy)),
+        (
+            "cross-validation minus test, points",
+            points_cell(optimism, marks) if optimism else NOTHING,
+        ),
+        ("precision on the test set, %", tested(precision)),
+        ("F1 on the test set, %", tested(f1)),
+        (
+            "log-loss on the test set, nats",
+            loss_cell(tested_score(report, model, log_loss), marks),
+        ),
+    )
     return Table(
         caption=caption_of(report, f"Scores of {model.name}"),
         headers=("score", "value"),
-        rows=tuple(rows),
+        rows=rows,
         footnotes=(
+            *marks.notes,
             legend(report),
-            *reasons(estimates),
             "Precision and F1 are macro means; macro recall is the balanced accuracy.",
         ),
     )

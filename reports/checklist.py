@@ -20,10 +20,10 @@ from reports.scores import (
     counted_pictures,
     cv_score,
     groups_given,
+    in_percent,
+    in_points,
     percent,
-    points,
     tested_score,
-    with_interval,
 )
 from reports.splits import protocol_name, straddling
 from reports.table import Table, caption_of
@@ -273,8 +273,8 @@ def _selection(report: StudyReport) -> Answer:
         return _not_done("no model was chosen by a cross-validated score")
     others = counted(len(report.models) - 1, "other promoted model")
     return _done(
-        f"{winner.name} by cross-validation alone ({with_interval(score)} %), before the test set "
-        f"was opened; beside it are reported {others}"
+        f"{winner.name} by cross-validation alone, before the test set was opened: "
+        f"{in_percent(score)}; reported beside it: {others}"
     )
 
 
@@ -346,8 +346,7 @@ def _uncertainty(report: StudyReport) -> Answer:
     score = tested_score(report, winner)
     return _either(
         score.interval,
-        f"95 % intervals: {with_interval(score)} % on the test set, by the bootstrap that the "
-        "summary names",
+        f"{in_percent(score)} on the test set, by the bootstrap that the summary names",
         f"the test score has no interval: {score.why_not}",
     )
 
@@ -360,7 +359,7 @@ def _tests(report: StudyReport) -> Answer:
     return _either(
         comparison.probabilities,
         f"paired over {counted_pictures(report, winner.predictions.indices)}: "
-        f"{points(comparison.difference)} points against the default recipe, "
+        f"{in_points(comparison.difference)} against the default recipe, "
         f"{comparison.verdict}; it assumes that these are independent of one another",
         f"winner and default recipe cannot be compared: {comparison.difference.why_not}",
     )

@@ -15,7 +15,7 @@ from bench.records import (
     TrialRecord,
     ranked,
 )
-from reports.scores import against, against_searched, counted_pictures, percent, points
+from reports.scores import against, against_searched, counted_pictures, in_points, percent
 
 RANDOM_WEIGHTS = "random"
 
@@ -76,8 +76,11 @@ def first_score(report: StudyReport) -> tuple[float, float] | None:
     return min(timed, default=None)
 
 
-def tuning_verdict(report: StudyReport) -> str | None:
-    """Whether tuning beat the default recipe on the test set, by the paired test over groups."""
+def tuning_verdict(report: StudyReport, *, told: str | None = None) -> str | None:
+    """Whether tuning beat the default recipe on the test set, by the paired test over groups.
+
+    told: why another score has no interval, if the reader was told; it is not repeated.
+    """
     winner, default = winner_of(report), default_of(report)
     if winner is None:
         return None
@@ -88,20 +91,26 @@ def tuning_verdict(report: StudyReport) -> str | None:
         return "No default recipe was promoted, so what tuning gained is not known."
     comparison = against(report, winner, default)
     difference = comparison.difference
-    if not comparison.beyond_chance:
+    if difference.interval is None:
+        outcome = "Whether tuning beat the default recipe cannot be told"
+    elif not comparison.beyond_chance:
         outcome = "Tuning did not beat the default recipe beyond chance"
     elif difference.value > 0:
         outcome = "Tuning beat the default recipe beyond chance"
     else:
         outcome = "The tuned winner is worse than the default recipe, beyond chance"
     pictures = counted_pictures(report, winner.predictions.indices)
-    text = f"{outcome}: {points(difference)} points, paired on the {pictures} of the test set"
+    scores = (percent(model.test.balanced_accuracy) for model in (winner, default))
+    text = (
+        f"{outcome}: {' against '.join(scores)} %, {in_points(difference, told=told)}, paired on "
+        f"the {pictures} of the test set."
+    )
     if comparison.probabilities is None:
-        return f"{text} ({difference.why_not or 'too few to tell'})."
-    worse, equal, better = (f"{share:.2f}" for share in comparison.probabilities)
+        return text
+    worse, equal, better = (f"{100 * share:.0f} %" for share in comparison.probabilities)
     return (
-        f"{text}. The probability that it is better by more than a point is {better}, worse by "
-        f"more than a point {worse}, equal in practice {equal}: {comparison.verdict}."
+        f"{text} Probabilities: {better} better by more than a point, {worse} worse by more than a "
+        f"point, {equal} within a point: {comparison.verdict}."
     )
 
 
@@ -141,10 +150,10 @@ def _protocol_verdict(report: StudyReport, winner: ModelRecord, scores: Protocol
     difference = comparison.difference
     text = (
         f"A {scores.protocol} split would have promised {percent(promised)} % of the winner's "
-        f"recipe, where {_unseen(report)} get {percent(got)} %: {points(difference)} points"
+        f"recipe, where {_unseen(report)} get {percent(got)} %: {in_points(difference)}"
     )
     if difference.interval is None:
-        return f"{text} ({difference.why_not})."
+        return f"{text}."
     if comparison.beyond_chance:
         return f"{text}, a difference beyond chance."
     return f"{text}, no measurable difference between the two test sets."

@@ -88,7 +88,7 @@ def _latency(
                 _p50(row),
                 ms(row.p90_ms),
                 ms(row.p99_ms),
-                f"{row.throughput_per_s:.1f}" + (" (best)" if row in best else ""),
+                _rate(row.throughput_per_s) + (" (best)" if row in best else ""),
                 str(len(row.samples)),
                 str(row.calls),
                 _steadiness(row),
@@ -161,8 +161,13 @@ def _steadiness(row: LatencyRow) -> str:
     return f"{word} ({len(row.replaced)} measured again)" if row.replaced else word
 
 
+def _rate(per_s: float) -> str:
+    """As many digits as a reader can use."""
+    return f"{per_s:.1f}" if per_s < 100 else f"{per_s:.0f}"
+
+
 def _seconds(value_ms: float | None) -> str:
-    return NOTHING if value_ms is None else f"{value_ms / 1e3:.2f}"
+    return NOTHING if value_ms is None else f"{value_ms / 1e3:.3f}"
 
 
 def _best_batches(rows: Sequence[LatencyRow]) -> list[LatencyRow]:

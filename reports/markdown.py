@@ -30,7 +30,7 @@ from reports.latency import study_tables
 from reports.rendering import render
 from reports.scores import percent
 from reports.summary import Line, answers, remarks
-from reports.table import Table
+from reports.table import Table, without_repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,11 @@ class FigureFile:
     path: str
     caption: str
     png: bytes
+
+    @property
+    def alt(self) -> str:
+        """The caption's first words, because the rest is read below the figure anyway."""
+        return re.split(r"[.:;]\s", self.caption, maxsplit=1)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +95,10 @@ class StudyPart:
     warning: str | None
     answers: tuple[Line, ...]
     remarks: tuple[str, ...]
-    comparison: Table | None
+    comparison: tuple[Table, ...]
     protocols: Table | None
     calibration: Table | None
-    variants: Table | None
+    variants: tuple[Table, ...]
     latency: tuple[Table, ...]
     parity: Table | None
     winner: WinnerPart | None
@@ -167,11 +172,11 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
         warning=leak_warning(report),
         answers=answers(report),
         remarks=remarks(report),
-        comparison=tables.comparison(report) if models else None,
+        comparison=_comparison(report) if models else (),
         protocols=tables.protocols(report) if report.protocol_scores else None,
         calibration=tables.calibration(report) if any(m.calibration for m in models) else None,
-        variants=tables.variants(report) if any(m.variants for m in models) else None,
-        latency=study_tables(report) if report.latencies else (),
+        variants=tables.precisions(report) if any(m.variants for m in models) else (),
+        latency=tuple(map(without_repeats, study_tables(report))) if report.latencies else (),
         parity=tables.parity(report) if any(model.parity for model in models) else None,
         winner=_winner_part(report, folder),
         models=tuple(
@@ -180,7 +185,7 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
         history=_history(report, folder) if has_scores else None,
         parameters=_parameters(report, folder) if has_scores else None,
         trial_counts=tables.trial_counts(report) if has_trials else None,
-        trials=tables.trials(report) if has_trials else None,
+        trials=without_repeats(tables.trials(report)) if has_trials else None,
         failures=tables.failures(report) if has_failures else None,
         data=(
             tables.data_facts(report),
@@ -191,6 +196,12 @@ def _study_part(report: StudyReport, folder: str) -> StudyPart:
         machine=(tables.study_settings(report), tables.machine(report)),
         checklist=checklist(report),
     )
+
+
+def _comparison(report: StudyReport) -> tuple[Table, ...]:
+    """What decides first, then the rest."""
+    others = (tables.further_scores(report), tables.costs(report))
+    return tables.comparison(report), *map(without_repeats, others)
 
 
 # --- figures --------------------------------------------------------------------------------

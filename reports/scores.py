@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from bench.records import (
     Dataset,
@@ -31,7 +31,6 @@ from bench.statistics.intervals import (
 from bench.words import counted
 
 NOTHING = "\N{EN DASH}"
-NO_INTERVAL = "[none]"
 TIE: dict[Verdict, str] = {
     "better": "better",
     "worse": "worse",
@@ -94,46 +93,96 @@ def against_best(trial: TrialRecord, best: TrialRecord) -> Comparison | None:
     return on_folds(trial.fold_scores, best.fold_scores)
 
 
-# --- words ----------------------------------------------------------------------------------
+# --- in tables ------------------------------------------------------------------------------
 
 
-def with_interval(estimate: Estimate | None) -> str:
+class Marks:
+    """Stand in the cells of one table for intervals that are missing; notes below tell why.
+
+    A mark a reason, so that cells stay short and each reason is told once.
+    """
+
+    def __init__(self) -> None:
+        self._reasons: list[str] = []
+
+    def beside(self, estimate: Estimate) -> str:
+        """``' ¹'`` for the first reason; nothing where there is an interval."""
+        if estimate.interval is not None:
+            return ""
+        reason = estimate.why_not or "not recorded"
+        if reason not in self._reasons:
+            self._reasons.append(reason)
+        return f" {_mark(self._reasons.index(reason) + 1)}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """To be asked for when all cells are filled."""
+        return tuple(
+            f"{_mark(number)} No 95 % interval: {reason}."
+            for number, reason in enumerate(self._reasons, start=1)
+        )
+
+
+def _mark(number: int) -> str:
+    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def percent_cell(estimate: Estimate | None, marks: Marks) -> str:
     """``'81.2 [74.0, 87.1]'``, in per cent; a dash where nothing is known."""
     if estimate is None:
         return NOTHING
-    if estimate.interval is None:
-        return f"{percent(estimate.value)} {NO_INTERVAL}"
-    low, high = estimate.interval
-    return f"{percent(estimate.value)} [{percent(low)}, {percent(high)}]"
+    return _cell(estimate, marks, ".1f", 100)
 
 
-def points(estimate: Estimate) -> str:
+def points_cell(estimate: Estimate, marks: Marks) -> str:
     """A difference in points, with its sign: ``'+2.1 [-1.0, +5.2]'``."""
-    value, *bounds = (
-        f"{100 * share:+.1f}" for share in (estimate.value, *(estimate.interval or ()))
-    )
-    return f"{value} [{', '.join(bounds)}]" if bounds else f"{value} {NO_INTERVAL}"
+    return _cell(estimate, marks, "+.1f", 100)
 
 
-def plain(estimate: Estimate, form: str = ".3f") -> str:
-    """A loss with its interval, as it is: ``'0.412 [0.350, 0.498]'``."""
+def loss_cell(estimate: Estimate, marks: Marks) -> str:
+    """A loss as it is: ``'0.412 [0.350, 0.498]'``."""
+    return _cell(estimate, marks, ".3f")
+
+
+def loss_change_cell(estimate: Estimate, marks: Marks) -> str:
+    """``'-0.021 [-0.040, -0.004]'``."""
+    return _cell(estimate, marks, "+.3f")
+
+
+def _cell(estimate: Estimate, marks: Marks, form: str, scale: float = 1) -> str:
+    value = f"{scale * estimate.value:{form}}"
     if estimate.interval is None:
-        return f"{estimate.value:{form}} {NO_INTERVAL}"
-    low, high = estimate.interval
-    return f"{estimate.value:{form}} [{low:{form}}, {high:{form}}]"
+        return f"{value}{marks.beside(estimate)}"
+    low, high = (scale * end for end in estimate.interval)
+    return f"{value} [{low:{form}}, {high:{form}}]"
 
 
-def signed(estimate: Estimate) -> str:
-    """The change of a loss: ``'-0.021 [-0.040, -0.004]'``."""
-    return plain(estimate, "+.3f")
+# --- in sentences ---------------------------------------------------------------------------
 
 
-def reasons(estimates: Iterable[Estimate | None]) -> tuple[str, ...]:
-    """What `NO_INTERVAL` stands for, once each."""
-    told = dict.fromkeys(
-        estimate.why_not for estimate in estimates if estimate is not None and estimate.why_not
-    )
-    return tuple(f"{NO_INTERVAL}: {reason}." for reason in told)
+def in_percent(estimate: Estimate) -> str:
+    """``'81.2 % (95 % interval: 74.0 to 87.1 %)'``, or why it has none."""
+    if estimate.interval is None:
+        return f"{percent(estimate.value)} % (no interval: {estimate.why_not})"
+    low, high = map(percent, estimate.interval)
+    return f"{percent(estimate.value)} % (95 % interval: {low} to {high} %)"
+
+
+def in_points(estimate: Estimate, *, told: str | None = None) -> str:
+    """``'+2.1 points (95 % interval: -1.0 to +5.2)'``, or why it has none.
+
+    told: why another score has no interval, if the reader was told; it is not repeated.
+    """
+    value = f"{100 * estimate.value:+.1f} points"
+    if estimate.interval is not None:
+        low, high = (f"{100 * end:+.1f}" for end in estimate.interval)
+        return f"{value} (95 % interval: {low} to {high})"
+    if estimate.why_not == told:
+        return f"{value} (no interval either)"
+    return f"{value} (no interval: {estimate.why_not})"
+
+
+# --- what was resampled ---------------------------------------------------------------------
 
 
 def groups_given(dataset: Dataset) -> bool:
@@ -157,11 +206,11 @@ def legend(report: StudyReport) -> str:
     resampled = (
         "whole groups, since pictures of one group are right or wrong together"
         if groups_given(report.dataset)
-        else "single pictures (duplicates as one), since no groups were given: if pictures belong "
+        else "single pictures (duplicates as one), since no groups were given; if pictures belong "
         "together in truth, the intervals are too narrow"
     )
     return (
-        "Brackets hold 95 % intervals: on the test set by a BCa bootstrap (Wilson's interval where "
-        f"too few differ for that) that resamples {resampled}; in cross-validation by the "
+        "Brackets hold 95 % intervals. On the test set: a BCa bootstrap that resamples "
+        f"{resampled} (Wilson's interval where too few differ for that). In cross-validation: the "
         "corrected resampled t over the folds."
     )

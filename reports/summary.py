@@ -14,24 +14,17 @@ from bench.records import (
     describe_conflicts,
 )
 from bench.words import counted
-from reports.findings import (
-    default_of,
-    protocol_verdicts,
-    seed_sentence,
-    tuning_verdict,
-    winner_of,
-)
+from reports.findings import protocol_verdicts, seed_sentence, tuning_verdict, winner_of
 from reports.measured import latest, reference_row, row_of
 from reports.scores import (
     counted_pictures,
     cv_optimism,
     cv_score,
+    in_percent,
+    in_points,
     legend,
     percent,
-    points,
-    reasons,
     tested_score,
-    with_interval,
 )
 from reports.splits import protocol_name
 from reports.table import ms
@@ -93,29 +86,27 @@ def _how_sure(report: StudyReport, winner: ModelRecord) -> str:
     """The test score's interval, and the winner's curse in figures: inner score minus outer."""
     outer, inner = tested_score(report, winner), cv_score(report, winner)
     if outer.interval is None:
-        text = f"no 95 % interval can be given: {outer.why_not}."
+        text = f"no 95 % interval: {outer.why_not}."
     else:
         low, high = outer.interval
         text = f"the 95 % interval of that score is {percent(low)} to {percent(high)} %."
     optimism = cv_optimism(report, winner)
     if inner is None or optimism is None:
         return f"{text} The cross-validated score was not stored."
-    return (
-        f"{text} In cross-validation, which chose it, it had {with_interval(inner)} % over "
-        f"{len(report.split.folds)} folds: a difference of {points(optimism)} points, the optimism "
-        "of a score that chooses."
+    text += (
+        f" In cross-validation over {len(report.split.folds)} folds it scored "
+        f"{in_percent(inner)}: {in_points(optimism, told=outer.why_not)} against the test score."
     )
+    if optimism.value > 0:
+        trials = counted(len(report.trials), "trial")
+        text += f" The best of {trials} owes part of that to luck; its test score does not."
+    return text
 
 
 def _gain(report: StudyReport, winner: ModelRecord) -> str:
-    """The default recipe's score beside the verdict; nothing of the kind where it won itself."""
-    verdict, default = tuning_verdict(report), default_of(report)
+    verdict = tuning_verdict(report, told=tested_score(report, winner).why_not)
     assert verdict is not None  # there is a winner
-    if default is None or default is winner:
-        return verdict
-    score = tested_score(report, default)
-    text = f"{verdict} The default recipe scores {with_interval(score)} % on the test set."
-    return " ".join((text, *reasons((score,))))
+    return verdict
 
 
 def _how_fast(report: StudyReport, winner: ModelRecord) -> str:

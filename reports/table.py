@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.records import StudyReport
 from reports.findings import labels_of
 from reports.scores import NOTHING
 
 LIST_LIMIT = 20  # rows of a list that could be as long as the data set
+READABLE_COLUMNS = 7
 
 
 def escape(text: str) -> str:
@@ -48,6 +49,28 @@ class Table:
         for footnote in self.footnotes:
             lines += ["", escape(footnote)]
         return "\n".join(lines)
+
+
+def without_repeats(table: Table) -> Table:
+    """Tell what is the same in all rows once, below a table that would be too wide to read.
+
+    The first column names the rows, and stays.
+    """
+    columns = tuple(zip(*table.rows, strict=True))
+    if len(table.headers) <= READABLE_COLUMNS or len(table.rows) < 2:
+        return table
+    kept = [k for k, column in enumerate(columns) if k == 0 or len(set(column)) > 1]
+    same = [
+        f"{header} = {column[0]}"
+        for k, (header, column) in enumerate(zip(table.headers, columns, strict=True))
+        if k not in kept and column[0] != NOTHING
+    ]
+    return replace(
+        table,
+        headers=tuple(table.headers[k] for k in kept),
+        rows=tuple(tuple(row[k] for k in kept) for row in table.rows),
+        footnotes=(*((f"In all rows: {'; '.join(same)}.",) if same else ()), *table.footnotes),
+    )
 
 
 def _line(cells: Iterable[str]) -> str:

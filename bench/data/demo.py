@@ -34,8 +34,14 @@ MARKER = "demo.json"
 VERSION = 1  # to be raised by whatever changes a pixel
 CLIP_S = 8.0
 
+# Many pieces of few pictures: the test set, a fifth as of any data set, then holds four or five
+# pieces of each style, and scores have intervals, which need three groups of each class. A search
+# costs what it does with half as many pieces of twice the pictures.
+PIECES_PER_CLASS = 24
+CLIPS_PER_PIECE = 2
+
 # A process takes seconds to start, as long as it takes to make this many pieces.
-_PIECES_WORTH_A_PROCESS = 12
+_PIECES_WORTH_A_PROCESS = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +72,8 @@ def make_demo(
     out_dir: Path,
     *,
     seed: int = 0,
-    pieces_per_class: int = 12,
-    clips_per_piece: int = 4,
+    pieces_per_class: int = PIECES_PER_CLASS,
+    clips_per_piece: int = CLIPS_PER_PIECE,
     processes: int | None = None,
 ) -> DemoSummary:
     """Synthesise the demo data set in `out_dir`, unless the same demo is already there.
@@ -89,16 +95,14 @@ def make_demo(
     if processes is None:
         processes = min(usable_cores(), -(-pieces // _PIECES_WORTH_A_PROCESS))
     _check_least("processes", processes, 1)
-    marker = DemoMarker(
-        synthetic=True,
-        version=VERSION,
-        seed=seed,
-        styles=tuple(style.name for style in STYLES),
-        pieces_per_class=pieces_per_class,
-        clips_per_piece=clips_per_piece,
-        clip_s=CLIP_S,
-    )
-    made = not _is_finished(out_dir, marker)
+    marker = _marker(seed, pieces_per_class, clips_per_piece)
+    found = _read_marker(out_dir)
+    if found is not None and found != marker:
+        raise DataError(
+            f"{out_dir} holds another demo ({_differences(found, marker)}): choose another folder "
+            "or remove this one"
+        )
+    made = found is None
     if made:
         with staged_folder(out_dir) as staging:
             _fill(staging, marker, processes)
@@ -112,33 +116,65 @@ def make_demo(
     )
 
 
+def keep_or_make_demo(folder: Path) -> str | None:
+    """Make the default demo in `folder`, unless a demo is there; return a remark on another one.
+
+    A demo of an earlier version is kept, because a study that was begun on it needs its pictures
+    to go on.
+
+    Raises:
+        DataError: `folder` holds something else.
+    """
+    found = _read_marker(folder)
+    if found is None:
+        make_demo(folder)
+        return None
+    differences = _differences(found, _marker(0, PIECES_PER_CLASS, CLIPS_PER_PIECE))
+    if not differences:
+        return None
+    return (
+        f"{folder} holds the demo set of another version ({differences}), which is used as it is: "
+        "remove it to have this version's made"
+    )
+
+
+def _marker(seed: int, pieces_per_class: int, clips_per_piece: int) -> DemoMarker:
+    return DemoMarker(
+        synthetic=True,
+        version=VERSION,
+        seed=seed,
+        styles=tuple(style.name for style in STYLES),
+        pieces_per_class=pieces_per_class,
+        clips_per_piece=clips_per_piece,
+        clip_s=CLIP_S,
+    )
+
+
 def _check_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise InputError(f"{name} must be at least {least}, got {value}: give {least} or more")
 
 
-def _is_finished(out_dir: Path, wanted: DemoMarker) -> bool:
+def _read_marker(out_dir: Path) -> DemoMarker | None:
+    """What the finished demo in a folder was made with; None where none is."""
     path = out_dir / MARKER
     if not path.is_file():
-        return False
+        return None
     try:
-        found = from_json(path.read_bytes(), DemoMarker)
+        return from_json(path.read_bytes(), DemoMarker)
     except msgspec.DecodeError as error:
         raise DataError(
             f"{path} is not a marker that this version wrote ({error}): choose another folder "
             "or remove this one"
         ) from error
-    if found != wanted:
-        differing = [
-            f"{name} {getattr(found, name)} instead of {getattr(wanted, name)}"
-            for name in DemoMarker.__dataclass_fields__
-            if getattr(found, name) != getattr(wanted, name)
-        ]
-        raise DataError(
-            f"{out_dir} holds another demo ({', '.join(differing)}): choose another folder or "
-            "remove this one"
-        )
-    return True
+
+
+def _differences(found: DemoMarker, wanted: DemoMarker) -> str:
+    return ", ".join(
+        f"{name} {getattr(found, name)} instead of {getattr(wanted, name)}"
+        for name in DemoMarker.__dataclass_fields__
+        if getattr(found, name) != getattr(wanted, name)
+    )
 
 
 def _fill(root: Path, marker: DemoMarker, processes: int) -> None:

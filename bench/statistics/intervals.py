@@ -8,6 +8,7 @@ Shapes: G groups, B resamples; S strata, within which groups are resampled.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
@@ -18,6 +19,7 @@ from scipy import stats
 
 from bench.records import Estimate
 from bench.statistics.answers import Answers, Counts, Floats, Integers
+from bench.words import counted
 
 LEVEL = 0.95
 RESAMPLES = 4999
@@ -82,10 +84,9 @@ def lack_of_groups(answers: Answers) -> str | None:
     counts = answers.groups_a_class
     fewest = int(counts[counts > 0].min())
     if fewest < LEAST_GROUPS_A_CLASS:
-        return (
-            f"a class has only {fewest} of the {answers.groups} {answers.unit}, and an interval "
-            f"needs {LEAST_GROUPS_A_CLASS} of each class"
-        )
+        only = counted(fewest, answers.unit.removesuffix("s"))
+        were = "was" if fewest == 1 else "were"
+        return f"only {only} of a class {were} tested, {LEAST_GROUPS_A_CLASS} are needed"
     return None
 
 
@@ -94,10 +95,9 @@ def lack_of_named_groups(answers: Answers) -> str | None:
     there = answers.groups_a_class > 0
     fewest = int((answers.by_group.predicted > 0).sum(axis=0)[there].min())
     if fewest < LEAST_GROUPS_A_CLASS:
-        return (
-            f"a class is named in only {fewest} of the {answers.groups} {answers.unit}, and an "
-            f"interval needs {LEAST_GROUPS_A_CLASS} for each class"
-        )
+        unit = answers.unit.removesuffix("s")
+        only = f"only {counted(fewest, unit)}" if fewest else f"no {unit}"
+        return f"a class is predicted in {only}, {LEAST_GROUPS_A_CLASS} are needed"
     return lack_of_groups(answers)
 
 
@@ -181,24 +181,32 @@ def _interval(
     spread = influences.spread
     if why_not is None and spread.is_flat:
         why_not = _alike(answers)
-    is_resampled = spread.freedom >= LEAST_FREEDOM
-    if why_not is None and not is_resampled and not is_share:
-        why_not = (
-            f"the {answers.groups} {answers.unit} tell no more of how it varies than "
-            f"{spread.freedom + 1:.1f} alike would, and an interval needs {LEAST_FREEDOM + 1}"
-        )
     if why_not is not None:
         return Estimate(value=spread.value, interval=None, why_not=why_not)
-    if is_resampled:
+    interval = None
+    if spread.freedom >= LEAST_FREEDOM:
         interval = _resampled(statistic, answers.strata, influences.raised_level, resamples)
+        why_not = "all resamples lie on one side of the score"
     else:
+        why_not = (
+            f"few of the {answers.groups} {answers.unit} make most of it "
+            f"({spread.freedom + 1:.1f} effective ones, {LEAST_FREEDOM + 1} are needed)"
+        )
+    if interval is None and is_share:
         interval = spread.wilsons_interval()
-    return Estimate(value=spread.value, interval=interval)
+    return Estimate(
+        value=spread.value, interval=interval, why_not=why_not if interval is None else None
+    )
 
 
 def _resampled(
     statistic: Statistic, strata_g: Integers, level: float, resamples: int
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
+    """BCa's interval; None where it has no ends, because the score is beyond all resamples.
+
+    A score that is no mean (macro F1) can be, were it of thousands of classes. Equal jackknife
+    values, BCa's other way to fail, are those of a flat `Spread`, which is never resampled.
+    """
     members = [np.flatnonzero(strata_g == stratum) for stratum in np.unique(strata_g)]
     groups = len(strata_g)
 
@@ -212,18 +220,20 @@ def _resampled(
         weights_bg = counts.reshape(len(rows), groups).astype(np.float64)
         return statistic(lambda by_group: by_group.weighted(weights_bg)).reshape(shape)
 
-    result = stats.bootstrap(
-        members,
-        of_resamples,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=_BATCH,
-        confidence_level=level,
-        method="BCa",
-        rng=np.random.default_rng(0),
-    )
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        result = stats.bootstrap(
+            members,
+            of_resamples,
+            vectorized=True,
+            n_resamples=resamples,
+            batch=_BATCH,
+            confidence_level=level,
+            method="BCa",
+            rng=np.random.default_rng(0),
+        )
     low, high = map(float, result.confidence_interval)
-    return low, high
+    return (low, high) if np.isfinite((low, high)).all() else None
 
 
 def _alike(answers: Answers) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from bench.records import Estimate, LatencyRow, ModelRecord, StudyReport, ranked
 from bench.statistics.intervals import f1, log_loss, precision
@@ -13,15 +12,14 @@ from reports.measured import reference_row, row_of
 from reports.scores import (
     NOTHING,
     TIE,
+    Marks,
     against,
     against_searched,
     cv_score,
-    legend,
-    plain,
-    points,
-    reasons,
+    loss_cell,
+    percent_cell,
+    points_cell,
     tested_score,
-    with_interval,
 )
 from reports.splits import protocol_name
 from reports.table import Table, caption_of, ms
@@ -38,50 +36,39 @@ REFERENCE_LABEL = (
 
 
 def comparison(report: StudyReport) -> Table:
-    """One row a promoted model, by cross-validated score, with its latency where measured."""
+    """What decides between the promoted models, one row each, by cross-validated score."""
     models = ranked(report.models)
-    qualities = [_Quality.of(report, model) for model in models]
-    setups = {
-        label: setup
-        for device, label in COMPARED_DEVICES
-        if (setup := reference_row(report.latencies, device)) is not None
-    }
+    setups = _setups(report)
+    marks = Marks()
     rows = [
         (
-            *quality.cells(model),
-            *_against_winner(report, model, models[0]),
-            f"{model.parameters / 1e6:.2f}",
+            model.name,
+            percent_cell(tested_score(report, model), marks),
+            percent_cell(cv_score(report, model), marks),
+            NOTHING if model is models[0] else TIE[against(report, model, models[0]).verdict],
+            *(_median(model, report.latencies, setup) for setup in setups.values()),
             f"{model.size_bytes / 1e6:.1f}",
-            *(
-                _timing(model, report.latencies, setup, batch)
-                for setup in setups.values()
-                for batch in COMPARED_BATCHES
-            ),
         )
-        for model, quality in zip(models, qualities, strict=True)
+        for model in models
     ]
     headers = (
-        *_QUALITY_HEADERS,
-        "against the first row, points",
-        "told apart",
-        "parameters, M",
+        "model",
+        "test balanced accuracy, %",
+        "CV balanced accuracy, %",
+        "test, against the first row",
+        *(f"{label} p50, ms" for label in setups),
         "file, MB",
-        *(
-            f"{label} batch {batch}: p50 / p90 / p99, ms"
-            for label in setups
-            for batch in COMPARED_BATCHES
-        ),
     )
-    estimates = [e for q in qualities for e in (q.cross_validated, q.balanced_accuracy)]
-    footnotes = [legend(report), *reasons(estimates), *_COMPARISON_NOTES]
+    footnotes = [
+        *marks.notes,
+        "Rows are sorted by cross-validation (CV), since it alone selects. The test scores do not "
+        "tell a tie from the first row: its place means nothing.",
+    ]
     # Synthetic pictures may bear GTZAN's class names; no published score applies to them.
     if report.dataset.is_gtzan and not report.dataset.synthetic:
         rows += [_published_row(name, score, len(headers)) for name, score in GTZAN_REFERENCES]
         footnotes.append(f"‡ {REFERENCE_LABEL}.")
-    if any(cell.endswith(BORROWED) for row in rows for cell in row):
-        footnotes.append(
-            f"{BORROWED} The same graph as another model here, which was measured for both."
-        )
+    footnotes += _borrowed_note(rows)
     footnotes += [
         _setup_footnote(label, setups.get(label), report.latencies) for _, label in COMPARED_DEVICES
     ]
@@ -93,90 +80,127 @@ def comparison(report: StudyReport) -> Table:
     )
 
 
-_QUALITY_HEADERS = (
-    "model",
-    "role",
-    "backbone",
-    "CV balanced accuracy, %",
-    "test balanced accuracy, %",
-    "precision, %",
-    "recall, %",
-    "F1, %",
-    "log-loss, nats",
-)
-_COMPARISON_NOTES = (
-    "Rows are sorted by cross-validation (CV), since it alone selects. The difference from the "
-    "first row is that of balanced accuracies on the test set, paired on the same pictures. A row "
-    "that is a tie is not told apart from the first one: its place means nothing.",
-    "Precision, recall and F1 are macro means on the test set; macro recall is the balanced "
-    "accuracy.",
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Quality:
-    """A model's scores with their intervals."""
-
-    cross_validated: Estimate | None
-    balanced_accuracy: Estimate
-    precision: Estimate
-    f1: Estimate
-    log_loss: Estimate
-
-    @classmethod
-    def of(cls, report: StudyReport, model: ModelRecord) -> _Quality:
-        return cls(
-            cross_validated=cv_score(report, model),
-            balanced_accuracy=tested_score(report, model),
-            precision=tested_score(report, model, precision),
-            f1=tested_score(report, model, f1),
-            log_loss=tested_score(report, model, log_loss),
+def further_scores(report: StudyReport) -> Table:
+    """The other test scores of the promoted models, and how far each is from the first one."""
+    models = ranked(report.models)
+    marks = Marks()
+    rows = [
+        (
+            model.name,
+            _difference_cell(report, model, models[0], marks),
+            percent_cell(tested_score(report, model, precision), marks),
+            percent_cell(tested_score(report, model), marks),
+            percent_cell(tested_score(report, model, f1), marks),
+            loss_cell(tested_score(report, model, log_loss), marks),
         )
+        for model in models
+    ]
+    return Table(
+        caption=caption_of(report, "Further test scores"),
+        headers=(
+            "model",
+            "balanced accuracy against the first row, points",
+            "precision, %",
+            "recall, %",
+            "F1, %",
+            "log-loss, nats",
+        ),
+        rows=tuple(rows),
+        footnotes=(
+            *marks.notes,
+            "The difference is paired on the same pictures. Precision, recall and F1 are macro "
+            "means; macro recall is the balanced accuracy.",
+        ),
+    )
 
-    def cells(self, model: ModelRecord) -> tuple[str, ...]:
-        return (
+
+def costs(report: StudyReport) -> Table:
+    """What the promoted models are, their size, and their latency in more than one figure."""
+    setups = _setups(report)
+    rows = tuple(
+        (
             model.name,
             model.role,
             model.recipe.backbone,
-            with_interval(self.cross_validated),
-            with_interval(self.balanced_accuracy),
-            with_interval(self.precision),
-            with_interval(self.balanced_accuracy),
-            with_interval(self.f1),
-            plain(self.log_loss),
+            f"{model.parameters / 1e6:.2f}",
+            *(
+                _percentiles(model, report.latencies, setup, batch)
+                for setup in setups.values()
+                for batch in COMPARED_BATCHES
+            ),
         )
+        for model in ranked(report.models)
+    )
+    return Table(
+        caption=caption_of(report, "Size and latency"),
+        headers=(
+            "model",
+            "role",
+            "backbone",
+            "parameters, M",
+            *(
+                f"{label} batch {batch}: p50 / p90 / p99, ms"
+                for label in setups
+                for batch in COMPARED_BATCHES
+            ),
+        ),
+        rows=rows,
+        footnotes=tuple(_borrowed_note(rows)),
+    )
 
 
-def _against_winner(
-    report: StudyReport, model: ModelRecord, winner: ModelRecord
-) -> tuple[str, str]:
-    if model is winner:
-        return NOTHING, NOTHING
-    comparison = against(report, model, winner)
-    return points(comparison.difference), TIE[comparison.verdict]
+def _setups(report: StudyReport) -> dict[str, LatencyRow]:
+    """The set-up that stands for each device on which anything was measured."""
+    return {
+        label: setup
+        for device, label in COMPARED_DEVICES
+        if (setup := reference_row(report.latencies, device)) is not None
+    }
+
+
+def _difference_cell(
+    report: StudyReport, model: ModelRecord, first: ModelRecord, marks: Marks
+) -> str:
+    if model is first:
+        return NOTHING
+    return points_cell(against(report, model, first).difference, marks)
 
 
 def _published_row(name: str, score: str, width: int) -> tuple[str, ...]:
-    cells = (f"{name} ‡", "published reference", name, f"{score} ‡")
+    cells = (f"{name} ‡", NOTHING, f"{score} ‡")
     return cells + (NOTHING,) * (width - len(cells))
 
 
-def _timing(
+def _median(model: ModelRecord, latencies: Sequence[LatencyRow], setup: LatencyRow) -> str:
+    row = row_of(model, latencies, setup, batch=1)
+    return "not measured" if row is None else _measured_cell(model, row, ms(row.p50_ms))
+
+
+def _percentiles(
     model: ModelRecord, latencies: Sequence[LatencyRow], setup: LatencyRow, batch: int
 ) -> str:
     row = row_of(model, latencies, setup, batch)
     if row is None:
         return "not measured"
-    cell = f"{ms(row.p50_ms)} / {ms(row.p90_ms)} / {ms(row.p99_ms)}"
+    return _measured_cell(model, row, f"{ms(row.p50_ms)} / {ms(row.p90_ms)} / {ms(row.p99_ms)}")
+
+
+def _measured_cell(model: ModelRecord, row: LatencyRow, cell: str) -> str:
     cell += "" if row.steady else " unsteady"
     return cell if row.model == model.name else f"{cell} {BORROWED}"
+
+
+def _borrowed_note(rows: Iterable[Sequence[str]]) -> list[str]:
+    if not any(cell.endswith(BORROWED) for row in rows for cell in row):
+        return []
+    return [f"{BORROWED} The same graph as another model here, which was measured for both."]
 
 
 def _setup_footnote(label: str, setup: LatencyRow | None, latencies: Sequence[LatencyRow]) -> str:
     if setup is None:
         return f"{label}: not measured."
     text = (
-        f"{label}: {setup.place}, {setup.provider}, {setup.precision}, "
+        f"{label}: one picture at a time on {setup.place}, {setup.provider}, {setup.precision}, "
         f"{counted(setup.threads, 'thread')}, timed: {setup.timed}."
     )
     if any(row.device == setup.device and row.setup != setup.setup for row in latencies):
@@ -187,6 +211,7 @@ def _setup_footnote(label: str, setup: LatencyRow | None, latencies: Sequence[La
 def cross_study(reports: Sequence[StudyReport]) -> Table:
     """One row a study: what it was run on, and its winner."""
     rows = []
+    marks = Marks()
     for report in reports:
         dataset, winner = report.dataset, winner_of(report)
         rows.append(
@@ -198,8 +223,8 @@ def cross_study(reports: Sequence[StudyReport]) -> Table:
                 f"{len(report.trials):,}",
                 winner.name if winner else NOTHING,
                 winner.recipe.backbone if winner else NOTHING,
-                with_interval(cv_score(report, winner) if winner else None),
-                with_interval(tested_score(report, winner) if winner else None),
+                percent_cell(cv_score(report, winner) if winner else None, marks),
+                percent_cell(tested_score(report, winner) if winner else None, marks),
                 f"{len(report.split.test):,}",
                 "; ".join(labels_of(report)) or NOTHING,
             )
@@ -229,14 +254,18 @@ def cross_study(reports: Sequence[StudyReport]) -> Table:
             "labels",
         ),
         rows=tuple(rows),
-        footnotes=(note, *dict.fromkeys(legend(report) for report in reports)),
+        footnotes=(
+            note,
+            "Brackets hold 95 % intervals, which each study's section explains.",
+            *marks.notes,
+        ),
     )
 
 
 def protocols(report: StudyReport) -> Table:
     """Each recipe that was trained under several protocols: a row a model and protocol."""
     rows = []
-    estimates: list[Estimate | None] = []
+    marks = Marks()
     for model in ranked(report.models):
         further = [scores for scores in report.protocol_scores if scores.model == model.name]
         if not further:
@@ -255,9 +284,15 @@ def protocols(report: StudyReport) -> Table:
             for scores in further
         ]
         for protocol, cv, test, difference in told:
-            estimates += [cv, test, difference]
-            shown = NOTHING if difference is None else points(difference)
-            rows.append((model.name, protocol, with_interval(cv), with_interval(test), shown))
+            rows.append(
+                (
+                    model.name,
+                    protocol,
+                    percent_cell(cv, marks),
+                    percent_cell(test, marks),
+                    NOTHING if difference is None else points_cell(difference, marks),
+                )
+            )
     return Table(
         caption=caption_of(report, "One recipe under several protocols"),
         headers=(
@@ -271,7 +306,6 @@ def protocols(report: StudyReport) -> Table:
         footnotes=(
             "The recipe was chosen under the searched protocol, then trained anew on each other "
             "split. The test sets hold different pictures, so the difference is not a paired one.",
-            legend(report),
-            *reasons(estimates),
+            *marks.notes,
         ),
     )

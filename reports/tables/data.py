@@ -6,26 +6,41 @@ from collections import Counter
 from dataclasses import fields
 
 from bench.records import CONFLICT_MEANING, StudyReport
+from bench.statistics.answers import groups_of
 from bench.words import counted
+from reports.scores import groups_given
 from reports.splits import groups_in_words, protocol_name
 from reports.table import LIST_LIMIT, Table, and_more, caption_of
 
+# What a setting that is not given stands for.
+_SETTING_OF_NONE = {"image_size": "the backbone's own", "max_latency_ms": "none"}
+
 
 def classes(report: StudyReport) -> Table:
-    """Pictures of each class, in all and in the test set."""
+    """Pictures of each class, in all and in the test set, and how many groups hold the latter."""
     dataset = report.dataset
     labels = dataset.labels
     everywhere = Counter(labels)
     in_test = Counter(labels[index] for index in report.split.test)
+    numbers, _ = groups_of(dataset, report.split.test)
+    held = {*zip((labels[index] for index in report.split.test), numbers.tolist(), strict=True)}
+    groups = Counter(label for label, _ in held)
     return Table(
         caption=caption_of(report, f"Classes of {dataset.name}"),
-        headers=("class", "pictures", "for development", "locked test set"),
+        headers=(
+            "class",
+            "pictures",
+            "for development",
+            "locked test set",
+            *(("groups in the test set",) if groups_given(dataset) else ()),
+        ),
         rows=tuple(
             (
                 name,
                 str(everywhere[index]),
                 str(everywhere[index] - in_test[index]),
                 str(in_test[index]),
+                *((str(groups[index]),) if groups_given(dataset) else ()),
             )
             for index, name in enumerate(dataset.classes)
         ),
@@ -35,7 +50,8 @@ def classes(report: StudyReport) -> Table:
 def data_facts(report: StudyReport) -> Table:
     """What the pictures are, and how they were shared out."""
     dataset, split = report.dataset, report.split
-    crop = f"{dataset.crop} (left, top, right, bottom), pixels" if dataset.crop else "none"
+    edges = ", ".join(map(str, dataset.crop or ()))
+    crop = f"{edges} (left, top, right, bottom; in pixels)" if edges else "none"
     sizes = ", ".join(f"{len(fold):,}" for fold in split.folds)
     rows = (
         ("kind", dataset.kind + (", synthetic" if dataset.synthetic else "")),
@@ -91,7 +107,7 @@ def study_settings(report: StudyReport) -> Table:
         ("search space", report.space),
         ("device", report.device),
         *(
-            (field.name, "the backbone's own" if value is None else str(value))
+            (field.name, _SETTING_OF_NONE[field.name] if value is None else str(value))
             for field in fields(settings)
             for value in (getattr(settings, field.name),)
         ),

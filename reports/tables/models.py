@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from bench.records import ModelRecord, ParityCheck, Recipe, StudyReport, ranked
 from bench.statistics.intervals import balanced_accuracy, bootstrap
-from reports.scores import NOTHING, answers, percent, reasons, with_interval
+from reports.scores import NOTHING, Marks, answers, percent, percent_cell
 from reports.table import LIST_LIMIT, Table, and_more, caption_of, shown
 
 MATRIX_LIMIT = 20  # classes of a confusion matrix that can still be read
@@ -20,21 +20,23 @@ def per_class(report: StudyReport, model: ModelRecord) -> Table:
         bootstrap(given.of_class(index), balanced_accuracy) if row.support else None
         for index, row in enumerate(model.test.per_class)
     ]
+    marks = Marks()
+    rows = tuple(
+        (
+            row.name,
+            percent(row.precision),
+            percent_cell(recall, marks),
+            percent(row.f1),
+            str(row.support),
+        )
+        for row, recall in zip(model.test.per_class, recalls, strict=True)
+    )
     return Table(
         caption=caption_of(report, f"Test scores of {model.name} by class"),
         headers=("class", "precision, %", "recall, %", "F1, %", "pictures"),
-        rows=tuple(
-            (
-                row.name,
-                percent(row.precision),
-                with_interval(recall),
-                percent(row.f1),
-                str(row.support),
-            )
-            for row, recall in zip(model.test.per_class, recalls, strict=True)
-        ),
+        rows=rows,
         footnotes=(
-            *reasons(recalls),
+            *marks.notes,
             "Precision and F1 of one class depend on how many pictures of the others the test set "
             "happens to hold; they are given without an interval.",
         ),
@@ -77,17 +79,19 @@ def seeds(report: StudyReport, model: ModelRecord) -> Table:
     """Test scores of one recipe over the seeds of its training."""
     runs = [("0 (the file that ships)", model.predictions)]
     runs += [(str(run.number), run.predictions) for run in model.further_seeds]
-    scores = [bootstrap(answers(report, predictions), balanced_accuracy) for _, predictions in runs]
+    marks = Marks()
+    rows = tuple(
+        (name, percent_cell(bootstrap(answers(report, predictions), balanced_accuracy), marks))
+        for name, predictions in runs
+    )
     return Table(
         caption=caption_of(report, f"{model.name} over the seeds of its training"),
         headers=("seed", "test balanced accuracy, %"),
-        rows=tuple(
-            (name, with_interval(score)) for (name, _), score in zip(runs, scores, strict=True)
-        ),
+        rows=rows,
         footnotes=(
+            *marks.notes,
             "The intervals tell how the score varies with the test pictures, the rows how it "
             "varies with the seed.",
-            *reasons(scores),
         ),
     )
 
@@ -140,7 +144,7 @@ def parity(report: StudyReport) -> Table:
             "pictures",
             "largest difference of a probability",
             "same top class, %",
-            "balanced accuracy, difference",
+            "balanced accuracy, difference in points",
         ),
         rows=tuple(
             (
@@ -168,4 +172,4 @@ def _parity(check: ParityCheck) -> str:
 
 
 def _difference(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:+.4f}"
+    return NOTHING if value is None else f"{100 * value:+.2f}"

@@ -6,50 +6,52 @@ from bench.records import ModelRecord, StudyReport, VariantCheck, VariantRecord,
 from bench.words import counted
 from reports.measured import latest
 from reports.scores import NOTHING, percent
-from reports.table import Table, caption_of, ms
+from reports.table import Table, caption_of, ms, without_repeats
+
+
+def precisions(report: StudyReport) -> tuple[Table, Table]:
+    """What decides between a model's files, and how they were checked, fit to be read."""
+    return variants(report), without_repeats(variant_checks(report))
 
 
 def variants(report: StudyReport) -> Table:
-    """Each model in each precision: what it costs in answers, what it gains in time and size."""
+    """What decides between a model's files: score, size and speed of each precision."""
     rows: list[tuple[str, ...]] = []
+    refusals = []
     for model in ranked(report.models):
         if not model.variants:
             continue
-        own = latest(report.latencies, model.architecture_key, "cpu")
-        float_cells = ("yes", *(NOTHING,) * 7)
-        rows.append(
-            (
-                model.name,
-                "fp32",
-                *float_cells,
-                percent(model.test.balanced_accuracy),
-                f"{model.size_bytes / 1e6:.1f}",
-                ms(own.p50_ms) if own else "not measured",
-                NOTHING,
-            )
-        )
+        rows.append(_fp32_cells(report, model))
         rows += [_variant_cells(report, model, variant) for variant in model.variants]
-    footnotes = [
-        "Difference, lost and gained answers and the same top class: against the fp32 file on "
-        "development pictures of other folds than those used to calibrate. The fp32 file was "
-        "trained on them, so this tells how alike the two answer, not how good they are; the "
-        "test column does, and has not been used to choose anything. The gate looks at the "
-        "difference as it is, whatever its interval; one answer is worth so much in the class of "
-        "the fewest pictures.",
-        "A refused file has been removed.",
-    ]
-    refusals = [
-        f"{model.name} {variant.precision} is not offered: {variant.refused}."
-        for model in ranked(report.models)
-        for variant in model.variants
-        if variant.refused is not None
-    ]
+        refusals += [
+            f"{model.name} {variant.precision} is not offered, and its file has been removed: "
+            f"{variant.refused}."
+            for variant in model.variants
+            if variant.refused is not None
+        ]
     return Table(
         caption=caption_of(report, "Precisions"),
         headers=(
             "model",
             "precision",
             "offered",
+            "test balanced accuracy, %",
+            "file, MB",
+            "p50 at batch 1, ms",
+            "times faster than fp32",
+        ),
+        rows=tuple(rows),
+        footnotes=("The test scores have not been used to choose anything.", *refusals),
+    )
+
+
+def variant_checks(report: StudyReport) -> Table:
+    """How alike each precision and the fp32 file answer, which decides what is offered."""
+    return Table(
+        caption=caption_of(report, "Precisions against the fp32 file"),
+        headers=(
+            "model",
+            "precision",
             "calibration",
             "layers left in float32",
             "pictures compared",
@@ -57,13 +59,18 @@ def variants(report: StudyReport) -> Table:
             "balanced accuracy against fp32, points (95 %)",
             "answers lost / gained",
             "one answer, points",
-            "test balanced accuracy, %",
-            "file, MB",
-            "p50 at batch 1, ms",
-            "times faster than fp32",
         ),
-        rows=tuple(rows),
-        footnotes=(*footnotes, *refusals),
+        rows=tuple(
+            _check_cells(model, variant)
+            for model in ranked(report.models)
+            for variant in model.variants
+        ),
+        footnotes=(
+            "Compared on development pictures of other folds than those used to calibrate. The "
+            "fp32 file was trained on them, so this tells how alike the two answer, not how good "
+            "they are. The gate looks at the difference as it is, whatever its interval; one "
+            "answer is worth so much in the class of the fewest pictures.",
+        ),
     )
 
 
@@ -79,13 +86,38 @@ def _calibration(variant: VariantRecord) -> str:
     return f"{variant.method}, {counted(variant.calibration_pictures, 'picture')}"
 
 
+def _fp32_cells(report: StudyReport, model: ModelRecord) -> tuple[str, ...]:
+    own = latest(report.latencies, model.architecture_key, "cpu")
+    return (
+        model.name,
+        "fp32",
+        "yes",
+        percent(model.test.balanced_accuracy),
+        f"{model.size_bytes / 1e6:.1f}",
+        ms(own.p50_ms) if own else "not measured",
+        NOTHING,
+    )
+
+
 def _variant_cells(
     report: StudyReport, model: ModelRecord, variant: VariantRecord
 ) -> tuple[str, ...]:
-    check = variant.check
     device = "cuda" if variant.precision == "fp16" else "cpu"
     own = latest(report.latencies, model.variant_key(variant), device)
     fp32 = latest(report.latencies, model.architecture_key, device)
+    return (
+        model.name,
+        variant.precision,
+        "yes" if variant.offered else "no",
+        percent(variant.test.balanced_accuracy) if variant.test else NOTHING,
+        f"{variant.size_bytes / 1e6:.1f}" if variant.size_bytes else NOTHING,
+        f"{ms(own.p50_ms)} ({device})" if own else "not measured",
+        f"{fp32.p50_ms / own.p50_ms:.2f}" if own and fp32 and own.place == fp32.place else NOTHING,
+    )
+
+
+def _check_cells(model: ModelRecord, variant: VariantRecord) -> tuple[str, ...]:
+    check = variant.check
     compared = (
         (
             str(check.pictures),
@@ -100,12 +132,7 @@ def _variant_cells(
     return (
         model.name,
         variant.precision,
-        "yes" if variant.offered else "no",
         _calibration(variant),
         f"{len(variant.float_layers)} of {variant.layers}" if variant.layers else NOTHING,
         *compared,
-        percent(variant.test.balanced_accuracy) if variant.test else NOTHING,
-        f"{variant.size_bytes / 1e6:.1f}" if variant.size_bytes else NOTHING,
-        f"{ms(own.p50_ms)} ({device})" if own else "not measured",
-        f"{fp32.p50_ms / own.p50_ms:.2f}" if own and fp32 and own.place == fp32.place else NOTHING,
     )

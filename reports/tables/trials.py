@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bench.records import StudyReport, TrialRecord, best_trial
 from bench.statistics.intervals import cross_validated
 from reports.findings import tuned_parameters
-from reports.scores import NOTHING, TIE, against_best, percent, with_interval
+from reports.scores import NOTHING, TIE, Marks, against_best, percent, percent_cell
 from reports.table import LIST_LIMIT, Table, and_more, caption_of, shown
 
 TRIALS_LIMIT = 200  # above it only the best ones and the last ones are shown
@@ -31,24 +31,27 @@ def trials(report: StudyReport) -> Table:
     shown, footnotes = _shown_trials(report.trials)
     tuned = [name for name in tuned_parameters(report.trials) if name != "backbone"]
     best = best_trial(report.trials)
+    marks = Marks()
+    rows = tuple(_trial_cells(trial, report, tuned, best, marks) for trial in shown)
     return Table(
         caption=caption_of(report, "Trials"),
         headers=(
             "trial",
             "state",
             "value, %",
-            "told apart from the best",
+            "against the best",
             "folds",
             "backbone",
             "parameters",
             "seconds",
         ),
-        rows=tuple(_trial_cells(trial, report, tuned, best) for trial in shown),
+        rows=rows,
         footnotes=(
             *footnotes,
+            *marks.notes,
             "Brackets hold 95 % intervals of the corrected resampled t over the folds; a pruned "
-            "trial's value is a running mean and has none. A tie: the scores on the same folds do "
-            "not tell the trial from the best complete one.",
+            "trial's value is a running mean and has none. The scores on the same folds do not "
+            "tell a tie from the best complete trial.",
         ),
     )
 
@@ -75,13 +78,17 @@ def _shown_trials(
 
 
 def _trial_cells(
-    trial: TrialRecord, report: StudyReport, tuned: Sequence[str], best: TrialRecord | None
+    trial: TrialRecord,
+    report: StudyReport,
+    tuned: Sequence[str],
+    best: TrialRecord | None,
+    marks: Marks,
 ) -> tuple[str, ...]:
     state = trial.state.lower() + (" (default)" if trial.is_default else "")
     return (
         str(trial.number),
         state,
-        _trial_value(trial),
+        _trial_value(trial, marks),
         _against_best(trial, best),
         f"{_finished_folds(trial, report)} of {len(report.split.folds)}",
         trial.recipe.backbone,
@@ -90,12 +97,13 @@ def _trial_cells(
     )
 
 
-def _trial_value(trial: TrialRecord) -> str:
+def _trial_value(trial: TrialRecord, marks: Marks) -> str:
     if trial.value is None:
         return NOTHING
     if trial.state != "COMPLETE":
         return percent(trial.value)
-    return with_interval(cross_validated(trial.value, trial.cv_sd, len(trial.fold_scores)))
+    score = cross_validated(trial.value, trial.cv_sd, len(trial.fold_scores))
+    return percent_cell(score, marks)
 
 
 def _against_best(trial: TrialRecord, best: TrialRecord | None) -> str:

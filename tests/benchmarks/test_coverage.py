@@ -16,15 +16,12 @@ from coverage import (
     described,
     draws,
     fold_coverage,
-    fold_row,
+    lines,
     mean_accuracy,
-    other_row,
     paired_coverage,
     paired_draws,
-    paired_row,
     picture_coverage,
     score_coverage,
-    score_row,
 )
 
 from bench.statistics.intervals import Metric, balanced_accuracy, cluster_spread, f1, log_loss
@@ -103,8 +100,12 @@ def test_the_truth_of_the_folds_is_their_mean() -> None:
     assert scores.mean() == pytest.approx(mean_accuracy(48, trainings=4000), abs=0.01)
 
 
-def test_rows_are_as_wide_as_their_tables() -> None:
-    assert score_row(CLUSTERED, 2).count("|") == 11
-    assert other_row(CLUSTERED, 2).count("|") == 10
-    assert paired_row(CLUSTERED, 0.0, 2).count("|") == 12
-    assert fold_row(20, 4, 2).count("|") == 7
+def test_rows_are_as_wide_as_their_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {"SCORES": SCORES, "EXTREMES": EXTREMES, "OTHERS": OTHERS, "PAIRS": PAIRS}
+    for name, some in (*cases.items(), ("FOLDS", FOLDS)):
+        monkeypatch.setattr(f"coverage.{name}", some[:1])
+    sections = "\n".join(lines(2)).split("\n## ")[1:]
+    assert len(sections) == 5
+    for section in sections:
+        widths = {line.count("|") for line in section.split("\n") if line.startswith("|")}
+        assert len(widths) == 1, section

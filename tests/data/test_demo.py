@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.tree import DecisionTreeClassifier
 
-from bench.data.demo import DemoSummary, make_demo
+from bench.data.demo import DemoSummary, keep_or_make_demo, make_demo
 from bench.data.music import STYLES, compose
+from bench.data.sources import load_dataset
 from bench.data.spectrograms import SAMPLE_RATE, SPECTROGRAM_BOX
+from bench.data.splits import make_split
 from bench.errors import DataError, InputError
+from bench.search.options import SearchOptions
+from bench.statistics.intervals import LEAST_GROUPS_A_CLASS
 
 CHANCE = 1 / len(STYLES)
 
@@ -106,6 +112,15 @@ def test_a_demo_made_with_other_parameters_is_refused_by_name(small):
         make_small(small, seed=7)
 
 
+def test_a_search_keeps_the_demo_of_an_earlier_version_and_says_so(small):
+    """A study that was begun on it needs its pictures to go on."""
+    before = contents(small)
+    remark = keep_or_make_demo(small)
+    assert remark is not None
+    assert re.search(r"pieces_per_class 1 instead of \d+.* is used as it is: remove it", remark)
+    assert contents(small) == before
+
+
 @pytest.mark.parametrize(
     ("name", "text"), [("holiday.jpg", "mine"), ("demo.json", '{"seed": 0}'), ("demo.json", "{")]
 )
@@ -126,7 +141,7 @@ def test_a_number_out_of_range_is_refused_by_name(tmp_path, argument, value):
     assert not (tmp_path / "out").exists()
 
 
-# --- how hard it is, at its default size ----------------------------------------------------
+# --- at its default size --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +149,16 @@ def whole(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "whole"
     make_demo(folder, processes=2)
     return folder
+
+
+@pytest.mark.slow
+def test_the_test_set_holds_enough_pieces_of_each_style_for_intervals(whole):
+    assert keep_or_make_demo(whole) is None
+    demo = load_dataset(whole)
+    split = make_split(demo, folds=3, test_fraction=SearchOptions().test_fraction, seed=0)
+    groups = {(demo.pictures[k].label, demo.pictures[k].group) for k in split.test}
+    pieces = Counter(label for label, _ in groups)
+    assert min(pieces[label] for label in range(len(STYLES))) > LEAST_GROUPS_A_CLASS
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +186,7 @@ def test_a_piece_depends_on_neither_the_processes_nor_the_other_pieces(whole, tm
     make_demo(tmp_path / "one", pieces_per_class=1, processes=1)
     alone = {k: v for k, v in contents(tmp_path / "one").items() if k.endswith(".png")}
     together = contents(whole)
-    assert len(alone) == 24
+    assert len(alone) == 12
     assert alone == {path: together[path] for path in alone}
 
 

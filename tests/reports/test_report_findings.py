@@ -46,9 +46,23 @@ def test_a_model_without_a_cross_validated_score_ranks_last(make_report: MakeRep
 @pytest.mark.parametrize(
     ("winner_accuracy", "default_accuracy", "beginning"),
     [
-        (0.9, 0.2, "Tuning beat the default recipe beyond chance: +70."),
-        (0.2, 0.9, "The tuned winner is worse than the default recipe, beyond chance: -70."),
-        (0.7, 0.7, "Tuning did not beat the default recipe beyond chance: +0.0 ["),
+        (
+            0.9,
+            0.2,
+            "Tuning beat the default recipe beyond chance: 90.0 against 20.0 %, +70.0 points (95 %",
+        ),
+        (
+            0.2,
+            0.9,
+            "The tuned winner is worse than the default recipe, beyond chance: "
+            "20.0 against 90.0 %, -70.0 points (95 %",
+        ),
+        (
+            0.7,
+            0.7,
+            "Tuning did not beat the default recipe beyond chance: "
+            "70.0 against 70.0 %, +0.0 points (95 %",
+        ),
     ],
 )
 def test_the_verdict_rests_on_the_paired_test_and_says_on_what(
@@ -69,7 +83,8 @@ def test_the_verdict_rests_on_the_paired_test_and_says_on_what(
 def test_two_pictures_of_nine_are_within_chance(make_report: MakeReport) -> None:
     verdict = tuning_verdict(make_report(winner_accuracy=0.9, default_accuracy=0.7))
     assert verdict is not None
-    assert verdict.startswith("Tuning did not beat the default recipe beyond chance: +22.2 [")
+    assert verdict.startswith("Tuning did not beat the default recipe beyond chance: ")
+    assert "+22.2 points (95 % interval: " in verdict
     assert verdict.endswith("undecided.")
     assert "9 pictures without groups" in verdict
 
@@ -78,8 +93,8 @@ def test_a_test_set_that_is_too_small_for_the_test_is_said_to_be(make_report: Ma
     report = make_report(per_class=8, winner_accuracy=1.0, default_accuracy=0.1)
     verdict = tuning_verdict(report)
     assert verdict is not None
-    assert verdict.startswith("Tuning did not beat the default recipe beyond chance")
-    assert "only 2 of the 6 pictures" in verdict
+    assert verdict.startswith("Whether tuning beat the default recipe cannot be told")
+    assert "no interval: only 2 pictures of a class were tested" in verdict
 
 
 @pytest.mark.parametrize(
@@ -230,8 +245,8 @@ def test_right_answers_show_every_class_before_any_class_twice(make_report: Make
 @pytest.mark.parametrize(
     ("accuracy", "said"),
     [
-        (0.9, "points, a difference beyond chance."),
-        (0.3, "points, no measurable difference between the two test sets."),
+        (0.9, "), a difference beyond chance."),
+        (0.3, "), no measurable difference between the two test sets."),
     ],
 )
 def test_a_further_protocol_says_what_it_would_have_promised(
@@ -249,7 +264,7 @@ def test_a_further_protocol_says_what_it_would_have_promised(
 
 def test_a_further_protocol_with_too_few_groups_to_tell_says_so(make_report: MakeReport) -> None:
     (verdict,) = protocol_verdicts(with_protocols(make_report(grouped=True), 0.9))
-    assert "points (a class has only 2 of the 6 groups" in verdict
+    assert "points (no interval: only 2 groups of a class were tested" in verdict
 
 
 def test_without_further_protocols_nothing_is_said_of_them(make_report: MakeReport) -> None:

@@ -110,8 +110,8 @@ def test_a_cold_start_is_import_load_and_first_call_at_the_smallest_batch(
             **{"model": "default", "device": "cpu: Test CPU", "batch": "1", "threads": "2"},
             **{"provider proved": "CPUExecutionProvider", "precision": "fp32"},
             **{"timed": "session.run, numpy in and out"},
-            **{"import, s": "0.17", "load, s": "0.20", "first call, s": "0.03"},
-            **{"together, s": "0.40", "memory, MB": "300", "file, MB": "4.0"},
+            **{"import, s": "0.170", "load, s": "0.200", "first call, s": "0.030"},
+            **{"together, s": "0.400", "memory, MB": "300", "file, MB": "4.0"},
         }
     ]
 

@@ -43,15 +43,15 @@ def test_a_promoted_study_gets_every_section_and_links_every_figure(
         "Comparison",
         "The winner: best",
         "Confusions",
-        "Calibration",
         "Examples",
+        "Calibration",
         "Latency",
         "Parity",
+        "Using the model",
         "Trials",
         "Data",
         "Machine and settings",
         "Checklist (after REFORMS)",
-        "Using the model",
     ]
     assert {path.name for path in paths.figures} == {
         "confusion-1-best.png",
@@ -93,11 +93,14 @@ def test_the_first_lines_say_what_won_and_by_how_much(
     )
     assert "guessing gives 33.3 %" in answers["How good"]
     assert re.match(r"the 95 % interval of that score is [\d.]+ to [\d.]+ %", answers["How sure"])
-    assert "81.0 [72.8, 89.2] % over 3 folds" in answers["How sure"]
-    assert re.search(r"a difference of -9\.0 \[[-+\d., ]+\] points", answers["How sure"])
+    assert (
+        "In cross-validation over 3 folds it scored 81.0 % (95 % interval: 72.8 to 89.2 %): "
+        "-9.0 points (95 % interval: "
+    ) in answers["How sure"]
+    assert "luck" not in answers["How sure"]
     gain = answers["What tuning gained"]
     assert gain.startswith("Tuning beat the default recipe beyond chance")
-    assert re.search(r"The default recipe scores 20\.0 \[[\d., ]+\] %", gain)
+    assert "90.0 against 20.0 %, +70.0 points (95 % interval: " in gain
     assert answers["How fast"] == (
         "10.1 ms for one picture (median, the network alone, fp32) on Test CPU with 2 threads."
     )
@@ -107,6 +110,27 @@ def test_the_first_lines_say_what_won_and_by_how_much(
     assert "has 240 pictures in 3 classes" in data
     assert "synthetic" not in text
     assert "best over the seeds of its training" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_why_there_is_no_interval_is_said_once_in_the_first_lines(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    report = make_report(per_class=8, winner_accuracy=0.3, default_accuracy=0.2)
+    head = write_report([report], tmp_path).markdown.read_text("utf-8").split("##")[0]
+    assert head.count("only 2 pictures of a class were tested, 3 are needed") == 1
+    assert head.count("(no interval either)") == 2
+    assert "The best of 12 trials owes part of that to luck; its test score does not." in head
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_is_the_same_in_all_rows_of_a_wide_table_is_told_once(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    text = write_report([make_report()], tmp_path).markdown.read_text("utf-8")
+    latency = text.split("## Latency")[1].split("\n## ")[0]
+    assert latency.count("CPUExecutionProvider") == 2  # in two tables of four rows each
+    assert "In all rows: device = cpu: Test CPU; provider proved = CPUExecutionProvider;" in latency
 
 
 @pytest.mark.usefixtures("undrawn")

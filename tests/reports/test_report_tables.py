@@ -18,8 +18,8 @@ from bench.records import (
 )
 from reports import tables
 from reports.latency import study_tables
-from reports.scores import NOTHING
-from reports.table import Table, escape, ms
+from reports.scores import NOTHING, legend
+from reports.table import READABLE_COLUMNS, Table, escape, ms, without_repeats
 from reports.tables.comparison import REFERENCE_LABEL
 from reports.tables.trials import ERROR_CHARACTERS
 from tests.records import variant_check, variant_record
@@ -84,6 +84,9 @@ def test_every_row_of_every_table_is_as_wide_as_its_headers(make_report: MakeRep
     winner = report.models[1]
     for table in (
         tables.comparison(report),
+        tables.further_scores(report),
+        tables.costs(report),
+        without_repeats(tables.costs(report)),
         tables.cross_study([report, report]),
         tables.per_class(report, winner),
         tables.confusion(report, winner),
@@ -133,7 +136,8 @@ def test_published_figures_stand_apart_and_only_beside_real_gtzan(
     make_report: MakeReport,
 ) -> None:
     table = tables.comparison(make_report(names=GTZAN_GENRES))
-    assert column(table, "role") == ["best", "default", *["published reference"] * 2]
+    assert column(table, "model") == ["best", "default", "ResNet50 ‡", "Xception ‡"]
+    assert column(table, "CV balanced accuracy, %")[2:] == ["67.0 ‡", "78.0 ‡"]
     assert column(table, "test balanced accuracy, %")[2:] == [NOTHING] * 2
     assert f"‡ {REFERENCE_LABEL}." in table.footnotes
     for other in (make_report(), make_report(names=GTZAN_GENRES, synthetic=True)):
@@ -154,13 +158,18 @@ def test_a_model_borrows_the_latency_of_its_graph_and_says_so(make_report: MakeR
     twin = replace(best, architecture=default.architecture)
     own = tuple(row for row in report.latencies if row.model == "default")
     shared = replace(report, models=(default, twin), latencies=own)
-    cells = column(tables.comparison(shared), "CPU batch 1: p50 / p90 / p99, ms")
-    assert cells == [cells[1] + " †", cells[1]]
-    assert any(note.startswith("†") for note in tables.comparison(shared).footnotes)
+    for table, name in (
+        (tables.comparison(shared), "CPU p50, ms"),
+        (tables.costs(shared), "CPU batch 1: p50 / p90 / p99, ms"),
+    ):
+        cells = column(table, name)
+        assert cells == [cells[1] + " †", cells[1]]
+        assert any(note.startswith("†") for note in table.footnotes)
     assert any("best, default" in note for note in study_tables(shared)[0].footnotes)
     stranger = replace(twin, image_size=99)
     apart = replace(shared, models=(default, stranger))
-    assert column(tables.comparison(apart), "CPU batch 1: p50 / p90 / p99, ms")[0] == "not measured"
+    assert column(tables.comparison(apart), "CPU p50, ms")[0] == "not measured"
+    assert column(tables.costs(apart), "CPU batch 1: p50 / p90 / p99, ms")[0] == "not measured"
 
 
 def test_the_comparison_is_of_the_network_alone_on_the_machine_that_was_measured_last(
@@ -172,8 +181,8 @@ def test_the_comparison_is_of_the_network_alone_on_the_machine_that_was_measured
     new = replace(row, machine="New CPU, 2 cores", samples=row.samples[:1])
     whole = replace(new, scope="end-to-end", samples=row.samples[2:])
     table = tables.comparison(replace(report, latencies=(old, whole, new)))
-    assert column(table, "CPU batch 1: p50 / p90 / p99, ms")[0].startswith(ms(new.p50_ms))
-    assert any(note.startswith("CPU: New CPU, 2 cores") for note in table.footnotes)
+    assert column(table, "CPU p50, ms")[0] == ms(new.p50_ms)
+    assert any("one picture at a time on New CPU, 2 cores" in note for note in table.footnotes)
 
 
 def test_the_comparison_takes_every_cell_of_a_device_from_one_set_up(
@@ -184,13 +193,7 @@ def test_the_comparison_takes_every_cell_of_a_device_from_one_set_up(
     (other,) = (r for r in report.latencies if r.model == "best" and r.batch_size == 1)
     rows = (replace(other, precision="int8"), reference, replace(other, threads=8))
     table = tables.comparison(replace(report, latencies=rows))
-    cells = dict(
-        zip(
-            column(table, "model"),
-            column(table, "CPU batch 1: p50 / p90 / p99, ms"),
-            strict=True,
-        )
-    )
+    cells = dict(zip(column(table, "model"), column(table, "CPU p50, ms"), strict=True))
     assert cells["best"] == "not measured"
     assert cells["default"] != "not measured"
     assert any(note.endswith("Other set-ups are in the latency table.") for note in table.footnotes)
@@ -203,36 +206,80 @@ def test_a_row_that_the_test_pictures_do_not_tell_from_the_first_is_a_tie(
     make_report: MakeReport,
 ) -> None:
     table = tables.comparison(make_report(winner_accuracy=0.7, default_accuracy=0.6))
-    assert column(table, "told apart") == [NOTHING, "tie: undecided"]
+    assert column(table, "test, against the first row") == [NOTHING, "tie: undecided"]
     assert any("its place means nothing" in note for note in table.footnotes)
 
 
 def test_a_row_that_is_told_apart_is_said_to_be_worse(make_report: MakeReport) -> None:
-    table = tables.comparison(make_report(per_class=80, winner_accuracy=0.9, default_accuracy=0.2))
-    difference, verdict = (
-        column(table, name)[1] for name in ("against the first row, points", "told apart")
+    report = make_report(per_class=80, winner_accuracy=0.9, default_accuracy=0.2)
+    verdicts = column(tables.comparison(report), "test, against the first row")
+    assert verdicts == [NOTHING, "worse"]
+    differences = column(
+        tables.further_scores(report), "balanced accuracy against the first row, points"
     )
-    assert verdict == "worse"
-    assert difference.startswith("-70.")
+    assert differences[0] == NOTHING
+    assert differences[1].startswith("-70.0 [")
 
 
-def test_every_score_of_the_comparison_has_its_interval_or_the_reason_for_none(
+def test_the_first_table_holds_what_decides_and_is_narrow_enough_to_read(
     make_report: MakeReport,
 ) -> None:
-    names = (
-        "CV balanced accuracy, %",
+    report = make_report()
+    on_gpu = replace(report.latencies[0], device="cuda")
+    table = tables.comparison(replace(report, latencies=(*report.latencies, on_gpu)))
+    assert table.headers == (
+        "model",
         "test balanced accuracy, %",
-        "precision, %",
-        "recall, %",
-        "F1, %",
-        "log-loss, nats",
+        "CV balanced accuracy, %",
+        "test, against the first row",
+        "CPU p50, ms",
+        "CUDA p50, ms",
+        "file, MB",
     )
-    table = tables.comparison(make_report(winner_accuracy=1.0, default_accuracy=0.5))
-    for name in names:
-        for cell in column(table, name):
-            assert re.fullmatch(r"[\d.]+ \[([\d.]+, [\d.]+|none)\]", cell), (name, cell)
-    assert column(table, "test balanced accuracy, %")[0] == "100.0 [none]"
-    assert "[none]: all answers are right, so no resample differs." in table.footnotes
+    assert len(table.headers) <= READABLE_COLUMNS
+
+
+def test_a_score_has_its_interval_or_a_mark_whose_reason_stands_below_once(
+    make_report: MakeReport,
+) -> None:
+    report = make_report(winner_accuracy=1.0, default_accuracy=0.5)
+    table = tables.comparison(report)
+    assert column(table, "test balanced accuracy, %")[0] == "100.0 ¹"
+    assert column(table, "CV balanced accuracy, %") == ["81.0 [72.8, 89.2]", "70.0 [61.8, 78.2]"]
+    assert table.footnotes[0] == (
+        "¹ No 95 % interval: all answers are right, so no resample differs."
+    )
+    further = tables.further_scores(report)
+    for name in ("precision, %", "recall, %", "F1, %", "log-loss, nats"):
+        for cell in column(further, name):
+            assert re.fullmatch(r"[\d.]+ (\[[\d.]+, [\d.]+\]|[¹²³⁴])", cell), (name, cell)
+    reasons = [note for note in further.footnotes if "No 95 % interval" in note]
+    assert [note[0] for note in reasons] == list("¹²³⁴")[: len(reasons)]
+    assert len({note[1:] for note in reasons}) == len(reasons)
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "kept"),
+    [
+        (READABLE_COLUMNS, (("a", "1"), ("b", "1")), None),
+        (READABLE_COLUMNS + 1, (("a", "1"),), None),
+        (READABLE_COLUMNS + 1, (("a", "1"), ("a", "2")), ("name", "h0")),
+    ],
+    ids=["narrow", "one row", "wide"],
+)
+def test_columns_without_news_leave_tables_that_are_too_wide(
+    columns: int, rows: tuple[tuple[str, str], ...], kept: tuple[str, ...] | None
+) -> None:
+    """The first column names the rows and stays; a dash in all rows is not worth telling."""
+    same = ("x", *[NOTHING] * (columns - 3))
+    headers = ("name", *(f"h{k}" for k in range(columns - 1)))
+    table = Table(
+        caption="c", headers=headers, rows=tuple((*row, *same) for row in rows), footnotes=("end",)
+    )
+    told = without_repeats(table)
+    assert told.headers == (headers if kept is None else kept)
+    assert {len(row) for row in told.rows} == {len(told.headers)}
+    assert told.footnotes == (("end",) if kept is None else ("In all rows: h1 = x.", "end"))
 
 
 @pytest.mark.parametrize(
@@ -245,8 +292,7 @@ def test_every_score_of_the_comparison_has_its_interval_or_the_reason_for_none(
 def test_the_unit_that_was_resampled_is_said(
     make_report: MakeReport, grouped: bool, said: str
 ) -> None:
-    table = tables.comparison(make_report(grouped=grouped))
-    assert any(said in note for note in table.footnotes)
+    assert said in legend(make_report(grouped=grouped))
 
 
 def test_trials_that_the_folds_do_not_tell_from_the_best_are_ties(make_report: MakeReport) -> None:
@@ -271,7 +317,7 @@ def test_trials_that_the_folds_do_not_tell_from_the_best_are_ties(make_report: M
         ),
     )
     table = tables.trials(replace(report, trials=(report.trials[1], best, near, far)))
-    assert column(table, "told apart from the best") == [
+    assert column(table, "against the best") == [
         NOTHING,
         "best",
         "tie: undecided",
@@ -386,6 +432,19 @@ def test_twenty_broken_files_are_listed_and_the_others_counted(
 def test_classes_are_counted_over_development_and_test(make_report: MakeReport) -> None:
     table = tables.classes(make_report())
     assert table.rows[0] == ("blues", "12", "9", "3")
+    grouped = tables.classes(make_report(grouped=True))
+    assert grouped.headers[-1] == "groups in the test set"
+    assert grouped.rows[0] == ("blues", "12", "9", "3", "2")
+
+
+def test_a_setting_that_was_not_given_is_told_as_what_it_stands_for(
+    make_report: MakeReport,
+) -> None:
+    report = make_report()
+    free = replace(report, settings=replace(report.settings, image_size=None, max_latency_ms=None))
+    settings = dict(tables.study_settings(free).rows)
+    assert settings["image_size"] == "the backbone's own"
+    assert settings["max_latency_ms"] == "none"
 
 
 def test_the_winner_stands_beside_the_default_unless_it_is_the_default(
@@ -442,22 +501,25 @@ def test_each_precision_has_a_row_and_a_refusal_its_reason(make_report: MakeRepo
     )
     report = replace(report, models=(default, best), latencies=(*report.latencies, int8_row))
 
-    table = tables.variants(report)
+    table, checks = tables.precisions(report)
 
     assert column(table, "model") == ["best"] * 3  # the default has no variant
     assert column(table, "precision") == ["fp32", "fp16", "int8"]
     assert column(table, "offered") == ["yes", "no", "yes"]
-    assert column(table, "layers left in float32")[2] == "1 of 54"
-    assert column(table, "calibration")[2] == "Entropy, 128 pictures"
-    assert column(table, "balanced accuracy against fp32, points (95 %)")[2] == (
+    assert column(checks, "precision") == ["fp16", "int8"]
+    assert column(checks, "layers left in float32")[1] == "1 of 54"
+    assert column(checks, "calibration")[1] == "Entropy, 128 pictures"
+    assert column(checks, "balanced accuracy against fp32, points (95 %)")[1] == (
         "-1.00 (-2.50 to +0.50)"
     )
-    assert column(table, "one answer, points") == [NOTHING, NOTHING, "1.2"]
-    assert column(table, "answers lost / gained")[2] == "2 / 1"
+    assert column(checks, "one answer, points") == [NOTHING, "1.2"]
+    assert column(checks, "answers lost / gained")[1] == "2 / 1"
     assert column(table, "times faster than fp32") == [NOTHING, NOTHING, "2.00"]
     assert column(table, "test balanced accuracy, %")[1] == NOTHING
-    assert "best fp16 is not offered: it fell apart." in table.footnotes
-    assert "not measured" not in tables.comparison(report).rows[0][11]
+    assert (
+        "best fp16 is not offered, and its file has been removed: it fell apart."
+    ) in table.footnotes
+    assert column(tables.comparison(report), "CPU p50, ms")[0] != "not measured"
 
     elsewhere = replace(int8_row, machine="another machine, 64 cores")
     moved = replace(report, latencies=(*report.latencies, elsewhere))
@@ -539,7 +601,7 @@ def test_calibration_is_told_before_and_after_with_intervals_and_what_chance_wou
     table = tables.calibration(report)
     assert column(table, "model") == ["best"] * 3 + ["default"] * 3
     assert set(column(table, "pictures")) == {"test (60)"}
-    assert set(column(table, "temperature")) == {"2.000"}
+    assert set(column(table, "temperature")) == {"2.00"}
     log_loss, brier, ece = table.rows[:3]
     effect = ranked(report.models)[0].calibration.test
     for row, before, after in (

@@ -100,7 +100,7 @@ def test_too_few_groups_decide_nothing() -> None:
     right, wrong = (answers_of(np.full((9, 4), value)) for value in (True, False))
     comparison = on_test_pictures(right, wrong)
     assert (comparison.verdict, comparison.difference.interval) == ("undecided", None)
-    assert "only 2 of the 4 groups" in (comparison.difference.why_not or "")
+    assert "only 2 groups of a class" in (comparison.difference.why_not or "")
 
 
 def test_answers_to_other_pictures_are_not_compared() -> None:
@@ -151,8 +151,8 @@ def test_the_unpaired_interval_is_welchs() -> None:
 @pytest.mark.parametrize(
     ("groups", "said"),
     [
-        ((2, 40), "only 1 of the 2 groups"),
-        ((4, 40), "only 2 of the 4 groups"),
+        ((2, 40), "only 1 group of a class"),
+        ((4, 40), "only 2 groups of a class"),
         ((40, 40), "nothing varies"),
     ],
 )

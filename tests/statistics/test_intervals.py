@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.statistics.answers import Answers
+from bench.statistics.answers import Answers, Counts, Floats
 from bench.statistics.intervals import (
     Metric,
     Spread,
@@ -75,8 +75,8 @@ def test_near_the_ceiling_it_reaches_further_down_than_up_and_never_beyond_1() -
         (answers_of("++++", "++++"), "all answers are right"),
         (answers_of("----", "----"), "all answers are wrong"),
         (answers_of("++++", "----"), "all groups score alike"),
-        (answers_of("++-+-+", "+-"), "a class has only 2 of the 8 groups"),
-        (answers_of("+", "-"), "a class has only 1 of the 2 groups"),
+        (answers_of("++-+-+", "+-"), "only 2 groups of a class were tested, 3 are needed"),
+        (answers_of("+", "-"), "only 1 group of a class was tested, 3 are needed"),
     ],
 )
 def test_where_no_honest_interval_can_be_given_it_says_why(answers: Answers, said: str) -> None:
@@ -160,14 +160,17 @@ def test_a_share_at_its_end_that_varies_all_the_same_says_nothing() -> None:
     assert at_the_end.wilsons_interval() == pytest.approx((0.0, 1.0))
 
 
-def test_precision_has_no_interval_where_a_class_is_hardly_ever_named() -> None:
-    """Class 0 is named once, rightly, and else mistaken for a class that is never true."""
+@pytest.mark.parametrize(("times", "said"), [(1, "only 1 group"), (0, "no group")])
+def test_precision_has_no_interval_where_a_class_is_hardly_ever_named(
+    times: int, said: str
+) -> None:
+    """Class 0 is named rightly, if at all, and else mistaken for a class that is never true."""
     labels = np.repeat([0, 1], 5)
-    named = np.asarray([0, 2, 2, 2, 2, 1, 1, 1, 1, 1])
+    named = np.asarray([0] * times + [2] * (5 - times) + [1, 1, 1, 1, 2])
     answers = Answers.of(labels, np.eye(3)[named], np.arange(10), "groups")
     estimate = bootstrap(answers, precision)
-    assert (estimate.value, estimate.interval) == (1.0, None)
-    assert "a class is named in only 1 of the 10 groups" in (estimate.why_not or "")
+    assert (estimate.value, estimate.interval) == ((times + 1) / 2, None)
+    assert estimate.why_not == f"a class is predicted in {said}, 3 are needed"
     assert bootstrap(answers, balanced_accuracy).interval is not None
 
 
@@ -182,7 +185,31 @@ def test_few_groups_give_a_loss_none_and_say_why() -> None:
     few, other = answers_of("+++", "++-"), answers_of("+++", "+-+")
     for estimate in (bootstrap(few, log_loss), bootstrap_change(few, other, log_loss)):
         assert estimate.interval is None
-        assert "the 6 groups tell no more of how it varies than" in (estimate.why_not or "")
+        assert "few of the 6 groups make most of it" in (estimate.why_not or "")
+
+
+@pytest.mark.parametrize(("is_share", "said"), [(True, None), (False, "one side of the score")])
+def test_a_score_beyond_all_resamples_has_wilsons_interval_or_says_why(
+    is_share: bool, said: str | None
+) -> None:
+    """Such as macro F1 of thousands of classes could be. Here every other mix of groups is worse:
+    their sizes are such that only the whole set has so many pictures of each class.
+    """
+    sizes = np.tile(1000 + 2 ** np.arange(10), 2)
+    labels = np.repeat([0, 1], sizes.reshape(2, 10).sum(axis=1))
+    groups = np.repeat(np.arange(20), sizes)
+    named = np.where(groups % 3 == 0, 1 - labels, labels)
+    answers = Answers.of(labels, np.eye(2)[named], groups, "groups")
+
+    def peaked(sums: Counts) -> Floats:
+        is_another = (np.abs(sums.true - answers.whole.true) > 0.5).any(axis=-1)
+        return sums.balanced_accuracy - is_another
+
+    estimate = bootstrap(answers, Metric(peaked, is_share=is_share), resamples=199)
+
+    wilson = cluster_spread(answers).wilsons_interval()
+    assert estimate.interval == (pytest.approx(wilson) if is_share else None)
+    assert estimate.why_not is said if said is None else said in (estimate.why_not or "")
 
 
 def test_where_classes_share_groups_these_are_resampled_over_all_classes() -> None:
@@ -234,7 +261,7 @@ def test_the_optimism_is_as_unsure_as_both_scores_together() -> None:
     ("sd", "answers", "said"),
     [
         (None, MIXED, "one fold"),
-        (0.1, answers_of("+-", "-+"), "only 2 of the 4"),
+        (0.1, answers_of("+-", "-+"), "only 2 groups of a class"),
         (0.0, answers_of("++++", "++++"), "nothing varies"),
     ],
 )

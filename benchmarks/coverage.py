@@ -37,6 +37,7 @@ from bench.statistics.intervals import (
     f1,
     fold_spread,
     log_loss,
+    precision,
 )
 
 Generator = np.random.Generator
@@ -236,8 +237,8 @@ def score_row(scenario: Scenario, count: int) -> str:
 
 def other_row(scenario: Scenario, count: int) -> str:
     """Of the scores that are no mean over groups of one class."""
-    both = (score_coverage(scenario, metric, count) for metric in (f1, log_loss))
-    cells = " | ".join(f"{percent(found.given)} | {percent(found.held)}" for found in both)
+    each = (score_coverage(scenario, metric, count) for metric in (f1, precision, log_loss))
+    cells = " | ".join(f"{percent(found.given)} | {percent(found.held)}" for found in each)
     return f"| {described(scenario)} | {cells} |"
 
 
@@ -343,6 +344,7 @@ def lines(count: int) -> Iterator[str]:
     yield from table(
         "Other scores on a test set",
         f"{SCENARIO} draws with an interval of macro F1 | held the truth "
+        "| draws with an interval of macro precision | held the truth "
         "| draws with an interval of log-loss | held the truth |",
         (other_row(scenario, count) for scenario in OTHERS),
     )

@@ -24,7 +24,14 @@ from coverage import (
     score_coverage,
 )
 
-from bench.statistics.intervals import Metric, balanced_accuracy, cluster_spread, f1, log_loss
+from bench.statistics.intervals import (
+    Metric,
+    balanced_accuracy,
+    cluster_spread,
+    f1,
+    log_loss,
+    precision,
+)
 
 DRAWS = 2000
 CLUSTERED = SCORES[0]
@@ -40,7 +47,7 @@ def test_balanced_accuracy_is_held_at_its_rate(scenario: Scenario) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", OTHERS, ids=described)
-@pytest.mark.parametrize("metric", [f1, log_loss], ids=["f1", "log-loss"])
+@pytest.mark.parametrize("metric", [f1, precision, log_loss], ids=["f1", "precision", "log-loss"])
 def test_other_scores_are_held_at_their_rate(scenario: Scenario, metric: Metric) -> None:
     assert 0.93 <= score_coverage(scenario, metric, DRAWS).held <= 0.97
 

@@ -182,7 +182,12 @@ def search(
     parts: PartsOption = None,
     test_fraction: Annotated[float, typer.Option(help="Share of the locked test set.")] = 0.2,
     cache_gb: Annotated[
-        float, typer.Option(min=0, help="Disk for stored activations; 0: compute them each time.")
+        float,
+        typer.Option(
+            min=0,
+            help="Disk for stored activations, where a GPU has no room for them in its memory; 0: "
+            "compute them each time.",
+        ),
     ] = 8.0,
     store: Annotated[
         str,
@@ -341,14 +346,15 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write a Markdown report with tables, figures and JSON."""
-    from bench.results import load_study_report, refuse_without_trials
+    from bench.results import latest_study, load_study_report, refuse_without_trials
     from reports.cards import write_cards
     from reports.markdown import write_report
 
     with _opened(workspace, storage) as (place, database):
-        names = studies or list(database.studies()[-1:])
-        if not names:
+        latest = latest_study(database)
+        if latest is None:
             raise InputError(f"{place.root} holds no study yet: run `bench search` first")
+        names = studies or [latest]
         for name in names:
             refuse_without_trials(database, name)
         records = [load_study_report(database, name) for name in names]

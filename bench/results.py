@@ -170,6 +170,16 @@ def refuse_without_trials(database: Database, study: str) -> None:
         raise InputError(_nothing_yet(study, owner_of(study, database), prepared=True))
 
 
+def latest_study(database: Database) -> str | None:
+    """Name the study that was last run, if possible one of which a trial has ended."""
+    studies = database.studies()
+    for study in reversed(studies):
+        plan = database.load_plan(study)
+        if plan is not None and _has_ended(load_trials(database, plan)):
+            return study
+    return studies[-1] if studies else None
+
+
 def _refuse_unknown(database: Database, study: str) -> None:
     known = database.studies()
     if study not in known:

@@ -53,18 +53,19 @@ def test_recorded_steps_train_as_single_kernels_do(
 ) -> None:
     """Every step runs the same kernels on the same numbers, the first three one by one."""
     plain = Arithmetic(device="cuda", dtype=dtype, channels_last=True, reason="test")
-    scores = [
-        Trainer(
+    runs = []
+    for graphs in (False, True):
+        trainer = Trainer(
             replace(
                 plan,
                 workspace=str(tmp_path / str(graphs)),
                 arithmetic={BACKBONE: replace(plain, graphs=graphs)},
                 settings=replace(plan.settings, epochs=5),
             )
-        ).fold_scores(TrialJob(number=depth, recipe=recipe(depth)))
-        for graphs in (False, True)
-    ]
-    assert scores[0] == scores[1]
+        )
+        runs.append(all_events(trainer, TrialJob(number=depth, recipe=recipe(depth))))
+    assert isinstance(runs[0][-1], TrialDone), runs[0][-1]
+    assert [timeless(event) for event in runs[0]] == [timeless(event) for event in runs[1]]
 
 
 def test_a_recorded_function_is_replayed_with_new_numbers() -> None:

@@ -19,6 +19,7 @@ from bench.latency import LatencyProtocol
 from bench.progress import SilentProgress
 from bench.promote.precisions import VariantChoice
 from bench.records import Environment, StudyPlan
+from bench.results import latest_study
 from bench.search.lock import own
 from bench.search.options import SearchOptions
 from bench.search.study import open_study
@@ -187,6 +188,19 @@ def test_a_study_without_a_finished_trial_is_there_and_told_what_it_waits_for(
         (row,) = json.loads(bench("status", "--json").out)
 
     assert (row["prepared"], row["owner"] is not None) == (prepared, owned)
+
+
+def test_the_latest_study_is_the_last_with_something_to_report(
+    begun: StudyPlan, database: Database
+) -> None:
+    """A newer one that is being prepared does not hide it."""
+    assert latest_study(database) == begun.study, "there is no other"
+    study = open_study(begun, database)
+    trial = study.ask(SearchSpace.from_dict(begun.space).distributions())
+    study.tell(trial, state=TrialState.FAIL)
+    database.save_preparing("newer")
+    assert database.studies() == (begun.study, "newer")
+    assert latest_study(database) == begun.study
 
 
 def test_a_trial_that_failed_is_something_to_report(

@@ -33,7 +33,8 @@ _PLAIN: _Kind = ("float32", False)
 _KINDS: tuple[_Kind, ...] = (_PLAIN, ("float32", True), ("bfloat16", False), ("bfloat16", True))
 _LAYOUTS = {False: torch.contiguous_format, True: torch.channels_last}
 _BATCH = 8
-_CUDA_BATCH = 32  # a smaller one leaves most of a GPU idle in every format
+# A small one leaves most of a GPU idle in every format: it is for where a larger one does not fit.
+_CUDA_BATCHES = (32, 8, 2)
 _ROUNDS = 6
 # After the first timed round, formats that took so many times as long as the fastest are done with.
 _OUT_OF_QUESTION = 1.5
@@ -85,18 +86,25 @@ def choose_arithmetic(device: Device, model: StagedModel, image_size: int) -> Ar
 
 def _choose_on_cuda(model: StagedModel, image_size: int) -> Arithmetic:
     model = model.to("cuda")
-    times = {kind: _cuda_step_times(kind, model, image_size) for kind in _cuda_kinds()}
+    for pictures in _CUDA_BATCHES:
+        times = {
+            kind: _cuda_step_times(kind, model, image_size, pictures) for kind in _cuda_kinds()
+        }
+        if any(math.isfinite(of_kind.least_ms) for of_kind in times.values()):
+            break
+    torch.cuda.empty_cache()  # trials run in other processes too
     # In order of preference: bfloat16 cannot overflow where float32 does not, float16 can.
     chosen = _PLAIN
     for kind, of_kind in times.items():
-        if times[chosen].least_ms >= _LEAST_GAIN * of_kind.least_ms:
+        gains = times[chosen].least_ms >= _LEAST_GAIN * of_kind.least_ms
+        if gains and math.isfinite(of_kind.least_ms):
             chosen = kind
     measured = ", ".join(f"{_name(kind)} {of_kind}" for kind, of_kind in times.items())
     return Arithmetic(
         device="cuda",
         dtype=chosen[0],
         channels_last=chosen[1],
-        reason=f"a training step of {_CUDA_BATCH} pictures took: {measured}",
+        reason=f"a training step of {pictures} pictures took: {measured}",
         graphs=times[chosen].recorded_ms < times[chosen].one_by_one_ms,
     )
 
@@ -113,16 +121,17 @@ def _cuda_kinds() -> list[_Kind]:
 class _StepTimes:
     """Least times of a training step, kernel by kernel and recorded; inf where it cannot be."""
 
-    one_by_one_ms: float
-    recorded_ms: float
+    one_by_one_ms: float = math.inf
+    recorded_ms: float = math.inf
+    fault: str | None = None
 
     @property
     def least_ms(self) -> float:
         return min(self.one_by_one_ms, self.recorded_ms)
 
     def __str__(self) -> str:
-        if math.isinf(self.one_by_one_ms):
-            return "overflows"
+        if self.fault is not None:
+            return self.fault
         if math.isinf(self.recorded_ms):
             return f"{self.one_by_one_ms:.1f} ms, cannot be recorded"
         return f"{self.one_by_one_ms:.1f} ms, recorded {self.recorded_ms:.1f}"
@@ -189,9 +198,16 @@ def _step_ms(kind: _Kind, network: StagedModel, pixels: torch.Tensor) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def _cuda_step_times(kind: _Kind, model: StagedModel, image_size: int) -> _StepTimes:
+def _cuda_step_times(kind: _Kind, model: StagedModel, image_size: int, pictures: int) -> _StepTimes:
+    try:
+        return _timed_on_cuda(kind, model, image_size, pictures)
+    except torch.OutOfMemoryError:
+        return _StepTimes(fault="does not fit")
+
+
+def _timed_on_cuda(kind: _Kind, model: StagedModel, image_size: int, pictures: int) -> _StepTimes:
     network = copy.deepcopy(model).to(memory_format=_LAYOUTS[kind[1]]).train()
-    pixels = 255.0 * torch.rand(_CUDA_BATCH, 3, image_size, image_size, device="cuda")
+    pixels = 255.0 * torch.rand(pictures, 3, image_size, image_size, device="cuda")
     images = pixels.contiguous(memory_format=_LAYOUTS[kind[1]])
     arithmetic = Arithmetic(device="cuda", dtype=kind[0], channels_last=kind[1], reason="")
 
@@ -203,7 +219,7 @@ def _cuda_step_times(kind: _Kind, model: StagedModel, image_size: int) -> _StepT
         return loss.detach()
 
     if not step(images).isfinite():
-        return _StepTimes(one_by_one_ms=math.inf, recorded_ms=math.inf)
+        return _StepTimes(fault="overflows")
     recorded = Recorded(step)
     one_by_one_ms, recorded_ms = _least_ms(step, images), _least_ms(recorded, images)
     return _StepTimes(

@@ -45,6 +45,13 @@ def threads_as(conditions: Conditions) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let one thread do all products of NumPy and SciPy within the block."""
+    with _pools().limit(limits=1, user_api="blas"):
+        yield
+
+
 def _blas_threads() -> int:
     pools = _pools().select(user_api="blas").info()
     return max((int(pool["num_threads"]) for pool in pools), default=1)

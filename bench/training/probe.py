@@ -19,8 +19,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
-from threadpoolctl import threadpool_limits
 from torch import nn
+
+from bench.training.conditions import one_blas_thread
 
 # Inverse strength of the L2 penalty on standardised features. On grouped spectrogram pictures
 # 0.01 did as well as any of 0.003 to 1 at 224 pixels and better than most at 160.
@@ -79,7 +80,7 @@ def _fit(scaled_nf: npt.NDArray[np.float32], labels_n: npt.NDArray[np.int64]) ->
     regression = LogisticRegression(C=_C, class_weight="balanced", max_iter=_MOST_ITERATIONS)
     # Its many small products are done sooner than threads are woken for them: on sixteen cores,
     # five probes of 643 pictures by 2,048 features took 80 s with all threads and 5 s with one.
-    with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
+    with one_blas_thread(), warnings.catch_warnings():
         # It is a start; what is left of the way is of no weight.
         warnings.simplefilter("ignore", ConvergenceWarning)
         if len(scaled_nf) >= scaled_nf.shape[1]:

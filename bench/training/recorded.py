@@ -53,18 +53,21 @@ class Recorded:
         if key not in self._recordings:
             try:
                 self._recordings[key] = _Recording(self._function, inputs, self._pool)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:  # it waits for the GPU, say, or computes on the processor
-                self._refused = True
-                # A recording that fails leaves the random numbers waiting for its end.
-                generator = torch.cuda.default_generators[torch.cuda.current_device()]
-                generator.graphsafe_set_state(generator.clone_state())
+            except RuntimeError:  # it waits for the GPU, say, or there is no room for another one
+                self._give_up()
                 return self._run_aside(*inputs)
         return self._recordings[key].replay(inputs)
 
+    def _give_up(self) -> None:
+        self._refused = True
+        self._recordings.clear()
+        # A recording that fails leaves the random numbers waiting for its end.
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        generator.graphsafe_set_state(generator.clone_state())
+        torch.cuda.empty_cache()
+
     def _run_aside(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Run on a stream of its own, for what was run on the default one cannot be recorded."""
+        """Run on a stream of its own, as PyTorch asks for before a recording."""
         ours = torch.cuda.current_stream()
         self._stream.wait_stream(ours)
         with torch.cuda.stream(self._stream), warnings.catch_warnings():
@@ -91,7 +94,7 @@ class _Recording:
             with torch.cuda.graph(self._graph, pool=pool):
                 self._output = function(*self._inputs)
         finally:
-            torch.cuda.set_stream(ours)  # a recording that fails leaves its own behind
+            torch.cuda.set_stream(ours)  # older versions stay on the recording's when it fails
 
     def replay(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         for own, given in zip(self._inputs, inputs, strict=True):

@@ -49,10 +49,20 @@ class EntryKey:
     view: int
     boundary: int
     store: Store
+    batch: int = FROZEN_BATCH  # of the frozen part, on which its last bits depend
 
     @property
     def name(self) -> str:
         return fingerprint_of((_FORMAT, self))
+
+
+def _is_channels_last(activations: torch.Tensor) -> bool:
+    """Whether (N, ...) activations lie in that layout, and in no other."""
+    return (
+        activations.ndim == 4
+        and not activations.is_contiguous()
+        and activations.is_contiguous(memory_format=torch.channels_last)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +79,10 @@ class _Layout:
 
     @classmethod
     def of(cls, activations: torch.Tensor, store: Store) -> _Layout:
-        channels_last = (
-            activations.ndim == 4
-            and not activations.is_contiguous()
-            and activations.is_contiguous(memory_format=torch.channels_last)
-        )
         return cls(
             shape=tuple(activations.shape[1:]),
             dtype=str(activations.dtype).removeprefix("torch."),
-            channels_last=channels_last,
+            channels_last=_is_channels_last(activations),
             halved=store == "half" and can_halve(activations),
         )
 
@@ -208,18 +213,33 @@ class _Writer:
 
 
 class _Gatherer:
-    """Gathers an entry batch by batch in the training device's memory."""
+    """Gathers an entry of so many rows, batch by batch, in the training device's memory."""
 
-    def __init__(self, cache: ActivationCache, key: EntryKey) -> None:
-        self._cache = cache
-        self._key = key
-        self._batches: list[torch.Tensor] = []
+    def __init__(self, store: Store, rows: int) -> None:
+        self._store = store
+        self._rows = rows
+        self._done = 0
+        self._entry: torch.Tensor | None = None
 
     def append(self, activations: torch.Tensor) -> None:
-        self._batches.append(rounded(activations) if self._key.store == "half" else activations)
+        if self._entry is None:
+            layout = (
+                torch.channels_last if _is_channels_last(activations) else torch.contiguous_format
+            )
+            self._entry = torch.empty(
+                (self._rows, *activations.shape[1:]),
+                dtype=activations.dtype,
+                device=activations.device,
+                memory_format=layout,
+            )
+        end = self._done + len(activations)
+        rows = rounded(activations) if self._store == "half" else activations
+        self._entry[self._done : end] = rows
+        self._done = end
 
-    def finish(self) -> None:
-        self._cache.keep(self._key, torch.cat(self._batches))
+    def finish(self) -> torch.Tensor:
+        assert self._entry is not None and self._done == self._rows
+        return self._entry
 
 
 class ActivationCache:
@@ -275,12 +295,12 @@ class ActivationCache:
         return key.store == "exact" or not can_halve(self._resident[key])
 
     @contextmanager
-    def gathering(self, keys: Sequence[EntryKey]) -> Iterator[dict[EntryKey, _Gatherer]]:
+    def gathering(self, keys: Sequence[EntryKey], rows: int) -> Iterator[dict[EntryKey, _Gatherer]]:
         """Yield a gatherer for each key; all entries appear, in memory, when the block succeeds."""
-        gatherers = {key: _Gatherer(self, key) for key in keys}
+        gatherers = {key: _Gatherer(key.store, rows) for key in keys}
         yield gatherers
-        for gatherer in gatherers.values():
-            gatherer.finish()
+        for key, gatherer in gatherers.items():
+            self.keep(key, gatherer.finish())
 
     @contextmanager
     def writing(self, keys: Sequence[EntryKey]) -> Iterator[dict[EntryKey, _Writer]]:
@@ -317,15 +337,19 @@ class ActivationCache:
         self._open.clear()
         self._resident.clear()
 
-    def forget_resident(self) -> None:
-        """Give the memory of the training device back."""
+    def give_up_memory(self) -> bool:
+        """Give the training device's memory back for good; False where nothing was kept there."""
+        kept = bool(self._resident)
         self._resident.clear()
+        self.memory_bytes = 0
+        return kept
 
     def keep(self, key: EntryKey, activations: torch.Tensor) -> None:
         """Keep an entry whole on the training device, and let go what it has no room beside."""
-        self._resident[key] = activations
-        while sum(kept.nbytes for kept in self._resident.values()) > self.memory_bytes:
+        room = self.memory_bytes - activations.nbytes
+        while self._resident and sum(kept.nbytes for kept in self._resident.values()) > room:
             self._resident.popitem(last=False)
+        self._resident[key] = activations
 
     def _evict(self, keep: set[str]) -> None:
         """Remove the entries that were not used for longest until the rest fits the budget."""
@@ -378,6 +402,7 @@ class StoredActivations:
         self._frozen_part = frozen_part
         self._store: Store = store
         self._in_memory = in_memory
+        self._batch = _GPU_BATCH if in_memory else FROZEN_BATCH
 
     def read(self, pictures: Indices, *, policy: Policy, view: int) -> torch.Tensor:
         # Without augmentation all views are the same one.
@@ -401,6 +426,7 @@ class StoredActivations:
             boundary=boundary,
             # Pixels are never rounded.
             store=self._store if boundary else "exact",
+            batch=self._batch,
         )
 
     def _compute(self, wanted: EntryKey) -> None:
@@ -411,11 +437,16 @@ class StoredActivations:
         }
         there = [boundary for boundary, key in keys.items() if self._cache.has(key)]
         start = max((b for b in there if self._cache.is_exact(keys[b])), default=0)
-        count, size = len(self._pictures), _GPU_BATCH if self._in_memory else FROZEN_BATCH
+        count, size = len(self._pictures), self._batch
         everything = np.arange(count)
-        kept = [b for b in self._worth_keeping(start, wanted.boundary) if b not in there]
-        store = self._cache.gathering if self._in_memory else self._cache.writing
-        with store([keys[boundary] for boundary in kept]) as writers:
+        on_the_way = worth_keeping(self._model.elements, start, wanted.boundary)
+        kept = [b for b in on_the_way if b not in there]
+        wanted_keys = [keys[boundary] for boundary in kept]
+        with (
+            self._cache.gathering(wanted_keys, count)
+            if self._in_memory
+            else self._cache.writing(wanted_keys)
+        ) as writers:
             for batch in np.array_split(everything, range(size, count, size)):
                 activations = self._start(keys[start], batch)
                 at = start
@@ -430,12 +461,14 @@ class StoredActivations:
             raise OSError("an activation entry that was just written cannot be read back")
 
     def _start(self, key: EntryKey, batch: Indices) -> torch.Tensor:
-        if self._cache.has(key):
+        if key.boundary or self._cache.has(key):
             return self._cache.rows(key, batch)
         return self._pixels.read(self._pictures[batch], policy=key.policy, view=key.view)
 
-    def _worth_keeping(self, start: int, stop: int) -> list[int]:
-        """Boundaries on the way to `stop` that are no larger than the picture; `stop` itself."""
-        sizes = self._model.elements
-        most = 3 * self._pixels.image_size**2
-        return [b for b in range(start + 1, stop) if sizes[b] <= most] + [stop]
+
+def worth_keeping(elements: Sequence[int], start: int, stop: int) -> list[int]:
+    """Boundaries on the way to `stop` that are no larger than the picture; `stop` itself.
+
+    `elements` are those of one picture's activation at each boundary.
+    """
+    return [b for b in range(start + 1, stop) if elements[b] <= elements[0]] + [stop]

@@ -48,7 +48,7 @@ from bench.training.conditions import describe_conditions
 from bench.training.folds import FoldResult, fold_file, read_fold, write_fold
 from bench.training.loop import Schedule, fit
 from bench.training.start import Start, find_start
-from bench.training.stored import ActivationCache, StoredActivations
+from bench.training.stored import ActivationCache, StoredActivations, worth_keeping
 from bench.workspace import Workspace
 
 _DISK_ERRORS = frozenset(
@@ -117,12 +117,17 @@ class Trainer:
                         if not go_on:
                             return
                     fold += 1
+                    continue
                 except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                    parts *= 2
-                    if not _is_out_of_memory(error) or self.plan.settings.batch_size < 2 * parts:
+                    if not _is_out_of_memory(error):
                         raise
-                    self._cache.forget_resident()
-                    _release_memory(self.plan.device)
+                    # On a GPU it may be the stored activations that leave no room.
+                    if not (self.plan.device == "cuda" and self._cache.give_up_memory()):
+                        parts *= 2
+                        if self.plan.settings.batch_size < 2 * parts:
+                            raise
+                # Not before here: the error holds the failed step and all its tensors.
+                _release_memory(self.plan.device)
             yield TrialDone(trial=job.number, remark=_remark(parts, self.plan.settings))
         except Exception as error:
             kind = _kind_of(error)
@@ -235,14 +240,16 @@ class Trainer:
         """What feeds the part of `model` behind `boundary`."""
         plan, store = self.plan, self.plan.settings.store
         pixels = self.pixels(backbone)
-        views_bytes = (
-            (4 if store == "exact" else 2)
-            * model.elements[boundary]
-            * len(plan.split.development) * plan.settings.epochs
-        )  # fmt: skip
         # What one trial alone would push out again is not worth storing.
-        in_memory = plan.device == "cuda" and 0 < views_bytes <= self._cache.memory_bytes
-        on_disk = boundary > 0 and views_bytes <= plan.cache_bytes
+        pictures, elements = len(plan.split.development), model.elements
+        on_disk = boundary > 0 and plan.cache_bytes >= (
+            (4 if store == "exact" else 2) * elements[boundary] * pictures * plan.settings.epochs
+        )
+        # In memory nothing is halved, and validation's view is one more.
+        kept = sum(elements[b] for b in worth_keeping(elements, 0, boundary))
+        in_memory = plan.device == "cuda" and self._cache.memory_bytes >= (
+            4 * kept * pictures * (plan.settings.epochs + 1)
+        )
         if plan.cache_bytes == 0 or not (in_memory or on_disk):
             return ComputedActivations(pixels, model, boundary, store)
         if backbone not in self._frozen_parts:
@@ -340,13 +347,20 @@ def training_identity(plan: StudyPlan, recipe: Recipe) -> str:
 
     A workspace can outlive its database, and a study's name can be used again.
     """
+    arithmetic = plan.arithmetic[recipe.backbone]
     return fingerprint_of(
         (
             recipe,
             replace(plan.settings, pruner=""),
             plan.split.fingerprint,
             plan.weights[recipe.backbone],
-            replace(plan.arithmetic[recipe.backbone], reason=""),
+            # By name, for recorded steps give the same numbers: `graphs` is none of it.
+            {
+                "channels_last": arithmetic.channels_last,
+                "device": arithmetic.device,
+                "dtype": arithmetic.dtype,
+                "reason": "",
+            },
         )
     )
 

@@ -58,8 +58,16 @@ INF = float("inf")
         ({PLAIN: (19, 17), BF16: (15, 9), FP16: (INF, INF)}, BF16, True),
         ({PLAIN: (10, 10), BF16: (12, INF), FP16: (9.5, INF)}, PLAIN, False),
         ({PLAIN: (19, INF), BF16: (15, INF), FP16: (17, INF)}, BF16, False),
+        ({PLAIN: (INF, INF), BF16: (INF, INF), FP16: (INF, INF)}, PLAIN, False),
     ],
-    ids=["float16 gains little", "float16 gains", "float16 overflows", "old GPU", "no recording"],
+    ids=[
+        "float16 gains little",
+        "float16 gains",
+        "float16 overflows",
+        "old GPU",
+        "no recording",
+        "nothing fits",
+    ],
 )
 def test_on_cuda_a_format_that_can_overflow_must_gain_over_one_that_cannot(
     monkeypatch: pytest.MonkeyPatch,
@@ -75,13 +83,17 @@ def test_on_cuda_a_format_that_can_overflow_must_gain_over_one_that_cannot(
 
     def step_times(kind: Kind, *_: object) -> arithmetic._StepTimes:
         one_by_one_ms, recorded_ms = times_ms[kind]
-        return arithmetic._StepTimes(one_by_one_ms=one_by_one_ms, recorded_ms=recorded_ms)
+        fault = "does not fit" if one_by_one_ms == INF else None
+        return arithmetic._StepTimes(
+            one_by_one_ms=one_by_one_ms, recorded_ms=recorded_ms, fault=fault
+        )
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(arithmetic, "_cuda_step_times", step_times)
     made = choose_arithmetic("cuda", cast(StagedModel, Model()), 64)
     assert ((made.dtype, made.channels_last), made.graphs) == (chosen, recorded)
-    assert "19.0 ms" in made.reason or "10.0 ms" in made.reason, "the measurement is recorded"
+    plain = "does not fit" if times_ms[PLAIN][0] == INF else f"{times_ms[PLAIN][0]:.1f} ms"
+    assert f"float32 {plain}" in made.reason, "the measurement is recorded"
 
 
 @pytest.mark.parametrize(

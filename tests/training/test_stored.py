@@ -111,8 +111,9 @@ def test_memory_lets_go_what_was_used_least_recently(tmp_path: Path) -> None:
     cache.rows(keys[0], np.arange(2))
     cache.keep(keys[2], ROWS)
     assert [cache.has(key) for key in keys] == [True, False, True]
-    cache.forget_resident()
+    assert cache.give_up_memory()
     assert not any(cache.has(key) for key in keys)
+    assert not cache.give_up_memory(), "there was nothing left"
 
 
 def rounding(plan: StudyPlan) -> StudyPlan:

@@ -26,7 +26,7 @@ from bench.records import (
 from bench.training import trainer as trainer_module
 from bench.training.conditions import describe_conditions
 from bench.training.folds import fold_file, read_fold
-from bench.training.trainer import Trainer, fold_seed
+from bench.training.trainer import Trainer, fold_seed, training_identity
 from bench.workspace import Workspace
 from tests.tiny import BACKBONE, all_events, make_plan, timeless, write_pictures
 
@@ -53,6 +53,17 @@ def elsewhere(small_plan: StudyPlan, tmp_path: Path) -> Callable[[str], StudyPla
 
 def run(plan: StudyPlan, job: TrialJob = JOB) -> list[Event]:
     return all_events(Trainer(plan), job)
+
+
+def test_a_trainings_identity_is_what_its_numbers_depend_on(small_plan: StudyPlan) -> None:
+    """Finished folds of older studies are found again, however steps are launched today."""
+
+    def identity(**changes: Any) -> str:
+        arithmetic = replace(small_plan.arithmetic[BACKBONE], **changes)
+        return training_identity(replace(small_plan, arithmetic={BACKBONE: arithmetic}), RECIPE)
+
+    assert identity(graphs=True) == identity() == identity(reason="measured again")
+    assert identity(channels_last=True) != identity() != identity(dtype="bfloat16")
 
 
 def told_again(events: list[Event]) -> list[Event]:

@@ -12,6 +12,8 @@ failed=0
 
 "$python" -m pytest tests/test_on_cuda.py tests/runtime/test_cuda.py -rs || failed=1
 
+"$python" benchmarks/step_times.py --device cuda --out "$results/step-times-cuda.json" || failed=1
+
 # 50 trials x 5 folds x 10 epochs over 1,008 pictures of 224 pixels, as a user would search and with
 # every trial trained to its end.
 for pruner in racing none; do

@@ -1,0 +1,124 @@
+"""How long a training step takes, launched kernel by kernel and recorded as a CUDA graph.
+
+    python benchmarks/step_times.py --backbones resnet50,xception --device cuda \
+        --out benchmarks/results/step-times.json
+
+A step is forward, backward, clipping and AdamW on one batch, from the boundary behind the frozen
+parts on, as `bench` trains. It is the loop's own step on activations that lie on the device; the
+least of several rounds is printed. Without a GPU nothing is recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from results_file import write_result
+
+from bench.models.backbones import describe_backbone
+from bench.models.staged import build_model
+from bench.records import Arithmetic, Policy, Recipe, WeightSource
+from bench.training.activations import Indices
+from bench.training.arithmetic import choose_device
+from bench.training.loop import Schedule, fit
+from bench.workspace import describe_environment
+
+CLASSES = 10
+
+
+class OneBatch:
+    """The same activations whatever is asked for, on the training device."""
+
+    def __init__(self, activations: torch.Tensor) -> None:
+        self._activations = activations
+
+    def read(self, pictures: Indices, *, policy: Policy, view: int) -> torch.Tensor:
+        return self._activations[: len(pictures)]
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbones", default="resnet50,xception")
+    parser.add_argument("--depths", default="0,3,4,5")
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--steps", type=int, default=50, help="of a round")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args(arguments)
+    device = choose_device(options.device)
+    rows = []
+    print("| network | frozen parts | one by one, ms | recorded, ms | times |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for backbone in options.backbones.split(","):
+        for depth in map(int, options.depths.split(",")):
+            row: dict[str, Any] = {"backbone": backbone, "depth": depth}
+            for graphs in (False, True) if device == "cuda" else (False,):
+                arithmetic = Arithmetic(
+                    device=device,
+                    dtype=options.dtype,
+                    channels_last=True,
+                    reason="benchmark",
+                    graphs=graphs,
+                )
+                row["recorded_ms" if graphs else "one_by_one_ms"] = least_ms(
+                    epochs(backbone, depth, arithmetic, options), options.steps
+                )
+            rows.append(row)
+            one_by_one, recorded = row["one_by_one_ms"], row.get("recorded_ms")
+            gain = f"{recorded:.2f} | {one_by_one / recorded:.1f}" if recorded else "– | –"
+            print(f"| {backbone} | {depth} | {one_by_one:.2f} | {gain} |", flush=True)
+    name = torch.cuda.get_device_name() if device == "cuda" else None
+    environment = asdict(describe_environment(name))
+    write_result(options, {"rows": rows, "environment": environment})
+
+
+def epochs(
+    backbone: str, depth: int, arithmetic: Arithmetic, options: argparse.Namespace
+) -> Callable[[], object]:
+    """Something that trains one more epoch, of `options.steps` steps, each time it is called."""
+    spec = describe_backbone(backbone)
+    size, batch_size = options.image_size, options.batch_size
+    model = build_model(spec, WeightSource(kind="random"), classes=CLASSES, image_size=size, seed=0)
+    model = model.to(arithmetic.device).to(memory_format=torch.channels_last)
+    model.freeze(depth, "updating")
+    boundary = model.boundary(depth)
+    pixels = 255.0 * torch.rand(batch_size, 3, size, size, device=arithmetic.device)
+    with torch.no_grad():
+        activations = model.prefix(pixels.contiguous(memory_format=torch.channels_last), boundary)
+    pictures = np.arange(options.steps * batch_size)
+    outcomes = fit(
+        model,
+        OneBatch(activations),
+        boundary,
+        pictures % CLASSES,
+        pictures,
+        None,
+        Recipe(backbone=backbone, freeze_depth=depth, learning_rate=1e-5, batch_norm="updating"),
+        Schedule(epochs=5, batch_size=batch_size, seed=0),
+        arithmetic,
+    )
+    return lambda: next(outcomes)
+
+
+def least_ms(train_epoch: Callable[[], object], steps: int) -> float:
+    """Milliseconds of a step in the fastest of four epochs after a first one."""
+    train_epoch()
+    times_s = []
+    for _ in range(4):
+        start = time.perf_counter()
+        train_epoch()  # it ends with its loss on the processor, so nothing is under way after it
+        times_s.append(time.perf_counter() - start)
+    return 1e3 * min(times_s) / steps
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

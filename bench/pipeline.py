@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -65,7 +66,7 @@ from bench.training.arithmetic import Device, choose_arithmetic, choose_device
 from bench.training.rounding import measure_rounding
 from bench.training.trainer import Trainer
 from bench.words import counted
-from bench.workspace import Workspace, as_study_name, describe_environment
+from bench.workspace import Workspace, as_study_name, describe_environment, usable_cores
 
 _LATENCY_NOTE = "Limit of latency, ms,"
 # What a promoted model's latency is measured of: (scope, batch size).
@@ -574,11 +575,25 @@ def _arithmetic_of(
     if model.recomputed:
         listener.stage(f"{backbone} {model.recomputed}")
     listener.stage(f"timing training steps of {backbone} in each number format")
+    if (remark := _load_remark()) is not None:
+        listener.stage(remark)
     chosen = choose_arithmetic(device, model, size)
     layout = " channels_last" if chosen.channels_last else ""
     recorded = ", steps recorded as CUDA graphs" if chosen.graphs else ""
     listener.stage(f"arithmetic of {backbone}: {chosen.dtype}{layout}{recorded} ({chosen.reason})")
     return chosen
+
+
+def _load_remark() -> str | None:
+    """Say that other programs disturb what is timed; our own preparation hardly loads a minute."""
+    cores = usable_cores()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load < 1.5 * cores:
+        return None
+    return (
+        f"  other programs keep this machine busy (load {load:.1f} on {counted(cores, 'core')}): the "
+        "format that is fastest now may not be when it is idle, and a study keeps its own"
+    )
 
 
 def _describe(dataset: Dataset, *, groups_given: bool) -> str:

@@ -641,3 +641,14 @@ def test_the_winner_is_trained_again_under_a_further_protocol_once(
     markdown = Path(json.loads(written.out)["report"]).read_text()
     assert "A random split would have promised" in markdown
     assert "One recipe under several protocols" in markdown
+
+
+@pytest.mark.parametrize(("load", "told"), [(0.4, False), (2.9, False), (6.2, True)])
+def test_a_busy_machine_is_told_of_before_formats_are_timed(
+    monkeypatch: pytest.MonkeyPatch, load: float, told: bool
+) -> None:
+    monkeypatch.setattr(pipeline.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(pipeline, "usable_cores", lambda: 2)
+    remark = pipeline._load_remark()
+    assert (remark is not None) == told
+    assert not told or "load 6.2 on 2 cores" in str(remark)

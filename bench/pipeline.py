@@ -591,8 +591,8 @@ def _load_remark() -> str | None:
     if load < 1.5 * cores:
         return None
     return (
-        f"  other programs keep this machine busy (load {load:.1f} on {counted(cores, 'core')}): the "
-        "format that is fastest now may not be when it is idle, and a study keeps its own"
+        f"  other programs keep this machine busy (load {load:.1f} on {counted(cores, 'core')}): "
+        "the format that is fastest now may not be when it is idle, and a study keeps its own"
     )
 
 

@@ -224,3 +224,12 @@ def test_names_that_are_markup_do_not_break_a_card(make_report: MakeReport) -> N
 
     assert r"a\|b" in text
     assert "<d>" not in text.split("---\n", 2)[2]
+
+
+def test_a_card_says_which_parameters_it_counts(make_report: MakeReport) -> None:
+    report = make_report()
+
+    text = card(report, best(report))
+
+    assert f"{best(report).parameters:,} trained parameters" in text
+    assert "`bench inspect` counts the numbers stored in the file instead" in text

@@ -349,6 +349,8 @@ def report(
     from bench.results import latest_study, load_study_report, refuse_without_trials
     from reports.cards import write_cards
     from reports.markdown import write_report
+    from reports.paths import as_reached
+    from reports.summary import headlines
 
     with _opened(workspace, storage) as (place, database):
         latest = latest_study(database)
@@ -359,13 +361,18 @@ def report(
             refuse_without_trials(database, name)
         records = [load_study_report(database, name) for name in names]
     folder = out or (place.report(names[0]) if len(names) == 1 else place.joint_report)
-    paths = write_report(records, folder)
+    root = Path(console.relative(place.root))
+    paths = write_report(records, folder, root=root)
     for record in records:
-        write_cards(record, place.root)
+        write_cards(record, root)
     if as_json:
         console.print_json({"report": str(paths.markdown), "json": str(paths.json)})
     else:
-        print(paths.markdown)
+        for record in records:
+            print(f"Report on {record.study}")
+            for line in headlines(as_reached(record, root)):
+                print(line)
+        print(console.relative(paths.markdown))
 
 
 @app.command(epilog="Example: bench reproduce demo best")
@@ -870,13 +877,14 @@ def _cards(study: str, place: Workspace, database: Database) -> Iterator[None]:
     from bench.results import load_study_report
     from reports.cards import write_cards
 
+    root = Path(console.relative(place.root))
     try:
         yield
     except BenchError:
         if database.load_models(study):
-            write_cards(load_study_report(database, study), place.root)
+            write_cards(load_study_report(database, study), root)
         raise
-    write_cards(load_study_report(database, study), place.root)
+    write_cards(load_study_report(database, study), root)
 
 
 def _check_device(device: str) -> None:

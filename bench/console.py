@@ -129,6 +129,13 @@ def _print_models(report: StudyReport, place: Workspace) -> None:
     headers = ("model", "CV balanced accuracy", "test", "CPU p50 ms (batch 1)", "file")
     _print_table(headers, rows)
     for model in report.models:
+        if model.cv_mean is None:
+            print(
+                f"{model.name}: trial {model.trial} was pruned, so it has no cross-validated score"
+            )
+        for variant in model.variants:
+            if variant.refused is not None:
+                print(f"{model.name}, {variant.precision} is not offered: {variant.refused}")
         if model.further_seeds:
             scores = (model.test, *(run.test for run in model.further_seeds))
             shown = ", ".join(f"{score.balanced_accuracy:.3f}" for score in scores)
@@ -140,7 +147,7 @@ def _model_cells(report: StudyReport, model: ModelRecord, place: Workspace) -> t
     spread = f" ± {model.cv_sd:.3f}" if model.cv_sd is not None else ""
     return (
         model.name,
-        f"{model.cv_mean:.3f}{spread}" if model.cv_mean is not None else "pruned",
+        f"{model.cv_mean:.3f}{spread}" if model.cv_mean is not None else NOTHING,
         f"{model.test.balanced_accuracy:.3f}",
         _p50(report, model.architecture_key),
         relative(place.root / model.path),
@@ -152,7 +159,7 @@ def _variant_cells(
 ) -> tuple[str, ...]:
     name = f"  {variant.precision}"
     if variant.test is None:
-        return name, "", "", "", f"not offered: {variant.refused}"
+        return name, "", "", "", "not offered"
     return (
         name,
         "",
@@ -308,7 +315,7 @@ def print_inspection(inspection: Inspection) -> None:
         ("ONNX", f"IR {inspection.ir_version}, opset {_pairs(inspection.opsets)}"),
         *(("input", _tensor(tensor)) for tensor in inspection.inputs),
         *(("output", _tensor(tensor)) for tensor in inspection.outputs),
-        ("parameters", f"{inspection.parameters:,}"),
+        ("parameters", f"{inspection.parameters:,} numbers stored in the file"),
         ("operators", _pairs(inspection.operators)),
         *inspection.other_metadata.items(),
     ]

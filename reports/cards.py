@@ -16,7 +16,7 @@ from bench.records import ModelRecord, StudyReport, ranked
 from bench.statistics.intervals import Metric, balanced_accuracy, f1, log_loss, precision
 from bench.workspace import write_atomic
 from reports import tables
-from reports.findings import winner_of
+from reports.findings import RANDOM_WEIGHTS, winner_of
 from reports.latency import study_tables
 from reports.limits import limits
 from reports.rendering import render
@@ -25,6 +25,7 @@ from reports.scores import (
     Marks,
     cv_optimism,
     cv_score,
+    few_folds_note,
     legend,
     loss_cell,
     percent,
@@ -41,6 +42,7 @@ CARD_FILE = "model.md"
 def write_cards(report: StudyReport, root: Path) -> tuple[Path, ...]:
     """Write `model.md` beside each model file that is there, below the workspace `root`.
 
+    A card names its file as `root` is given; an absolute one it keeps to itself, for cards travel.
     The same record gives the same bytes; a card that is there is replaced whole.
     """
     written = []
@@ -48,12 +50,12 @@ def write_cards(report: StudyReport, root: Path) -> tuple[Path, ...]:
         file = root / model.path
         if file.is_file():
             written.append(file.with_name(CARD_FILE))
-            write_atomic(written[-1], card(report, model).encode())
+            write_atomic(written[-1], card(report, model, root).encode())
     return tuple(written)
 
 
-def card(report: StudyReport, model: ModelRecord) -> str:
-    """The card of one promoted model, as Markdown."""
+def card(report: StudyReport, model: ModelRecord, root: Path = Path()) -> str:
+    """The card of one promoted model below the workspace `root`, as Markdown."""
     alone = _of(report, model)
     return render(
         "model.md.j2",
@@ -75,6 +77,7 @@ def card(report: StudyReport, model: ModelRecord) -> str:
         machine=tables.machine(report),
         protocol=protocol_name(report),
         limits=limits(report, model),
+        path=None if root.is_absolute() else (root / model.path).as_posix(),
     )
 
 
@@ -118,6 +121,7 @@ def _scores(report: StudyReport, model: ModelRecord) -> Table:
         footnotes=(
             *marks.notes,
             legend(report),
+            *few_folds_note(report),
             "Precision and F1 are macro means; macro recall is the balanced accuracy.",
         ),
     )
@@ -164,7 +168,9 @@ def _head(report: StudyReport, model: ModelRecord) -> dict[str, Any]:
         "dataset": {"name": report.dataset.name, "type": "image-folder"},
         "metrics": [metric],
     }
+    known = model.weights_license if model.weights != RANDOM_WEIGHTS else ""
     return {
+        **({"license": known} if known else {}),
         "library_name": "onnx",
         "pipeline_tag": "image-classification",
         "tags": tags,

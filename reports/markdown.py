@@ -27,6 +27,7 @@ from reports.findings import (
     winner_of,
 )
 from reports.latency import study_tables
+from reports.paths import as_reached
 from reports.rendering import render
 from reports.scores import percent
 from reports.summary import Line, answers, remarks
@@ -52,8 +53,11 @@ class FigureFile:
 
     @property
     def alt(self) -> str:
-        """The caption's first words, because the rest is read below the figure anyway."""
-        return re.split(r"[.:;]\s", self.caption, maxsplit=1)[0]
+        """The caption's first words, because the rest is read below the figure anyway.
+
+        Without brackets, of which a closing one would end the text in Markdown.
+        """
+        return re.sub(r"[\[\]]", "", re.split(r"[.:;]\s", self.caption, maxsplit=1)[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +126,13 @@ class StudyPart:
         return tuple(figure for figure in found if figure is not None)
 
 
-def write_report(reports: Sequence[StudyReport], out_dir: Path) -> ReportPaths:
+def write_report(
+    reports: Sequence[StudyReport], out_dir: Path, *, root: Path = Path()
+) -> ReportPaths:
     """Write `report.md`, `report.json` and `figures/*.png` into `out_dir`.
+
+    root: the workspace as one types it, below which `report.md` names the model files; the JSON
+        names them relative to the workspace.
 
     Several studies make one document: a table across the studies, then a section each. The JSON
     is the `StudyReport` itself for one study, a list of them for several. The same records give
@@ -135,7 +144,9 @@ def write_report(reports: Sequence[StudyReport], out_dir: Path) -> ReportPaths:
     if not reports:
         raise InputError("a report needs at least one study, none was given: name a study")
     parts = [
-        _study_part(report, "figures" if len(reports) == 1 else f"figures/{number:02d}")
+        _study_part(
+            as_reached(report, root), "figures" if len(reports) == 1 else f"figures/{number:02d}"
+        )
         for number, report in enumerate(reports, start=1)
     ]
     written = []

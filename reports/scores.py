@@ -201,6 +201,20 @@ def counted_pictures(report: StudyReport, indices: Sequence[int]) -> str:
     return f"{pictures} without groups"
 
 
+FEW_FOLDS = 3  # up to which the t quantile makes an interval too wide to say much
+
+
+def few_folds_note(report: StudyReport) -> tuple[str, ...]:
+    """Why intervals in cross-validation are as wide as they are, where folds are few."""
+    folds = len(report.split.folds)
+    if folds > FEW_FOLDS:
+        return ()
+    return (
+        f"{folds} folds are too few to tell a cross-validated score more closely than its wide "
+        "interval does.",
+    )
+
+
 def legend(report: StudyReport) -> str:
     """What the brackets mean, and what was resampled."""
     resampled = (

@@ -53,6 +53,12 @@ def answers(report: StudyReport) -> tuple[Line, ...]:
     )
 
 
+def headlines(report: StudyReport) -> tuple[str, ...]:
+    """The answers in plain lines for a terminal; without a winner, how far the study is."""
+    told = tuple(f"{line.question}: {line.answer}" for line in answers(report))
+    return told or (_unpromoted(report),)
+
+
 def remarks(report: StudyReport) -> tuple[str, ...]:
     """What must be known beside the answers, a paragraph each."""
     winner = winner_of(report)
@@ -121,6 +127,7 @@ def _how_fast(report: StudyReport, winner: ModelRecord) -> str:
 def _latencies(report: StudyReport, winner: ModelRecord, device: str) -> Iterator[str]:
     """One picture on one device: the network alone, in each precision, and from its file on."""
     rows, key = report.latencies, winner.architecture_key
+    main = latest(rows, key, device)
     setup = reference_row(rows, device)
     network = None if setup is None else row_of(winner, rows, setup, batch=1)
     if network is not None:
@@ -132,7 +139,11 @@ def _latencies(report: StudyReport, winner: ModelRecord, device: str) -> Iterato
     for variant in winner.offered_variants:
         row = latest(rows, winner.variant_key(variant), device)
         if row is not None:
-            yield f"{ms(row.p50_ms)} ms in {variant.precision}"
+            told = f"{ms(row.p50_ms)} ms in {variant.precision}"
+            comparable = main and (row.place, row.threads) == (main.place, main.threads)
+            if main and comparable and row.p50_ms >= main.p50_ms:
+                told += " (no faster here: use the main file)"
+            yield told
     whole = latest(rows, key, device, scope="end-to-end")
     if whole is not None:
         yield f"{ms(whole.p50_ms)} ms from picture file to label"
@@ -140,7 +151,13 @@ def _latencies(report: StudyReport, winner: ModelRecord, device: str) -> Iterato
 
 def _files(winner: ModelRecord) -> str:
     others = [_variant_file(variant) for variant in winner.offered_variants]
-    return "; ".join((f"{winner.path} ({winner.size_bytes / 1e6:.1f} MB)", *others)) + "."
+    told = "; ".join((f"{winner.path} ({winner.size_bytes / 1e6:.1f} MB)", *others)) + "."
+    if others:
+        told += (
+            " What is offered was decided on development pictures; no file should be chosen by its "
+            "test score."
+        )
+    return told
 
 
 def _variant_file(variant: VariantRecord) -> str:

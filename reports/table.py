@@ -18,15 +18,29 @@ LIST_LIMIT = 20  # rows of a list that could be as long as the data set
 READABLE_COLUMNS = 7
 
 
+_COMMAND = re.compile(r"(`(?:bench |--)[^`|]*`)")
+
+
 def escape(text: str) -> str:
-    """Make text safe in a Markdown paragraph or table cell: one line, no markup of its own."""
-    line = " ".join(text.split())
-    line = re.sub(r"([\\`*|<>\[\]~$])", r"\\\1", line)
-    line = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)
-    line = re.sub(r"&(?=#?[A-Za-z0-9]+;)", r"\\&", line)
+    """Make text safe in a Markdown paragraph or table cell: one line, no markup of its own.
+
+    Commands of `bench` and its options stay code; other backticks belong to what users named.
+    """
+    pieces = _COMMAND.split(" ".join(text.split()))
+    line = "".join(
+        piece if _COMMAND.fullmatch(piece) else _without_markup(piece) for piece in pieces
+    )
     # A list marker or heading at the start of a line; a number alone is no list.
     line = re.sub(r"^([-+#])(?=\s|#)", r"\\\1", line)
     return re.sub(r"^(\d+)([.)])(?=\s)", r"\1\\\2", line)
+
+
+def _without_markup(text: str) -> str:
+    text = re.sub(r"([\\`*|<>~$])", r"\\\1", text)
+    # Brackets make a link only before one of these; those of intervals need no escape.
+    text = re.sub(r"\](?=[(\[:])", r"\\]", text)
+    text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
+    return re.sub(r"&(?=#?[A-Za-z0-9]+;)", r"\\&", text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +96,8 @@ def _is_numeric(column: Sequence[str]) -> bool:
 
 
 def caption_of(report: StudyReport, text: str) -> str:
-    """The caption with the study's warnings; its notes stand in full at the section's top."""
-    labels = [*labels_of(report), *(("see the notes",) if report.notes else ())]
+    """The caption with the study's warnings; its notes stand once, at the section's top."""
+    labels = labels_of(report)
     return f"{text} ({'; '.join(labels)})" if labels else text
 
 

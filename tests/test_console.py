@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bench import console
+from bench.workspace import Workspace
 
 
 def comparison(interval: tuple[float, float] | None, verdict: str) -> Any:
@@ -34,3 +36,34 @@ def test_ratios_of_too_few_processes_come_with_the_remedy(
     said = capsys.readouterr()
     assert verdict in said.out
     assert ("measure without --quick" in said.err) == remedied
+
+
+def test_what_was_pruned_or_refused_is_told_below_the_table_of_models(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    refused = SimpleNamespace(precision="int8", test=None, refused="it answers otherwise", path="")
+    model = SimpleNamespace(
+        name="default", trial=4, cv_mean=None, cv_sd=None, path="pets/model.onnx",
+        test=SimpleNamespace(balanced_accuracy=0.5), architecture_key="key", further_seeds=(),
+        variants=(refused,),
+    )  # fmt: skip
+    report: Any = SimpleNamespace(
+        study="pets", dataset=SimpleNamespace(synthetic=False), notes=(), models=(model,),
+        latencies=(),
+    )  # fmt: skip
+
+    console.print_summary(report, Workspace(Path.cwd() / "runs"))
+
+    _, main, variant, *below = capsys.readouterr().out.splitlines()
+    assert main.split() == [
+        "default",
+        console.NOTHING,
+        "0.500",
+        console.NOTHING,
+        "runs/pets/model.onnx",
+    ]
+    assert variant.split() == ["int8", "not", "offered"]
+    assert below == [
+        "default: trial 4 was pruned, so it has no cross-validated score",
+        "default, int8 is not offered: it answers otherwise",
+    ]

@@ -324,6 +324,25 @@ def test_the_report_is_written_with_its_figures(place: Place) -> None:
     json.loads(Path(paths["json"]).read_text())
 
 
+def test_the_report_tells_its_first_lines_with_paths_as_one_types_them(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(place.workspace, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+
+    told = bench("report", "tiny", "--workspace", "runs")
+
+    assert told.code == 0, told.err
+    head, *lines, path = told.out.splitlines()
+    assert (head, path) == ("Report on tiny", "runs/tiny/report/report.md")
+    assert [line.partition(":")[0] for line in lines] == [
+        "Model", "How good", "How sure", "What tuning gained", "How fast", "File",
+    ]  # fmt: skip
+    named = lines[-1].removeprefix("File: ").partition(" (")[0]
+    assert Path(named).is_file()
+    assert str(tmp_path) not in Path(named).with_name("model.md").read_text("utf-8")
+
+
 def test_each_promoted_file_has_a_card_which_the_report_writes_anew(
     place: Place, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from reports.scores import (
     against,
     against_searched,
     cv_score,
+    few_folds_note,
     loss_cell,
     percent_cell,
     points_cell,
@@ -61,8 +62,10 @@ def comparison(report: StudyReport) -> Table:
     )
     footnotes = [
         *marks.notes,
-        "Rows are sorted by cross-validation (CV), since it alone selects. The test scores do not "
-        "tell a tie from the first row: its place means nothing.",
+        "Rows are sorted by cross-validation (CV), since it alone selects. A tie: on the test "
+        "pictures the model is neither better nor worse than the first row for certain, so the "
+        "order of the two means nothing.",
+        *few_folds_note(report),
     ]
     # Synthetic pictures may bear GTZAN's class names; no published score applies to them.
     if report.dataset.is_gtzan and not report.dataset.synthetic:

@@ -41,7 +41,11 @@ def variants(report: StudyReport) -> Table:
             "times faster than fp32",
         ),
         rows=tuple(rows),
-        footnotes=("The test scores have not been used to choose anything.", *refusals),
+        footnotes=(
+            "What is offered was decided on development pictures (the next table), not by test "
+            "score.",
+            *refusals,
+        ),
     )
 
 

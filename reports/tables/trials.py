@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bench.records import StudyReport, TrialRecord, best_trial
 from bench.statistics.intervals import cross_validated
 from reports.findings import tuned_parameters
-from reports.scores import NOTHING, TIE, Marks, against_best, percent, percent_cell
+from reports.scores import NOTHING, TIE, Marks, against_best, few_folds_note, percent, percent_cell
 from reports.table import LIST_LIMIT, Table, and_more, caption_of, shown
 
 TRIALS_LIMIT = 200  # above it only the best ones and the last ones are shown
@@ -50,8 +50,9 @@ def trials(report: StudyReport) -> Table:
             *footnotes,
             *marks.notes,
             "Brackets hold 95 % intervals of the corrected resampled t over the folds; a pruned "
-            "trial's value is a running mean and has none. The scores on the same folds do not "
-            "tell a tie from the best complete trial.",
+            "trial's value is a running mean and has none. A tie: fold by fold, the trial is "
+            "neither better nor worse than the best complete trial for certain.",
+            *few_folds_note(report),
         ),
     )
 

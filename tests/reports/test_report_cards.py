@@ -109,7 +109,7 @@ def test_what_was_left_out_and_what_was_not_measured_is_said(make_report: MakeRe
     assert "No file was broken." in whole
     assert "No readable picture was left out." in whole
     assert "blues/torn.png" in told
-    assert "In no part, as the protocol gtzan-filtered says:\n2 pictures." in told
+    assert "In no part, as the protocol gtzan-filtered says: 2 pictures." in told
     assert "Not measured." in told
 
 
@@ -170,10 +170,51 @@ def test_cards_lie_beside_the_files_that_are_there(make_report: MakeReport, tmp_
 
     assert written == file.with_name("model.md")
     text = written.read_text("utf-8")
-    assert text == card(report, best(report))
+    assert text == card(report, best(report), tmp_path)
+    assert str(tmp_path) not in text
+    assert 'bench predict "model.onnx" picture.png' in text
     assert "\n\n\n" not in text
     write_cards(altered(report, weights_license="mit"), tmp_path)
     assert "as timm names it: mit" in written.read_text("utf-8")
+
+
+def test_a_card_names_its_file_as_a_relative_workspace_was_given(make_report: MakeReport) -> None:
+    report = make_report()
+
+    text = card(report, best(report), Path("runs"))
+
+    assert 'bench predict "runs/demo/models/best/model.onnx" picture.png' in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "license"),
+    [
+        ({"weights_license": "apache-2.0"}, "apache-2.0"),
+        ({"weights_license": ""}, None),
+        ({"weights_license": "apache-2.0", "weights": "random"}, None),
+    ],
+)
+def test_its_head_names_the_licence_of_weights_where_it_is_known(
+    make_report: MakeReport, changes: dict[str, object], license: str | None
+) -> None:
+    report = altered(make_report(), **changes)
+
+    _, head, _ = card(report, best(report)).split("---\n", 2)
+
+    assert yaml.safe_load(head).get("license") == license
+
+
+def test_a_paragraph_of_a_card_is_one_line(make_report: MakeReport) -> None:
+    report = make_report(synthetic=True)
+
+    _, _, body = card(report, best(report)).split("---\n", 2)
+
+    prose = re.sub(r"```.*?```", "", body, flags=re.DOTALL).split("\n\n")
+    assert all(
+        line.startswith(("|", "- ", ">"))
+        for part in prose
+        for line in part.strip().splitlines()[1:]
+    )
 
 
 def test_names_that_are_markup_do_not_break_a_card(make_report: MakeReport) -> None:
@@ -183,3 +224,12 @@ def test_names_that_are_markup_do_not_break_a_card(make_report: MakeReport) -> N
 
     assert r"a\|b" in text
     assert "<d>" not in text.split("---\n", 2)[2]
+
+
+def test_a_card_says_which_parameters_it_counts(make_report: MakeReport) -> None:
+    report = make_report()
+
+    text = card(report, best(report))
+
+    assert f"{best(report).parameters:,} trained parameters" in text
+    assert "`bench inspect` counts the numbers stored in the file instead" in text

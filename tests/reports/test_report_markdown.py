@@ -15,6 +15,7 @@ from bench.errors import InputError
 from bench.records import GTZAN_GENRES, StudyReport, from_json
 from reports import figures
 from reports.markdown import ReportPaths, write_report
+from reports.summary import answers, headlines
 from tests.records import latency_row, process_sample, variant_record
 from tests.reports.conftest import conflicting, with_temperature
 
@@ -150,8 +151,54 @@ def test_the_first_lines_tell_of_smaller_files_and_of_the_whole_way(
     head = write_report([report], tmp_path).markdown.read_text("utf-8").split("##")[0]
     assert "; 5.00 ms in int8; 1.00 ms from picture file to label." in head
     assert "; in int8: pets/models/best/model.int8.onnx (24.0 MB, " in head
+    assert "no file should be chosen by its test score." in head
     unmeasured = write_report([replace(report, latencies=())], tmp_path).markdown
     assert "- **How fast:** not measured." in unmeasured.read_text("utf-8")
+
+
+@pytest.mark.parametrize(("int8_ns", "said"), [(5_000_000, False), (20_000_000, True)])
+def test_a_smaller_file_that_is_no_faster_is_said_to_be_none(
+    make_report: MakeReport, int8_ns: int, said: bool
+) -> None:
+    report = make_report()
+    default, best = report.models
+    variant = variant_record(size_bytes=24_000_000, test=best.test)
+    fp32 = latency_row(
+        process_sample(10_000_000), architecture_key=best.architecture_key, model=best.name
+    )
+    int8 = latency_row(
+        process_sample(int8_ns), architecture_key=best.variant_key(variant), precision="int8"
+    )
+    report = replace(
+        report, models=(default, replace(best, variants=(variant,))), latencies=(fp32, int8)
+    )
+    fast = next(line.answer for line in answers(report) if line.question == "How fast")
+    assert ("in int8 (no faster here: use the main file)" in fast) is said
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_files_are_named_as_one_types_them_where_bench_was_run(
+    make_report: MakeReport, tmp_path: Path
+) -> None:
+    report = make_report()
+    paths = write_report([report], tmp_path, root=Path("runs"))
+    text = paths.markdown.read_text("utf-8")
+    assert "- **File:** runs/demo/models/best/model.onnx (94.0 MB)." in text
+    assert 'bench predict "runs/demo/models/best/model.onnx" picture.png' in text
+    assert text.count("demo/models/best/model.onnx") == text.count("runs/demo/models/best/model.")
+    assert from_json(paths.json.read_bytes(), StudyReport) == report
+
+
+@pytest.mark.parametrize("promoted", [True, False])
+def test_headlines_are_the_first_lines_of_the_report(
+    make_report: MakeReport, promoted: bool
+) -> None:
+    told = headlines(make_report(promoted=promoted))
+    if promoted:
+        assert len(told) == 6
+        assert told[-1] == "File: demo/models/best/model.onnx (94.0 MB)."
+    else:
+        assert told[0].startswith("No model has been promoted yet")
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -164,7 +211,7 @@ def test_duplicates_with_different_labels_are_told_at_the_top_and_listed_with_th
         head, data = text.split("##")[0], text.split("## Data")[1]
         assert "2 pairs of duplicates carry different ones, such as 0/0.png (blues)" in head
         assert "one label of each is wrong, or what it shows belongs to both classes" in head
-        assert "bench data check" in head
+        assert "`bench data check`" in head
         assert "| 0/0.png | blues | 1/1.png | jazz |" in data
     clean = write_report([make_report()], tmp_path).markdown.read_text("utf-8")
     assert "duplicates carry" not in clean

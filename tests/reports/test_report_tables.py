@@ -49,7 +49,12 @@ def column(table: Table, header: str) -> list[str]:
         ("*bold* _it_", r"\*bold\* \_it\_"),
         ("<b>&amp;", r"\<b\>\&amp;"),
         ("R&B", "R&B"),
-        ("$x$ [link](u) ~s~ \\", r"\$x\$ \[link\](u) \~s\~ \\"),
+        ("$x$ [link](u) ~s~ \\", r"\$x\$ [link\](u) \~s\~ \\"),
+        ("38.9 [1.4, 76.4]", "38.9 [1.4, 76.4]"),
+        ("[a][b] [c]: d", r"[a\][b] [c\]: d"),
+        ("`bench data check` of a_b_", r"`bench data check` of a_b\_"),
+        ("`bench report my_study_`, `--out *`", "`bench report my_study_`, `--out *`"),
+        ("`bench a|b`", r"\`bench a\|b\`"),
         ("# heading", r"\# heading"),
         ("- item", r"\- item"),
         ("1. item", r"1\. item"),
@@ -115,7 +120,18 @@ def test_captions_carry_the_labels(
     report = make_report(synthetic=True, weights="random")
     assert make_table(report).caption.endswith("(synthetic data; random weights)")
     noted = replace(make_report(), notes=("two epochs only",))
-    assert make_table(noted).caption.endswith("(see the notes)")
+    assert make_table(noted).caption == make_table(make_report()).caption
+
+
+@pytest.mark.parametrize("make_table", [tables.comparison, tables.trials])
+def test_few_folds_are_said_to_be_too_few(
+    make_report: MakeReport, make_table: Callable[[StudyReport], Table]
+) -> None:
+    report = make_report()
+    folds = report.split.folds
+    more = replace(report, split=replace(report.split, folds=(*folds, *folds)))
+    assert any("3 folds are too few" in note for note in make_table(report).footnotes)
+    assert not any("too few" in note for note in make_table(more).footnotes)
 
 
 # --- comparison -----------------------------------------------------------------------------
@@ -207,7 +223,7 @@ def test_a_row_that_the_test_pictures_do_not_tell_from_the_first_is_a_tie(
 ) -> None:
     table = tables.comparison(make_report(winner_accuracy=0.7, default_accuracy=0.6))
     assert column(table, "test, against the first row") == [NOTHING, "tie: undecided"]
-    assert any("its place means nothing" in note for note in table.footnotes)
+    assert any("order of the two means nothing" in note for note in table.footnotes)
 
 
 def test_a_row_that_is_told_apart_is_said_to_be_worse(make_report: MakeReport) -> None:

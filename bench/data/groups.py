@@ -26,6 +26,11 @@ OWN_GROUPS = "the data set's groups"
 COPIES = "identical files"
 PATTERN = "--group-pattern"
 
+UNGROUPED_REMEDY = (
+    "give each its group in the file of groups (path,group); a group of its own says that a "
+    "picture belongs to no other"
+)
+
 _NAMED = 3  # names of joined groups within the joint name
 
 Indices = npt.NDArray[np.int64]
@@ -187,6 +192,18 @@ def join(dataset: Dataset, ties: Iterable[Tie]) -> Dataset:
 def group_numbers(dataset: Dataset) -> Indices:
     """Number the sets of pictures that stay together, by group and identical bytes: (N,)."""
     return _components(len(dataset.pictures), [*_own_ties(dataset), *_copy_ties(dataset)])
+
+
+def ungrouped_remark(dataset: Dataset) -> str | None:
+    """What a person should know of pictures without a group where others have one, or None."""
+    alone = sum(picture.group is None for picture in dataset.pictures)
+    if alone in (0, len(dataset.pictures)):
+        return None
+    return (
+        f"{counted(alone, 'picture has', 'pictures have')} no group, of {len(dataset.pictures):,}: "
+        "each counts as a source of its own, so pieces of one recording or source among them may "
+        "stand on both sides of a split, which inflates scores"
+    )
 
 
 def is_tied(dataset: Dataset) -> bool:

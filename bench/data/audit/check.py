@@ -12,7 +12,7 @@ from bench.data.audit.guesses import guess_groups
 from bench.data.audit.labels import check_labels
 from bench.data.audit.shortcuts import find_shortcuts
 from bench.data.audit.thumbnails import Features, make_thumbnails
-from bench.data.groups import group_numbers, join
+from bench.data.groups import UNGROUPED_REMEDY, group_numbers, join, ungrouped_remark
 from bench.data.splits import DEFAULT_FOLDS, scarce_classes, scarce_remedy
 from bench.records import CONFLICT_MEANING, Audit, Dataset, Pair
 from bench.steps import SILENT, Steps
@@ -73,6 +73,8 @@ def findings(dataset: Dataset, found: Audit) -> tuple[Finding, ...]:
     told = (
         _one_class(dataset),
         _scarce(dataset, found),
+        _broken(dataset),
+        _ungrouped(dataset),
         _conflicts(dataset, found),
         _given_split(dataset, found),
         *_loose_pairs(dataset, found),
@@ -274,6 +276,33 @@ def _scarce(dataset: Dataset, found: Audit) -> Finding | None:
             {"class": each.name, "pictures": each.pictures, "groups": each.groups}
             for each in sorted(scarce, key=lambda each: each.groups)
         ),
+    )
+
+
+def _broken(dataset: Dataset) -> Finding | None:
+    if not dataset.broken:
+        return None
+    return Finding(
+        kind="broken pictures",
+        count=len(dataset.broken),
+        what=f"{counted(len(dataset.broken), 'file')} that cannot be read, listed above: a search "
+        "leaves them out",
+        remedy="mend them or take them out",
+        details=tuple({"picture": each.path, "reason": each.reason} for each in dataset.broken),
+    )
+
+
+def _ungrouped(dataset: Dataset) -> Finding | None:
+    remark = ungrouped_remark(dataset)
+    if remark is None:
+        return None
+    alone = tuple(picture.path for picture in dataset.pictures if picture.group is None)
+    return Finding(
+        kind="pictures without a group",
+        count=len(alone),
+        what=remark,
+        remedy=UNGROUPED_REMEDY,
+        details=tuple({"picture": path} for path in alone),
     )
 
 

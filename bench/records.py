@@ -324,7 +324,7 @@ def how_split(protocol: Protocol, dataset: Dataset) -> str:
     if protocol == "grouped" and dataset.ties_are_found:
         sizes = Counter(name for name in dataset.sets if name is not None).values()
         duplicates = sum(size for size in sizes if size > 1)
-        return f"split by class, with {counted(duplicates, 'found duplicate')} kept together"
+        return f"by class, with {counted(duplicates, 'found duplicate')} kept together"
     words: dict[Protocol, str] = {
         "grouped": "no group stands on both sides of a split",
         "gtzan-filtered": "the fault-filtered parts share no artist and no replica",

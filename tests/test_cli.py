@@ -264,7 +264,7 @@ def test_a_split_ties_the_duplicates_that_are_found_unless_told_not_to(
     groups = {row["path"]: row["group"] for row in rows}
     assert (groups["red/002.png"] == groups["red/brighter.png"] != "") == tied
     assert ("copies found by the audit: 2 pictures tied in 1 group\n" in told.err) == tied
-    assert ("split by class, with 2 found duplicates kept together" in told.err) == tied
+    assert ("by class, with 2 found duplicates kept together" in told.err) == tied
 
 
 def test_a_split_names_what_ties_copies_and_tells_of_their_labels(

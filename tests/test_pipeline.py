@@ -580,9 +580,24 @@ def test_a_search_ties_the_duplicates_that_it_finds_and_says_so(
         "copies found by the audit: 2 pictures tied in 1 group"
     ]
     assert report.split.protocol == "grouped"
-    assert "split by class, with 2 found duplicates kept together" in told.err
+    assert "by class, with 2 found duplicates kept together" in told.err
     assert any(note.startswith("No groups were given") for note in report.notes)
     assert len(list((tmp_path / "cache" / "duplicates").iterdir())) == 1
+
+
+def test_groups_of_some_pictures_are_told_of_and_recorded(place: Place, tmp_path: Path) -> None:
+    groups = tmp_path / "tied.csv"
+    groups.write_text("path,group\nred/002.png,a\nblue/000.png,b\n")
+    told = search(
+        place.pictures, tmp_path, "--trials", "1", "--no-promote", "--groups", str(groups)
+    )
+
+    assert told.code == 0, told.err
+    notes = from_json(told.out, StudyReport).notes
+    (note,) = [note for note in notes if note.startswith("37 pictures have no group, of 39")]
+    assert "give each its group in the file of groups" in note
+    assert note in told.err
+    assert not any(note.startswith("No groups were given") for note in notes)
 
 
 def test_a_search_tells_and_records_that_duplicates_carry_different_labels(

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import cli
-from bench import console, pipeline
+from bench import __version__, console, pipeline
 from bench.data.audit.check import Finding
 from bench.errors import WorkspaceError
 from tests.command import Bench, bench_heard_by
@@ -72,6 +72,12 @@ def test_every_command_explains_itself(bench: Bench, command: str) -> None:
 
     assert told.code == 0
     assert command in told.out
+
+
+def test_the_version_is_told(bench: Bench) -> None:
+    told = bench("--version")
+
+    assert (told.code, told.out, told.err) == (0, f"bench {__version__}\n", "")
 
 
 # --- the audit ------------------------------------------------------------------------------

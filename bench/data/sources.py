@@ -219,10 +219,11 @@ def check_source(path: str | Path) -> None:
         DataError: nothing usable is there, or one class alone; the message names the remedy.
     """
     listing = list_source(path)
-    check_classes(listing.root, listing.labels)
+    paths = [picture.path for picture in listing.pictures]
+    check_classes(listing.root, listing.labels, paths)
 
 
-def check_classes(root: str | Path, classes: Sequence[str]) -> None:
+def check_classes(root: str | Path, classes: Sequence[str], paths: Sequence[str]) -> None:
     """Refuse a data set in which there is nothing to be told apart.
 
     Raises:
@@ -231,8 +232,23 @@ def check_classes(root: str | Path, classes: Sequence[str]) -> None:
     if len(classes) < 2:
         raise DataError(
             f"{root}: a classifier needs at least two classes, this data set has "
-            f"{len(classes)} ({', '.join(classes)}): add a subfolder a class"
+            f"{len(classes)} ({', '.join(classes)}): {more_classes(root, classes[0], paths)}"
         )
+
+
+def more_classes(root: str | Path, only: str, paths: Sequence[str]) -> str:
+    """What to do about a data set of one class; `paths` are its pictures', relative to `root`.
+
+    Where the one class folder holds nothing but subfolders, those are likely the classes.
+    """
+    within = [path.removeprefix(f"{only}/").split("/") for path in paths]
+    if all(path.startswith(f"{only}/") for path in paths) and all(len(p) > 1 for p in within):
+        folders = len({parts[0] for parts in within})
+        if folders > 1:
+            return (
+                f"{only} holds {folders} subfolders of pictures: give {Path(root) / only} instead"
+            )
+    return "add a subfolder a class"
 
 
 # --- listing --------------------------------------------------------------------------------

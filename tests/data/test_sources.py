@@ -274,6 +274,20 @@ def test_one_class_alone_is_refused_before_any_picture_is_opened(make_pictures):
         check_source(root)
 
 
+@pytest.mark.parametrize(
+    ("classes", "remedy"),
+    [
+        (("gm/cat", "gm/dog"), r"gm holds 2 subfolders of pictures: give .*/pets/gm instead$"),
+        (("gm", "gm/cat", "gm/dog"), r"add a subfolder a class$"),
+        (("gm/cat",), r"add a subfolder a class$"),
+    ],
+)
+def test_a_folder_one_level_too_high_is_told_which_one_to_give(make_pictures, classes, remedy):
+    root = make_pictures("pets", classes, each=2)
+    with pytest.raises(DataError, match=remedy):
+        check_source(root)
+
+
 def test_reading_tells_how_far_it_is(make_pictures):
     told = []
     root = make_pictures(each=50)

@@ -13,6 +13,7 @@ from bench.data.audit.labels import check_labels
 from bench.data.audit.shortcuts import find_shortcuts
 from bench.data.audit.thumbnails import Features, make_thumbnails
 from bench.data.groups import UNGROUPED_REMEDY, group_numbers, join, ungrouped_remark
+from bench.data.sources import more_classes
 from bench.data.splits import DEFAULT_FOLDS, scarce_classes, scarce_remedy
 from bench.records import CONFLICT_MEANING, Audit, Dataset, Pair
 from bench.steps import SILENT, Steps
@@ -255,7 +256,9 @@ def _one_class(dataset: Dataset) -> Finding | None:
         kind="one class",
         count=1,
         what=f"{dataset.classes[0]} is the only class, and a classifier needs at least two",
-        remedy="add a subfolder a class",
+        remedy=more_classes(
+            dataset.root, dataset.classes[0], [picture.path for picture in dataset.pictures]
+        ),
         details=({"class": dataset.classes[0], "pictures": len(dataset.pictures)},),
     )
 

@@ -46,6 +46,7 @@ from bench.promote.variants import make_variants
 from bench.records import (
     Arithmetic,
     Dataset,
+    Family,
     LatencyRow,
     LatencyScope,
     ModelRecord,
@@ -74,6 +75,11 @@ from bench.training.trainer import Trainer
 from bench.words import counted
 from bench.workspace import Workspace, as_study_name, describe_environment
 
+# What a person must know of a space's augmentation, to see whether it suits the pictures.
+_TREATED_AS: dict[Family, str] = {
+    "spectrogram": "spectrograms: no flips, no colour changes",
+    "photo": "photos: flips and colour changes",
+}
 _LATENCY_NOTE = "Limit of latency, ms,"
 # What a promoted model's latency is measured of: (scope, batch size).
 MEASURED: tuple[tuple[LatencyScope, int], ...] = (("model", 1), ("model", 8), ("end-to-end", 1))
@@ -492,12 +498,12 @@ def _own_space(device: str, *, is_demo: bool) -> str:
 def _adapted_space(
     options: SearchOptions, *, device: str, is_demo: bool, listener: Display
 ) -> SearchSpace:
-    name = options.space
-    if name is None:
-        name = _own_space(device, is_demo=is_demo)
-        why = "made for the demo set" if is_demo else f"the device is {device}"
-        listener.stage(f"search space: {name} ({why}; choose another with --space)")
-    space = load_space(name)
+    space = load_space(options.space or _own_space(device, is_demo=is_demo))
+    told = f"search space: {space.name} ({_TREATED_AS[space.family]}"
+    if options.space is None:
+        other = "" if is_demo else ", such as photo"
+        told += f"; choose another with --space{other}"
+    listener.stage(f"{told})")
     if options.backbones:
         space = space.with_backbones(options.backbones)
     for backbone in space.backbones:

@@ -672,7 +672,8 @@ def data_check(
     """Say what is in a data set, and what misleads.
 
     Looked for: duplicates and pieces of one recording, labels that contradict one another or the
-    pictures, groups in file names, shortcuts, imbalance. Findings are no errors: exit code 0.
+    pictures, broken files, pictures without a group where others have one, groups in file names,
+    shortcuts, imbalance. Findings are no errors: exit code 0.
     """
     from dataclasses import asdict
 

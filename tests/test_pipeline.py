@@ -624,7 +624,7 @@ def test_groups_of_some_pictures_are_told_of_and_recorded(place: Place, tmp_path
 
     assert told.code == 0, told.err
     notes = from_json(told.out, StudyReport).notes
-    (note,) = [note for note in notes if note.startswith("37 pictures have no group, of 39")]
+    (note,) = [note for note in notes if note.startswith("37 of 39 pictures have no group")]
     assert "give each its group in the file of groups" in note
     assert note in told.err
     assert not any(note.startswith("No groups were given") for note in notes)

@@ -200,9 +200,9 @@ def ungrouped_remark(dataset: Dataset) -> str | None:
     if alone in (0, len(dataset.pictures)):
         return None
     return (
-        f"{counted(alone, 'picture has', 'pictures have')} no group, of {len(dataset.pictures):,}: "
-        "each counts as a source of its own, so pieces of one recording or source among them may "
-        "stand on both sides of a split, which inflates scores"
+        f"{alone:,} of {len(dataset.pictures):,} pictures {'has' if alone == 1 else 'have'} no "
+        "group: each counts as a source of its own, so pieces of one recording or source among "
+        "them may stand on both sides of a split, which inflates scores"
     )
 
 

@@ -288,8 +288,7 @@ def _broken(dataset: Dataset) -> Finding | None:
     return Finding(
         kind="broken pictures",
         count=len(dataset.broken),
-        what=f"{counted(len(dataset.broken), 'file')} that cannot be read, listed above: a search "
-        "leaves them out",
+        what=f"{counted(len(dataset.broken), 'file')} that cannot be read, left out by a search",
         remedy="mend them or take them out",
         details=tuple({"picture": each.path, "reason": each.reason} for each in dataset.broken),
     )

@@ -78,7 +78,7 @@ def test_pictures_without_a_group_are_a_finding_where_others_have_one(
     assert set(found) == kinds
     for finding in found.values():
         assert finding.count == len(finding.details) == 2 * EACH - 2
-        assert finding.what.startswith("18 pictures have no group, of 20: each counts as")
+        assert finding.what.startswith("18 of 20 pictures have no group: each counts as")
         assert "path,group" in finding.remedy
 
 

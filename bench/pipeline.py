@@ -16,7 +16,6 @@ from bench.data.groups import (
     is_tied,
     load_groups,
     remarks,
-    ungrouped_remark,
 )
 from bench.data.protocols import make_splits
 from bench.data.sources import dataset_name, list_source, read_pictures
@@ -57,6 +56,7 @@ from bench.records import (
     StudyReport,
     WeightSource,
     ranked,
+    ungrouped_remark,
 )
 from bench.results import load_plan, load_study_report, load_trials
 from bench.runtime.cuda import cuda_device_name, cuda_works

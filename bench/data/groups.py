@@ -194,18 +194,6 @@ def group_numbers(dataset: Dataset) -> Indices:
     return _components(len(dataset.pictures), [*_own_ties(dataset), *_copy_ties(dataset)])
 
 
-def ungrouped_remark(dataset: Dataset) -> str | None:
-    """What a person should know of pictures without a group where others have one, or None."""
-    alone = sum(picture.group is None for picture in dataset.pictures)
-    if alone in (0, len(dataset.pictures)):
-        return None
-    return (
-        f"{alone:,} of {len(dataset.pictures):,} pictures {'has' if alone == 1 else 'have'} no "
-        "group: each counts as a source of its own, so pieces of one recording or source among "
-        "them may stand on both sides of a split, which inflates scores"
-    )
-
-
 def is_tied(dataset: Dataset) -> bool:
     """Whether any picture stays together with another one."""
     numbers = group_numbers(dataset)

@@ -12,10 +12,10 @@ from bench.data.audit.guesses import guess_groups
 from bench.data.audit.labels import check_labels
 from bench.data.audit.shortcuts import find_shortcuts
 from bench.data.audit.thumbnails import Features, make_thumbnails
-from bench.data.groups import UNGROUPED_REMEDY, group_numbers, join, ungrouped_remark
+from bench.data.groups import UNGROUPED_REMEDY, group_numbers, join
 from bench.data.sources import more_classes
 from bench.data.splits import DEFAULT_FOLDS, scarce_classes, scarce_remedy
-from bench.records import CONFLICT_MEANING, Audit, Dataset, Pair
+from bench.records import CONFLICT_MEANING, Audit, Dataset, Pair, ungrouped_remark
 from bench.steps import SILENT, Steps
 from bench.words import counted
 

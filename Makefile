@@ -23,6 +23,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	touch $@
 
 install: $(INSTALLED)  ## make the virtual environment
+	@echo "installed; next: source $(BIN)/activate, then make demo"
 
 demo: $(INSTALLED)  ## search, promote, measure and report on the built-in demo set
 	$(BIN)/bench search --trials 30 --quick-latency

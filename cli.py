@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from bench.workspace import Workspace
 
 app = typer.Typer(
-    help="Tune picture classifiers with Optuna, export them to ONNX, measure what they do.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing its renderer takes longer than everything else
@@ -115,6 +114,26 @@ RUNS = Path("runs")
 MOST_DRAWN_PAIRS = 30
 DEVICES = ("auto", "cpu", "cuda")
 LOADING = "loading torch and Optuna"  # which takes seconds
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from bench import __version__
+
+        print(f"bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Say the version, and no more."
+        ),
+    ] = False,
+) -> None:
+    """Tune picture classifiers with Optuna, export them to ONNX, measure what they do."""
 
 
 @app.command(epilog="Example: bench search PICTURES --trials 50")
@@ -660,7 +679,8 @@ def data_check(
     """Say what is in a data set, and what misleads.
 
     Looked for: duplicates and pieces of one recording, labels that contradict one another or the
-    pictures, groups in file names, shortcuts, imbalance. Findings are no errors: exit code 0.
+    pictures, broken files, pictures without a group where others have one, groups in file names,
+    shortcuts, imbalance. Findings are no errors: exit code 0.
     """
     from dataclasses import asdict
 

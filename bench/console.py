@@ -472,8 +472,8 @@ def print_findings(told: Sequence[Finding]) -> None:
 
 def _most_examples(kind: str) -> int:
     match kind:
-        case "imbalance" | "one class":
-            return 0  # the finding's own words name the classes
+        case "imbalance" | "one class" | "broken pictures":
+            return 0  # named by the finding's own words, or above
         case "suspicious labels" | "conflicting labels" | "classes too small for a search":
             return MOST_TO_JUDGE  # each is for a person to judge: one example is no help
         case _:

@@ -11,7 +11,13 @@ from pathlib import Path
 
 from bench.data.audit.tying import tie_duplicates
 from bench.data.demo import keep_or_make_demo
-from bench.data.groups import conflict_remark, is_tied, load_groups, remarks
+from bench.data.groups import (
+    UNGROUPED_REMEDY,
+    conflict_remark,
+    is_tied,
+    load_groups,
+    remarks,
+)
 from bench.data.protocols import make_splits
 from bench.data.sources import dataset_name, list_source, read_pictures
 from bench.data.splits import refuse_scarce_classes
@@ -40,6 +46,7 @@ from bench.promote.variants import make_variants
 from bench.records import (
     Arithmetic,
     Dataset,
+    Family,
     LatencyRow,
     LatencyScope,
     ModelRecord,
@@ -50,6 +57,7 @@ from bench.records import (
     StudyReport,
     WeightSource,
     ranked,
+    ungrouped_remark,
 )
 from bench.results import load_plan, load_study_report, load_trials
 from bench.runtime.cuda import cuda_device_name, cuda_works
@@ -68,6 +76,11 @@ from bench.training.trainer import Trainer
 from bench.words import counted
 from bench.workspace import Workspace, as_study_name, describe_environment, usable_cores
 
+# What a person must know of a space's augmentation, to see whether it suits the pictures.
+_TREATED_AS: dict[Family, str] = {
+    "spectrogram": "spectrograms: no flips, no colour changes",
+    "photo": "photos: flips and colour changes",
+}
 _LATENCY_NOTE = "Limit of latency, ms,"
 # What a promoted model's latency is measured of: (scope, batch size).
 MEASURED: tuple[tuple[LatencyScope, int], ...] = (("model", 1), ("model", 8), ("end-to-end", 1))
@@ -391,7 +404,9 @@ def make_plan(
         listener.stage(remark)
     dataset = _read(data or workspace.demo, options, listener)
     refuse_scarce_classes(dataset, options.protocols, folds=space.folds)
+    # Asked before duplicates are tied, which puts pictures into groups that nobody gave.
     groups_given = any(picture.group is not None for picture in dataset.pictures)
+    leak = _leak_of_groups(dataset)
     name = study_name(data, options)
     stored = database.load_plan(name)
     space, limited = _limited(space, options, stored, dataset, device, listener)
@@ -399,6 +414,8 @@ def make_plan(
     if options.tie_duplicates:
         dataset = tie_duplicates(dataset, workspace.duplicates, listener.stage)
     listener.stage(_describe(dataset, groups_given=groups_given))
+    if groups_given and leak is not None:
+        listener.stage(leak)
     (split, *further_splits), said = make_splits(
         dataset,
         options.protocols,
@@ -428,7 +445,7 @@ def make_plan(
         arithmetic=arithmetic,
         workspace=str(workspace.root),
         cache_bytes=int(options.cache_gb * 1e9),
-        notes=(*_notes(dataset, split, weights, groups_given=groups_given), *limited),
+        notes=(*_notes(dataset, split, weights, leak), *limited),
         further_splits=tuple(further_splits),
     )
     if stored is not None:
@@ -482,12 +499,12 @@ def _own_space(device: str, *, is_demo: bool) -> str:
 def _adapted_space(
     options: SearchOptions, *, device: str, is_demo: bool, listener: Display
 ) -> SearchSpace:
-    name = options.space
-    if name is None:
-        name = _own_space(device, is_demo=is_demo)
-        why = "made for the demo set" if is_demo else f"the device is {device}"
-        listener.stage(f"search space: {name} ({why}; choose another with --space)")
-    space = load_space(name)
+    space = load_space(options.space or _own_space(device, is_demo=is_demo))
+    told = f"search space: {space.name} ({_TREATED_AS[space.family]}"
+    if options.space is None:
+        other = "" if is_demo else ", such as photo"
+        told += f"; choose another with --space{other}"
+    listener.stage(f"{told})")
     if options.backbones:
         space = space.with_backbones(options.backbones)
     for backbone in space.backbones:
@@ -602,9 +619,6 @@ def _describe(dataset: Dataset, *, groups_given: bool) -> str:
     classes = counted(len(dataset.classes), "class", "classes")
     parts = [f"data: {dataset.name}, {pictures} of {classes}"]
     parts.append(counted(len(groups), "group") if groups_given else "no groups given")
-    alone = sum(picture.group is None for picture in dataset.pictures)
-    if groups_given and alone:
-        parts.append(f"{counted(alone, 'picture')} without a group")
     if dataset.crop:
         parts.append(f"cropped to {','.join(map(str, dataset.crop))}")
     if dataset.synthetic:
@@ -617,8 +631,19 @@ def _describe(dataset: Dataset, *, groups_given: bool) -> str:
     return text
 
 
+def _leak_of_groups(dataset: Dataset) -> str | None:
+    """Say that what belongs together may part, where not every picture was given a group."""
+    if all(picture.group is None for picture in dataset.pictures):
+        return (
+            "No groups were given: pictures cut from one recording or source may stand on both "
+            "sides of a split, which inflates scores. A groups.csv (path,group) closes that leak."
+        )
+    remark = ungrouped_remark(dataset)
+    return f"{remark}. To close that leak, {UNGROUPED_REMEDY}." if remark else None
+
+
 def _notes(
-    dataset: Dataset, split: Split, weights: Mapping[str, WeightSource], *, groups_given: bool
+    dataset: Dataset, split: Split, weights: Mapping[str, WeightSource], leak: str | None
 ) -> tuple[str, ...]:
     notes = []
     if dataset.broken:
@@ -629,11 +654,8 @@ def _notes(
             f"Random weights: {', '.join(random)} began from random weights, not pretrained ones; "
             "scores are far below what pretrained weights give."
         )
-    if not groups_given:
-        notes.append(
-            "No groups were given: pictures cut from one recording or source may stand on both "
-            "sides of a split, which inflates scores. A groups.csv (path,group) closes that leak."
-        )
+    if leak is not None:
+        notes.append(leak)
     if split.protocol == "random" and is_tied(dataset):
         notes.append(
             "The split is random: groups and duplicates are known and ignored on purpose, so "

@@ -62,10 +62,13 @@ class _Tally:
             self.best = value, number
 
     def time_left(self) -> str:
-        done = self.finished - self.before
+        """How long the trials to come may take; nothing after the last, as promotion follows."""
+        done, to_come = self.finished - self.before, self.total - self.finished
+        if to_come <= 0:
+            return ""
         if not done:
-            return "–"
-        return clock_time((self.clock() - self.started_s) / done * (self.total - self.finished))
+            return "left –"
+        return f"left {clock_time((self.clock() - self.started_s) / done * to_come)}"
 
     def rate(self) -> str:
         minutes = (self.clock() - self.started_s) / 60
@@ -152,10 +155,11 @@ class PlainProgress(_CountingProgress):
         recipe = self._tally.running[number].recipe
         self._tally.end(number, state, value)
         shown = "–" if value is None else f"{value:.3f}"
+        tally = self._tally
+        how_far = f"{tally.finished}/{tally.total}", f"best {tally.best_text()}", tally.time_left()
         self._say(
             f"trial {number:>3}  {state.lower():<8} {shown}  {describe(recipe)}  "
-            f"[{self._tally.finished}/{self._tally.total}, best {self._tally.best_text()}, "
-            f"left {self._tally.time_left()}]" + (f"  {error}" if error else "")
+            f"[{', '.join(filter(None, how_far))}]" + (f"  {error}" if error else "")
         )
 
     def epoch_scored(self, number: int, scores: EpochScores, mean: float) -> None:
@@ -231,7 +235,7 @@ class LiveProgress(_CountingProgress):
             TextColumn("trials"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(f"best {tally.best_text()}  {tally.rate()}  left {tally.time_left()}"),
+            TextColumn(f"best {tally.best_text()}  {tally.rate()}  {tally.time_left()}"),
         )
         bar.add_task("", total=tally.total, completed=tally.finished)
         return Group(table, bar)

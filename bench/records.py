@@ -319,12 +319,24 @@ def describe_conflicts(dataset: Dataset, what: str) -> str:
     )
 
 
+def ungrouped_remark(dataset: Dataset) -> str | None:
+    """What a person should know of pictures without a group where others have one, or None."""
+    alone = sum(picture.group is None for picture in dataset.pictures)
+    if alone in (0, len(dataset.pictures)):
+        return None
+    return (
+        f"{alone:,} of {len(dataset.pictures):,} pictures {'has' if alone == 1 else 'have'} no "
+        "group: each counts as a source of its own, so pieces of one recording or source among "
+        "them may stand on both sides of a split, which inflates scores"
+    )
+
+
 def how_split(protocol: Protocol, dataset: Dataset) -> str:
     """What a protocol does with the pictures of a data set, in words, for people."""
     if protocol == "grouped" and dataset.ties_are_found:
         sizes = Counter(name for name in dataset.sets if name is not None).values()
         duplicates = sum(size for size in sizes if size > 1)
-        return f"split by class, with {counted(duplicates, 'found duplicate')} kept together"
+        return f"by class, with {counted(duplicates, 'found duplicate')} kept together"
     words: dict[Protocol, str] = {
         "grouped": "no group stands on both sides of a split",
         "gtzan-filtered": "the fault-filtered parts share no artist and no replica",

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -211,13 +211,16 @@ class SearchSpace:
         return _build(name, body)
 
 
-def changes(old: SearchSpace | Mapping[str, Any], new: SearchSpace) -> tuple[str, ...]:
+def changes(
+    old: SearchSpace | Mapping[str, Any], new: SearchSpace, *, leave_out: Collection[str] = ()
+) -> tuple[str, ...]:
     """Say in sentences what differs between two spaces; an empty tuple: nothing that matters.
 
-    `old` may be the stored form of a space that today's rules would refuse.
+    `old` may be the stored form of a space that today's rules would refuse. `leave_out` names
+    what is not compared, such as `epochs`.
     """
-    before = _facts(old.as_dict() if isinstance(old, SearchSpace) else old)
-    after = _facts(new.as_dict())
+    before = _facts(old.as_dict() if isinstance(old, SearchSpace) else old, leave_out)
+    after = _facts(new.as_dict(), leave_out)
     sentences = []
     for label in (*before, *(label for label in after if label not in before)):
         if label not in after:
@@ -229,10 +232,14 @@ def changes(old: SearchSpace | Mapping[str, Any], new: SearchSpace) -> tuple[str
     return tuple(sentences)
 
 
-def _facts(data: Mapping[str, Any]) -> dict[str, str]:
+def _facts(data: Mapping[str, Any], leave_out: Collection[str]) -> dict[str, str]:
     """Every fact that shapes a study's trials, by the name that a person would give it."""
-    facts = {f"`{key}`": str(data[key]) for key in _CHOSEN if key in data}
-    facts |= {f"`{key}`": _show(value) for key, value in data.get("training", {}).items()}
+    facts = {f"`{key}`": str(data[key]) for key in _CHOSEN if key in data and key not in leave_out}
+    facts |= {
+        f"`{key}`": _show(value)
+        for key, value in data.get("training", {}).items()
+        if key not in leave_out
+    }
     for name, spec in data["parameters"].items():
         facts[f"parameter `{name}`"] = str(
             Choices(choices=tuple(spec["choices"])) if "choices" in spec else Range(**spec)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.records import CONFLICT_MEANING, ModelRecord, StudyReport
+from bench.records import CONFLICT_MEANING, ModelRecord, StudyReport, ungrouped_remark
 from bench.words import counted
 from reports.findings import RANDOM_WEIGHTS
 from reports.scores import groups_given, tested_score
@@ -24,6 +24,8 @@ def limits(report: StudyReport, model: ModelRecord) -> tuple[str, ...]:
             "No groups were given: if pictures of one source stand on both sides of the split, "
             "the scores are too high and the intervals too narrow."
         )
+    elif (alone := ungrouped_remark(dataset)) is not None:
+        found.append(f"{alone}.")
     if parted := straddling(dataset, split).in_words:
         found.append(
             f"On both sides of the split: {' and '.join(parted)}. So the scores are too high."

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import cli
-from bench import console, pipeline
+from bench import __version__, console, pipeline
 from bench.data.audit.check import Finding
 from bench.errors import WorkspaceError
 from tests.command import Bench, bench_heard_by
@@ -72,6 +72,12 @@ def test_every_command_explains_itself(bench: Bench, command: str) -> None:
 
     assert told.code == 0
     assert command in told.out
+
+
+def test_the_version_is_told(bench: Bench) -> None:
+    told = bench("--version")
+
+    assert (told.code, told.out, told.err) == (0, f"bench {__version__}\n", "")
 
 
 # --- the audit ------------------------------------------------------------------------------
@@ -264,7 +270,7 @@ def test_a_split_ties_the_duplicates_that_are_found_unless_told_not_to(
     groups = {row["path"]: row["group"] for row in rows}
     assert (groups["red/002.png"] == groups["red/brighter.png"] != "") == tied
     assert ("copies found by the audit: 2 pictures tied in 1 group\n" in told.err) == tied
-    assert ("split by class, with 2 found duplicates kept together" in told.err) == tied
+    assert ("by class, with 2 found duplicates kept together" in told.err) == tied
 
 
 def test_a_split_names_what_ties_copies_and_tells_of_their_labels(

@@ -28,6 +28,7 @@ def test_pip_shows_its_progress_on_a_terminal_and_a_log_is_told_that_it_does_not
 
     told, _, installed = planned.partition("-m venv")
     assert "7 GB" in told and "minutes" in told
+    assert planned.splitlines()[-1].endswith('source .venv/bin/activate, then make demo"')
     assert ("silent until it is done" in told) is not on_terminal
     commands = [line for line in installed.splitlines() if "pip install" in line]
     assert ["--quiet" in command for command in commands] == [not on_terminal] * 2

@@ -21,7 +21,7 @@ from bench import pipeline
 from bench.database import Database
 from bench.errors import NonFiniteLossError, ParityError
 from bench.latency import LatencyJob, LatencyProtocol
-from bench.progress import make_progress
+from bench.progress import SilentProgress, make_progress
 from bench.promote import promotion, seeds
 from bench.promote.retrain import retrain
 from bench.promote.select import select
@@ -35,6 +35,7 @@ from bench.records import (
 from bench.runtime.machine import cpu_name
 from bench.runtime.predictor import Predictor
 from bench.runtime.session import machine_name
+from bench.search.options import SearchOptions
 from bench.training import trainer
 from bench.workspace import Workspace
 from tests.command import Outcome
@@ -134,6 +135,35 @@ def test_standard_output_is_one_json_document_and_the_rest_went_to_standard_erro
     assert document["study"] == "tiny"
     assert "39 pictures of 3 classes" in place.first.err
     assert "trial   0  complete" in place.first.err
+
+
+def test_a_given_space_is_told_with_what_it_takes_pictures_for(place: Place) -> None:
+    assert "search space: demo (spectrograms: no flips, no colour changes)\n" in place.first.err
+
+
+@pytest.mark.parametrize(
+    ("given", "is_demo", "told"),
+    [
+        (None, False, "cpu (spectrograms: no flips, no colour changes; choose another with --space,"
+         " such as photo)"),
+        (None, True, "demo (spectrograms: no flips, no colour changes; choose another with "
+         "--space)"),
+        ("photo", False, "photo (photos: flips and colour changes)"),
+    ],
+)  # fmt: skip
+def test_a_space_is_told_with_what_it_takes_pictures_for(
+    given: str | None, is_demo: bool, told: str
+) -> None:
+    class Listener(SilentProgress):
+        def stage(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
+    pipeline._adapted_space(
+        SearchOptions(space=given), device="cpu", is_demo=is_demo, listener=Listener()
+    )
+
+    assert said == [f"search space: {told}"]
 
 
 def test_every_stage_is_told_when_it_begins(place: Place) -> None:
@@ -599,9 +629,24 @@ def test_a_search_ties_the_duplicates_that_it_finds_and_says_so(
         "copies found by the audit: 2 pictures tied in 1 group"
     ]
     assert report.split.protocol == "grouped"
-    assert "split by class, with 2 found duplicates kept together" in told.err
+    assert "by class, with 2 found duplicates kept together" in told.err
     assert any(note.startswith("No groups were given") for note in report.notes)
     assert len(list((tmp_path / "cache" / "duplicates").iterdir())) == 1
+
+
+def test_groups_of_some_pictures_are_told_of_and_recorded(place: Place, tmp_path: Path) -> None:
+    groups = tmp_path / "tied.csv"
+    groups.write_text("path,group\nred/002.png,a\nblue/000.png,b\n")
+    told = search(
+        place.pictures, tmp_path, "--trials", "1", "--no-promote", "--groups", str(groups)
+    )
+
+    assert told.code == 0, told.err
+    notes = from_json(told.out, StudyReport).notes
+    (note,) = [note for note in notes if note.startswith("37 of 39 pictures have no group")]
+    assert "give each its group in the file of groups" in note
+    assert note in told.err
+    assert not any(note.startswith("No groups were given") for note in notes)
 
 
 def test_a_search_tells_and_records_that_duplicates_carry_different_labels(

@@ -26,6 +26,11 @@ OWN_GROUPS = "the data set's groups"
 COPIES = "identical files"
 PATTERN = "--group-pattern"
 
+UNGROUPED_REMEDY = (
+    "give each its group in the file of groups (path,group); a group of its own says that a "
+    "picture belongs to no other"
+)
+
 _NAMED = 3  # names of joined groups within the joint name
 
 Indices = npt.NDArray[np.int64]

@@ -27,6 +27,7 @@ from bench.records import Box, BrokenPicture, Dataset, Picture, SourceKind
 from bench.runtime.preprocess import SUFFIXES, PictureError, open_rgb
 from bench.words import counted, some
 
+_NO_SUCH_FILE = "no such file"
 DEMO_MARKER = "demo.json"
 GROUPS_FILE = "groups.csv"
 
@@ -185,10 +186,7 @@ def read_pictures(
     readable = {picture.label for picture in inspected.pictures}
     if len(readable) < len(labels):
         gone = [name for index, name in enumerate(labels) if index not in readable]
-        raise DataError(
-            f"{root}: no picture of {some(gone)} can be decoded: mend the files or remove "
-            "the class (`bench data check` lists each broken file)"
-        )
+        raise DataError(_why_classes_are_gone(listing, gone, inspected.broken))
     if box is not None:
         _check_box(box, inspected.pictures)
     return Dataset(
@@ -221,10 +219,11 @@ def check_source(path: str | Path) -> None:
         DataError: nothing usable is there, or one class alone; the message names the remedy.
     """
     listing = list_source(path)
-    check_classes(listing.root, listing.labels)
+    paths = [picture.path for picture in listing.pictures]
+    check_classes(listing.root, listing.labels, paths)
 
 
-def check_classes(root: str | Path, classes: Sequence[str]) -> None:
+def check_classes(root: str | Path, classes: Sequence[str], paths: Sequence[str]) -> None:
     """Refuse a data set in which there is nothing to be told apart.
 
     Raises:
@@ -233,8 +232,23 @@ def check_classes(root: str | Path, classes: Sequence[str]) -> None:
     if len(classes) < 2:
         raise DataError(
             f"{root}: a classifier needs at least two classes, this data set has "
-            f"{len(classes)} ({', '.join(classes)}): add a subfolder a class"
+            f"{len(classes)} ({', '.join(classes)}): {more_classes(root, classes[0], paths)}"
         )
+
+
+def more_classes(root: str | Path, only: str, paths: Sequence[str]) -> str:
+    """What to do about a data set of one class; `paths` are its pictures', relative to `root`.
+
+    Where the one class folder holds nothing but subfolders, those are likely the classes.
+    """
+    within = [path.removeprefix(f"{only}/").split("/") for path in paths]
+    if all(path.startswith(f"{only}/") for path in paths) and all(len(p) > 1 for p in within):
+        folders = len({parts[0] for parts in within})
+        if folders > 1:
+            return (
+                f"{only} holds {folders} subfolders of pictures: give {Path(root) / only} instead"
+            )
+    return "add a subfolder a class"
 
 
 # --- listing --------------------------------------------------------------------------------
@@ -453,7 +467,7 @@ def _inspect_chunk(
             mode, pixels = _decode(data)
         except (PictureError, OSError) as error:
             missing = isinstance(error, FileNotFoundError)
-            reason = "no such file" if missing else str(error).removeprefix("these bytes: ")
+            reason = _NO_SUCH_FILE if missing else str(error).removeprefix("these bytes: ")
             part.broken.append(BrokenPicture(path=item.path, reason=reason))
             continue
         part.frame.add(pixels)
@@ -470,6 +484,25 @@ def _inspect_chunk(
             )
         )
     return part
+
+
+def _why_classes_are_gone(
+    listing: Listing, gone: Sequence[str], broken: Sequence[BrokenPicture]
+) -> str:
+    """Say of the classes without a readable picture what is wrong with their files."""
+    of_class = {picture.path: picture.label for picture in listing.pictures}
+    unread = [each for each in broken if of_class[each.path] in gone]
+    # Paths that lead nowhere are usually one mistake, which is in the manifest.
+    unread.sort(key=lambda each: each.reason != _NO_SUCH_FILE)
+    first, others = unread[0], len(unread) - 1
+    what, mend = f"{first.path}: {first.reason}", "mend the files or remove the class"
+    if listing.kind == "csv":
+        if first.reason == _NO_SUCH_FILE:
+            what += f" (paths are relative to {listing.root})"
+        mend = "mend the paths and files, or take the rows out"
+    if others:
+        what += f"; nor can {counted(others, 'other file')} be read"
+    return f"{listing.source}: no picture of {some(gone)} can be read: {what}; {mend}"
 
 
 def _decode(data: bytes) -> tuple[str, npt.NDArray[np.uint8]]:

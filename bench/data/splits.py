@@ -53,7 +53,7 @@ def make_split(
     if folds < LEAST_FOLDS:
         raise DataError(f"--folds must be at least {LEAST_FOLDS}, not {folds}")
     check_test_fraction(test_fraction)
-    check_classes(dataset.root, dataset.classes)
+    check_classes(dataset.root, dataset.classes, [picture.path for picture in dataset.pictures])
     protocol = protocol or default_protocol(dataset)
     labels = np.asarray(dataset.labels, dtype=np.int64)
     groups = np.arange(len(labels)) if protocol == "random" else group_numbers(dataset)

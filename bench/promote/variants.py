@@ -55,6 +55,7 @@ from bench.runtime.preprocess import PictureError, prepare
 from bench.runtime.session import Device
 from bench.statistics.answers import Answers, Integers, Unit, groups_of
 from bench.statistics.comparisons import on_test_pictures
+from bench.words import counted
 from bench.workspace import Workspace, write_atomic
 
 CALIBRATION_PICTURES = 128
@@ -201,9 +202,9 @@ def why_refused(check: VariantCheck, tolerance_points: float) -> str | None:
     sure = f"95 %: {interval[0]:+.2f} to {interval[1]:+.2f}; " if interval else ""
     return (
         f"balanced accuracy on {check.pictures} development pictures falls by "
-        f"{-check.difference_points:.2f} points ({sure}{check.lost} answers lost, {check.gained} "
-        f"gained{_worth(check)}, same class on {check.top1_agreement:.1%}); allowed are "
-        f"{tolerance_points:g} points"
+        f"{-check.difference_points:.2f} points ({sure}{counted(check.lost, 'answer')} lost, "
+        f"{check.gained} gained{_worth(check)}, same class on {check.top1_agreement:.1%}); "
+        f"allowed are {tolerance_points:g} points"
     )
 
 
@@ -338,8 +339,9 @@ def _verdict(variant: VariantRecord) -> str:
     assert variant.check is not None
     return (
         f"offered: {variant.check.difference_points:+.2f} points on {variant.check.pictures} "
-        f"development pictures ({variant.check.lost} answers lost, {variant.check.gained} gained"
-        f"{_worth(variant.check)}), same class on {variant.check.top1_agreement:.1%}"
+        f"development pictures ({counted(variant.check.lost, 'answer')} lost, "
+        f"{variant.check.gained} gained{_worth(variant.check)}), "
+        f"same class on {variant.check.top1_agreement:.1%}"
     )
 
 

@@ -134,7 +134,8 @@ def fit(image: Image.Image, geometry: Geometry) -> npt.NDArray[np.uint8]:
         if right > image.width or bottom > image.height:
             raise PictureError(
                 f"the crop box {geometry.crop} reaches beyond a picture of "
-                f"{image.width}x{image.height} pixels"
+                f"{image.width}x{image.height} pixels: the model was trained on pictures with that "
+                f"frame, of at least {right}x{bottom} pixels; give pictures made in the same way"
             )
         image = image.crop((left, top, right, bottom))
     size = geometry.image_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import optuna
@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bench.database import Database
 from bench.errors import InputError, StudyMismatchError
-from bench.records import Split, StudyPlan, to_builtins
+from bench.records import Settings, Split, StudyPlan, to_builtins
 from bench.records import TrialState as State
 from bench.search.pruners import make_pruner
 from bench.search.storage import OwnedStorage
@@ -80,7 +80,12 @@ def refuse_changes(stored: StudyPlan, wanted: StudyPlan) -> None:
     Raises:
         StudyMismatchError: they differ; every difference is named.
     """
-    differences = list(changes(stored.space, SearchSpace.from_dict(wanted.space)))
+    # What the settings, or the split, tell of as well is told by them.
+    told = {field.name for field in fields(Settings)}
+    if stored.dataset.fingerprint == wanted.dataset.fingerprint:
+        told.add("folds")
+    space = SearchSpace.from_dict(wanted.space)
+    differences = list(changes(stored.space, space, leave_out=told))
     differences += _changed_data(stored, wanted)
     differences += _changed_values("setting", stored.settings, wanted.settings)
     differences += _changed_values("weights of", stored.weights, wanted.weights)

@@ -80,7 +80,7 @@ def test_random_ignores_groups_and_is_labelled_as_doing_so():
     ("ties", "said"),
     [
         ([Tie("audit", 0, 1), Tie("audit", 1, 2), Tie("audit", 40, 41)],
-         "split by class, with 5 found duplicates kept together"),
+         "by class, with 5 found duplicates kept together"),
         ([Tie("audit", 0, 1), Tie("--groups g.csv", 4, 5, "x")],
          "no group stands on both sides of a split"),
     ],
@@ -94,7 +94,7 @@ def test_a_split_that_ties_found_duplicates_alone_is_not_told_as_one_of_groups(t
         assert remarks == (f"protocol: grouped ({said})",)
 
     _, remarks = make_splits(dataset, ("random",), folds=3, test_fraction=0.2, seed=0)
-    ignored = "found duplicates" if said.startswith("split") else "groups"
+    ignored = "found duplicates" if said.startswith("by class") else "groups"
     assert f"the {ignored} are ignored, as was asked for" in remarks[0]
 
 

@@ -247,8 +247,23 @@ def test_a_class_whose_pictures_are_all_broken_is_refused_by_name(make_pictures)
     root = make_pictures(each=2)
     for file in (root / "dog").iterdir():
         file.write_bytes(b"woof")
-    with pytest.raises(DataError, match=r"no picture of dog can be decoded: mend .* or remove"):
+    said = (
+        r"no picture of dog can be read: dog/0\.png: .*; nor can 1 other file be.*mend .* or remove"
+    )
+    with pytest.raises(DataError, match=said):
         load_dataset(root)
+
+
+def test_a_manifest_whose_paths_lead_nowhere_is_told_what_they_are_relative_to(tmp_path):
+    names = [f"{label}/{number}.png" for label in ("one", "zero") for number in range(3)]
+    manifest = write_manifest(tmp_path, *(f"{name},{name.split('/')[0]}" for name in names))
+    with pytest.raises(DataError) as caught:
+        load_dataset(manifest)
+    assert str(caught.value) == (
+        f"{manifest}: no picture of one, zero can be read: one/0.png: no such file (paths are "
+        f"relative to {tmp_path}); nor can 5 other files be read; mend the paths and files, or "
+        "take the rows out"
+    )
 
 
 def test_one_class_alone_is_refused_before_any_picture_is_opened(make_pictures):
@@ -256,6 +271,20 @@ def test_one_class_alone_is_refused_before_any_picture_is_opened(make_pictures):
     for file in (root / "dog").iterdir():
         file.write_bytes(b"woof")
     with pytest.raises(DataError, match=r"at least two classes.* has 1 \(dog\): add a subfolder"):
+        check_source(root)
+
+
+@pytest.mark.parametrize(
+    ("classes", "remedy"),
+    [
+        (("gm/cat", "gm/dog"), r"gm holds 2 subfolders of pictures: give .*/pets/gm instead$"),
+        (("gm", "gm/cat", "gm/dog"), r"add a subfolder a class$"),
+        (("gm/cat",), r"add a subfolder a class$"),
+    ],
+)
+def test_a_folder_one_level_too_high_is_told_which_one_to_give(make_pictures, classes, remedy):
+    root = make_pictures("pets", classes, each=2)
+    with pytest.raises(DataError, match=remedy):
         check_source(root)
 
 

@@ -447,6 +447,11 @@ def test_a_refusal_gives_the_figures() -> None:
     assert "worth" not in told  # a record of before classes were counted
 
 
+@pytest.mark.parametrize(("lost", "said"), [(1, "1 answer lost"), (2, "2 answers lost")])
+def test_a_number_of_answers_agrees_with_its_noun(lost: int, said: str) -> None:
+    assert f"({said}, " in (why_refused(replace(check(0.9, 0.88), lost=lost), 0.5) or "")
+
+
 def test_a_refusal_says_how_sure_it_is_and_what_one_answer_is_worth() -> None:
     difference = Estimate(value=-0.02, interval=(-0.051, 0.011))
     told = why_refused(

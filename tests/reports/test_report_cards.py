@@ -160,6 +160,19 @@ def test_limits_that_do_not_hold_are_not_told(make_report: MakeReport) -> None:
     assert only.startswith("Whatever a picture shows")
 
 
+def test_pictures_without_a_group_where_others_have_one_are_a_limit(
+    make_report: MakeReport,
+) -> None:
+    report = make_report(per_class=160, grouped=True)
+    first, *rest = report.dataset.pictures
+    dataset = replace(report.dataset, pictures=(replace(first, group=None), *rest))
+    report = replace(report, dataset=dataset)
+
+    assert any(
+        limit.startswith("1 of 480 pictures has no") for limit in limits(report, best(report))
+    )
+
+
 def test_cards_lie_beside_the_files_that_are_there(make_report: MakeReport, tmp_path: Path) -> None:
     report = make_report()
     file = tmp_path / best(report).path

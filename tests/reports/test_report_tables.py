@@ -586,13 +586,13 @@ def test_where_nobody_named_groups_the_data_table_speaks_of_found_duplicates(
 ) -> None:
     report = tied_by_duplicates(make_report())
     facts = dict(tables.data_facts(report).rows)
-    assert facts["protocol"] == "split by class, with 2 found duplicates kept together"
+    assert facts["protocol"] == "by class, with 2 found duplicates kept together"
     assert facts["groups"] == (
         "none given; 2 pictures tied in 1 set of found duplicates; none straddles a split"
     )
     further = with_protocols(report, 0.9)
     assert column(tables.protocols(further), "protocol")[0] == (
-        "split by class, with 2 found duplicates kept together (searched)"
+        "by class, with 2 found duplicates kept together (searched)"
     )
 
 

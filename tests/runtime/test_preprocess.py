@@ -204,7 +204,11 @@ def test_the_crop_is_cut_before_resizing():
 
 @pytest.mark.parametrize("crop", [(0, 0, 31, 20), (0, 0, 30, 21)])
 def test_a_crop_beyond_the_picture_is_refused(crop):
-    with pytest.raises(PictureError, match="reaches beyond a picture of 30x20"):
+    said = (
+        r"reaches beyond a picture of 30x20 pixels: the model was trained .* of at least "
+        rf"{crop[2]}x{crop[3]} pixels; give pictures made in the same way"
+    )
+    with pytest.raises(PictureError, match=said):
         prepare(Image.new("RGB", (30, 20)), Geometry(image_size=8, crop=crop))
 
 

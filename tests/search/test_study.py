@@ -97,6 +97,31 @@ def test_a_study_is_not_resumed_with_something_changed_and_the_change_is_named(
         assert fragment in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["epochs", "batch_size"])
+def test_what_both_the_space_and_the_settings_hold_is_told_once(
+    study_plan: StudyPlan, name: str
+) -> None:
+    training = {**study_plan.space["training"], name: 7}
+    changed = replace(
+        setting(**{name: 7})(study_plan), space={**study_plan.space, "training": training}
+    )
+
+    with pytest.raises(StudyMismatchError) as caught:
+        refuse_changes(study_plan, changed)
+
+    assert str(caught.value).count(name) == 1
+
+
+def test_other_folds_are_told_once(study_plan: StudyPlan) -> None:
+    changed = one_fold_more(study_plan)
+    training = {**study_plan.space["training"], "folds": 3}
+
+    with pytest.raises(StudyMismatchError) as caught:
+        refuse_changes(study_plan, replace(changed, space={**changed.space, "training": training}))
+
+    assert str(caught.value).count("\n  ") == 1
+
+
 def test_all_changes_are_named_together(study_plan: StudyPlan) -> None:
     changed = other_weights(setting(epochs=7, seed=4)(altered_picture(study_plan)))
 

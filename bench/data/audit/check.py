@@ -12,9 +12,10 @@ from bench.data.audit.guesses import guess_groups
 from bench.data.audit.labels import check_labels
 from bench.data.audit.shortcuts import find_shortcuts
 from bench.data.audit.thumbnails import Features, make_thumbnails
-from bench.data.groups import group_numbers, join
+from bench.data.groups import UNGROUPED_REMEDY, group_numbers, join
+from bench.data.sources import more_classes
 from bench.data.splits import DEFAULT_FOLDS, scarce_classes, scarce_remedy
-from bench.records import CONFLICT_MEANING, Audit, Dataset, Pair
+from bench.records import CONFLICT_MEANING, Audit, Dataset, Pair, ungrouped_remark
 from bench.steps import SILENT, Steps
 from bench.words import counted
 
@@ -73,6 +74,8 @@ def findings(dataset: Dataset, found: Audit) -> tuple[Finding, ...]:
     told = (
         _one_class(dataset),
         _scarce(dataset, found),
+        _broken(dataset),
+        _ungrouped(dataset),
         _conflicts(dataset, found),
         _given_split(dataset, found),
         *_loose_pairs(dataset, found),
@@ -253,7 +256,9 @@ def _one_class(dataset: Dataset) -> Finding | None:
         kind="one class",
         count=1,
         what=f"{dataset.classes[0]} is the only class, and a classifier needs at least two",
-        remedy="add a subfolder a class",
+        remedy=more_classes(
+            dataset.root, dataset.classes[0], [picture.path for picture in dataset.pictures]
+        ),
         details=({"class": dataset.classes[0], "pictures": len(dataset.pictures)},),
     )
 
@@ -274,6 +279,32 @@ def _scarce(dataset: Dataset, found: Audit) -> Finding | None:
             {"class": each.name, "pictures": each.pictures, "groups": each.groups}
             for each in sorted(scarce, key=lambda each: each.groups)
         ),
+    )
+
+
+def _broken(dataset: Dataset) -> Finding | None:
+    if not dataset.broken:
+        return None
+    return Finding(
+        kind="broken pictures",
+        count=len(dataset.broken),
+        what=f"{counted(len(dataset.broken), 'file')} that cannot be read, left out by a search",
+        remedy="mend them or take them out",
+        details=tuple({"picture": each.path, "reason": each.reason} for each in dataset.broken),
+    )
+
+
+def _ungrouped(dataset: Dataset) -> Finding | None:
+    remark = ungrouped_remark(dataset)
+    if remark is None:
+        return None
+    alone = tuple(picture.path for picture in dataset.pictures if picture.group is None)
+    return Finding(
+        kind="pictures without a group",
+        count=len(alone),
+        what=remark,
+        remedy=UNGROUPED_REMEDY,
+        details=tuple({"picture": path} for path in alone),
     )
 
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from bench.data.audit.check import Finding, audit, findings, worst_pairs
 from bench.data.audit.thumbnails import Features
+from bench.data.groups import load_groups
 from bench.data.sources import load_dataset
 from bench.records import Dataset
 from bench.runtime.preprocess import Geometry
@@ -49,6 +50,38 @@ def test_a_clean_set_gives_no_finding(clean: Path):
     assert told(load_dataset(clean, crop="none")) == {}
 
 
+def test_broken_files_are_a_finding(clean: Path):
+    (clean / "reel" / "torn.png").write_bytes(b"torn")
+
+    (finding,) = told(load_dataset(clean, crop="none")).values()
+
+    assert (finding.kind, finding.count) == ("broken pictures", 1)
+    assert finding.what.startswith("1 file that cannot be read")
+    assert finding.details[0]["picture"] == "reel/torn.png"
+
+
+@pytest.mark.parametrize(
+    ("named", "kinds"),
+    [(0, set()), (2, {"pictures without a group"}), (2 * EACH, set())],
+    ids=["no groups", "groups of some", "groups of all"],
+)
+def test_pictures_without_a_group_are_a_finding_where_others_have_one(
+    named: int, kinds: set[str], clean: Path, tmp_path: Path
+):
+    dataset = load_dataset(clean, crop="none")
+    groups = tmp_path / "tied.csv"
+    rows = [f"{picture.path},{number}" for number, picture in enumerate(dataset.pictures)]
+    groups.write_text("\n".join(["path,group", *rows[:named]]) + "\n")
+
+    found = told(load_groups(dataset, file=groups, pattern=None))
+
+    assert set(found) == kinds
+    for finding in found.values():
+        assert finding.count == len(finding.details) == 2 * EACH - 2
+        assert finding.what.startswith("18 of 20 pictures have no group: each counts as")
+        assert "path,group" in finding.remedy
+
+
 def test_copies_with_different_labels_contradict_one_another(clean: Path):
     (clean / "reel" / "copy.png").write_bytes((clean / "march" / "00003.png").read_bytes())
     dataset = load_dataset(clean, crop="none")
@@ -72,8 +105,11 @@ def manifest(folder: Path, column: str, values: tuple[str, str]) -> Dataset:
         f"{file.relative_to(folder).as_posix()},{file.parent.name}"
         for file in sorted(folder.glob("*/*.png"))
     ]
-    rest = {"group": "", "split": "train"}[column]
-    lines = [f"{row},{values_of.get(row.partition(',')[0], rest)}" for row in rows]
+    lines = []
+    for row in rows:
+        path, _, _label = row.partition(",")
+        rest = {"group": path, "split": "train"}[column]  # each a group of its own
+        lines.append(f"{row},{values_of.get(path, rest)}")
     (folder / "set.csv").write_text(f"path,label,{column}\n" + "\n".join(lines) + "\n")
     return load_dataset(folder / "set.csv", crop="none")
 

@@ -7,6 +7,7 @@ the owner is stands in the table of owners, for people to read; only the lock de
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -206,7 +207,12 @@ class _AdvisoryLock:
             return bool(connection.execute(held, {"key": self._key}).scalar_one())
 
     def release(self) -> None:
+        import psycopg
+
         event.remove(self._engine, "begin", self._refuse_without)
+        # Of a connection that is closed the server gives the locks back when it comes to it.
+        with contextlib.suppress(psycopg.OperationalError):
+            self._connection.execute("SELECT pg_advisory_unlock(%s)", (self._key,))
         self._connection.close()
 
     def _refuse_without(self, _connection: sa.Connection) -> None:

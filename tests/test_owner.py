@@ -49,6 +49,10 @@ def search(monkeypatch: pytest.MonkeyPatch, plan: StudyPlan, folder: Path, url: 
 
     monkeypatch.setattr(pipeline, "make_plan", lambda *_: plan)
     monkeypatch.setattr(pipeline, "make_executor", train)
+    search_pets(folder, url)
+
+
+def search_pets(folder: Path, url: str) -> None:
     with Database.open(url) as database:
         pipeline.search(
             None,
@@ -92,14 +96,8 @@ def test_a_plan_is_made_by_the_owner_so_that_nobody_begins_the_study_otherwise_m
         raise Trained
 
     monkeypatch.setattr(pipeline, "make_plan", prepares)
-    with pytest.raises(Trained), Database.open(storage_url) as other:
-        pipeline.search(
-            None,
-            SearchOptions(study="pets"),
-            workspace=Workspace(tmp_path),
-            database=other,
-            listener=SilentProgress(),
-        )
+    with pytest.raises(Trained):
+        search_pets(tmp_path, storage_url)
 
 
 def test_a_study_goes_on_with_the_arithmetic_that_it_was_begun_with(

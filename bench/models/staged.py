@@ -189,7 +189,7 @@ class StagedModel(nn.Module):
         super().train(mode)
         if mode:
             for module in self._kept_in_eval:
-                module.train(False)
+                module.eval()
         return self
 
     def updating_norms(self) -> list[_BatchNorm]:

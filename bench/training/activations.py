@@ -15,7 +15,7 @@ from bench.data.augment import augment, strengths
 from bench.data.store import DecodedStore
 from bench.models.staged import StagedModel
 from bench.records import Arithmetic, Family, Policy, Store
-from bench.training.arithmetic import autocast
+from bench.training.arithmetic import LAYOUTS, autocast
 from bench.training.half import rounded
 
 Indices = npt.NDArray[np.int64]
@@ -62,8 +62,7 @@ class PixelSource:
             view=view,
             seed=self._seed,
         )
-        layout = torch.channels_last if self.arithmetic.channels_last else torch.contiguous_format
-        return pixels_nchw.contiguous(memory_format=layout)
+        return pixels_nchw.contiguous(memory_format=LAYOUTS[self.arithmetic.channels_last])
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -31,7 +32,7 @@ _Kind = tuple[Literal["float32", "bfloat16", "float16"], bool]  # number format,
 
 _PLAIN: _Kind = ("float32", False)
 _KINDS: tuple[_Kind, ...] = (_PLAIN, ("float32", True), ("bfloat16", False), ("bfloat16", True))
-_LAYOUTS = {False: torch.contiguous_format, True: torch.channels_last}
+LAYOUTS = {False: torch.contiguous_format, True: torch.channels_last}  # by channels_last
 _BATCH = 8
 # A small one leaves most of a GPU idle in every format: it is for where a larger one does not fit.
 _CUDA_BATCHES = (32, 8, 2)
@@ -172,7 +173,7 @@ def _step_times_ms(model: StagedModel, image_size: int) -> dict[_Kind, float]:
     """Least time of a forward and backward pass in each format, measured in turns."""
     pixels = torch.rand(_BATCH, 3, image_size, image_size)
     networks = {
-        kind: copy.deepcopy(model).to(memory_format=_LAYOUTS[kind[1]]).train() for kind in _KINDS
+        kind: copy.deepcopy(model).to(memory_format=LAYOUTS[kind[1]]).train() for kind in _KINDS
     }
     for kind, network in networks.items():
         _step_ms(kind, network, pixels)  # pays for choosing and packing
@@ -190,12 +191,25 @@ def _step_times_ms(model: StagedModel, image_size: int) -> dict[_Kind, float]:
 
 
 def _step_ms(kind: _Kind, network: StagedModel, pixels: torch.Tensor) -> float:
-    images = pixels.contiguous(memory_format=_LAYOUTS[kind[1]])
+    images = pixels.contiguous(memory_format=LAYOUTS[kind[1]])
     start = time.perf_counter()
-    with autocast(Arithmetic(device="cpu", dtype=kind[0], channels_last=kind[1], reason="")):
-        logits = network(images)
-    logits.float().square().mean().backward()
+    _forward_and_backward(network, images, _arithmetic("cpu", kind))
     return (time.perf_counter() - start) * 1e3
+
+
+def _forward_and_backward(
+    network: StagedModel, images: torch.Tensor, arithmetic: Arithmetic
+) -> torch.Tensor:
+    """Run one pass either way; return the loss, of no meaning, without its gradient."""
+    with autocast(arithmetic):
+        logits = network(images)
+    loss: torch.Tensor = logits.float().square().mean()
+    torch.autograd.backward(loss)
+    return loss.detach()
+
+
+def _arithmetic(device: Device, kind: _Kind) -> Arithmetic:
+    return Arithmetic(device=device, dtype=kind[0], channels_last=kind[1], reason="")
 
 
 def _cuda_step_times(kind: _Kind, model: StagedModel, image_size: int, pictures: int) -> _StepTimes:
@@ -206,18 +220,10 @@ def _cuda_step_times(kind: _Kind, model: StagedModel, image_size: int, pictures:
 
 
 def _timed_on_cuda(kind: _Kind, model: StagedModel, image_size: int, pictures: int) -> _StepTimes:
-    network = copy.deepcopy(model).to(memory_format=_LAYOUTS[kind[1]]).train()
+    network = copy.deepcopy(model).to(memory_format=LAYOUTS[kind[1]]).train()
     pixels = 255.0 * torch.rand(pictures, 3, image_size, image_size, device="cuda")
-    images = pixels.contiguous(memory_format=_LAYOUTS[kind[1]])
-    arithmetic = Arithmetic(device="cuda", dtype=kind[0], channels_last=kind[1], reason="")
-
-    def step(images: torch.Tensor) -> torch.Tensor:
-        with autocast(arithmetic):
-            logits = network(images)
-        loss: torch.Tensor = logits.float().square().mean()
-        torch.autograd.backward(loss)
-        return loss.detach()
-
+    images = pixels.contiguous(memory_format=LAYOUTS[kind[1]])
+    step = partial(_forward_and_backward, network, arithmetic=_arithmetic("cuda", kind))
     if not step(images).isfinite():
         return _StepTimes(fault="overflows")
     recorded = Recorded(step)

@@ -273,7 +273,7 @@ def _mixup(
     It acts on activations at the freezing boundary, so that frozen parts see whole pictures.
     Returns the blends, the classes of the others, and the two's shares.
     """
-    device = str(inputs.device.type)
+    device = inputs.device.type
     if alpha == 0.0:
         return inputs, own, to_device(torch.tensor([1.0, 0.0]), device)
     share = float(rng.beta(alpha, alpha))

@@ -29,7 +29,8 @@ class Recorded:
     """A function of tensors that is recorded, for each shape of them, after a few real calls.
 
     It must return one tensor, leave everything else that it changes where it lies in memory, and
-    not wait for the GPU; one that does is run as it is. The result is good until the next call.
+    not wait for the GPU; one that does is `refused`, and run kernel by kernel. The result is good
+    until the next call.
     """
 
     def __init__(self, function: Callable[..., torch.Tensor]) -> None:
@@ -38,17 +39,12 @@ class Recorded:
         self._recordings: dict[_Key, _Recording] = {}
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
-        self._refused = False
-
-    @property
-    def refused(self) -> bool:
-        """Whether it could not be recorded, and has to be run kernel by kernel."""
-        return self._refused
+        self.refused = False
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         key = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in inputs)
         self._calls[key] += 1
-        if self._refused or self._calls[key] <= _CALLS_BEFORE:
+        if self.refused or self._calls[key] <= _CALLS_BEFORE:
             return self._run_aside(*inputs)
         if key not in self._recordings:
             try:
@@ -59,7 +55,7 @@ class Recorded:
         return self._recordings[key].replay(inputs)
 
     def _give_up(self) -> None:
-        self._refused = True
+        self.refused = True
         self._recordings.clear()
         # A recording that fails leaves the random numbers waiting for its end.
         generator = torch.cuda.default_generators[torch.cuda.current_device()]

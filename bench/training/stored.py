@@ -17,7 +17,7 @@ import shutil
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from bench.data.rows import Bytes, RowFile
 from bench.models.staged import StagedModel
 from bench.records import Policy, Store, fingerprint_of, from_json, to_json
 from bench.training.activations import FROZEN_BATCH, Indices, PixelSource, run_frozen
-from bench.training.arithmetic import DTYPES
+from bench.training.arithmetic import DTYPES, LAYOUTS
 from bench.training.half import can_halve, from_half, rounded, to_half
 from bench.training.recorded import to_device
 from bench.workspace import locked, write_atomic
@@ -223,14 +223,11 @@ class _Gatherer:
 
     def append(self, activations: torch.Tensor) -> None:
         if self._entry is None:
-            layout = (
-                torch.channels_last if _is_channels_last(activations) else torch.contiguous_format
-            )
             self._entry = torch.empty(
                 (self._rows, *activations.shape[1:]),
                 dtype=activations.dtype,
                 device=activations.device,
-                memory_format=layout,
+                memory_format=LAYOUTS[_is_channels_last(activations)],
             )
         end = self._done + len(activations)
         rows = rounded(activations) if self._store == "half" else activations
@@ -408,12 +405,10 @@ class StoredActivations:
         # Without augmentation all views are the same one.
         key = self._key(policy, 0 if policy == "none" else view, self._boundary)
         if not self._cache.has(key):
-            if self._in_memory:
-                self._compute(key)
-            else:
-                with self._cache.computing(self._frozen_part):
-                    if not self._cache.has(key):  # another process may have been first
-                        self._compute(key)
+            alone = nullcontext() if self._in_memory else self._cache.computing(self._frozen_part)
+            with alone:
+                if not self._cache.has(key):  # another process may have been first
+                    self._compute(key)
         rows = self._row_of[pictures]
         assert (rows >= 0).all(), "only development pictures are stored"
         return self._cache.rows(key, rows)

@@ -43,7 +43,7 @@ from bench.training.activations import (
     Indices,
     PixelSource,
 )
-from bench.training.arithmetic import keep_freed_memory
+from bench.training.arithmetic import LAYOUTS, keep_freed_memory
 from bench.training.conditions import describe_conditions
 from bench.training.folds import FoldResult, fold_file, read_fold, write_fold
 from bench.training.loop import Schedule, fit
@@ -194,8 +194,7 @@ class Trainer:
                 image_size=self.images(backbone).image_size,
                 seed=plan.settings.seed,
             )
-            channels_last = plan.arithmetic[backbone].channels_last
-            layout = torch.channels_last if channels_last else torch.contiguous_format
+            layout = LAYOUTS[plan.arithmetic[backbone].channels_last]
             self._templates[backbone] = model.to(plan.device).to(memory_format=layout)
         return self._templates[backbone]
 

@@ -27,6 +27,7 @@ from bench.models.staged import build_model
 from bench.records import Arithmetic, Policy, Recipe, WeightSource
 from bench.training.activations import Indices
 from bench.training.arithmetic import choose_device
+from bench.training.learner import Learner
 from bench.training.loop import Schedule, fit
 from bench.workspace import describe_environment
 
@@ -96,15 +97,13 @@ def epochs(
         activations = model.prefix(pixels.contiguous(memory_format=torch.channels_last), boundary)
     pictures = np.arange(options.steps * batch_size)
     outcomes = fit(
-        model,
+        Learner(model, boundary, arithmetic),
         OneBatch(activations),
-        boundary,
         pictures % CLASSES,
         pictures,
         None,
         Recipe(backbone=backbone, freeze_depth=depth, learning_rate=1e-5, batch_norm="updating"),
         Schedule(epochs=5, batch_size=batch_size, seed=0),
-        arithmetic,
     )
     return lambda: next(outcomes)
 

@@ -68,6 +68,31 @@ def test_recorded_steps_train_as_single_kernels_do(
     assert [timeless(event) for event in runs[0]] == [timeless(event) for event in runs[1]]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_steps_recorded_for_one_trial_serve_the_next_ones(
+    plan: StudyPlan, tmp_path: Path, dtype: Literal["float32", "float16"]
+) -> None:
+    arithmetic = Arithmetic(
+        device="cuda", dtype=dtype, channels_last=True, reason="test", graphs=True
+    )
+    busy, alone = (
+        Trainer(replace(plan, workspace=str(tmp_path / name), arithmetic={BACKBONE: arithmetic}))
+        for name in ("busy", "alone")
+    )
+    other = replace(recipe(3), learning_rate=1e-2, weight_decay=0.3, label_smoothing=0.1, mixup=0.0)
+    all_events(busy, TrialJob(number=0, recipe=other))
+    all_events(busy, TrialJob(number=1, recipe=recipe(0)))
+    (learner,) = (kept for key, kept in busy._learners.items() if key[1] == 3)
+
+    after_others = all_events(busy, TrialJob(number=2, recipe=recipe(3)))
+
+    assert learner in busy._learners.values()
+    new = all_events(alone, TrialJob(number=2, recipe=recipe(3)))
+    assert isinstance(new[-1], TrialDone), new[-1]
+    # The first steps of a new learner are no recorded ones.
+    assert [timeless(event) for event in after_others] == [timeless(event) for event in new]
+
+
 def test_a_recorded_function_is_replayed_with_new_numbers() -> None:
     calls = []
 
@@ -116,7 +141,8 @@ def test_stored_activations_are_near_the_computed_ones(plan: StudyPlan, depth: i
         model = trainer.model(chosen, seed=0)
         store = trainer.activations(chosen.backbone, model, model.boundary(depth))
         read.append(store.read(pictures, policy=chosen.augmentation, view=0).float().cpu())
-    torch.testing.assert_close(read[0], read[1], rtol=1e-4, atol=1e-4)
+    # In other batches, cuDNN chooses other algorithms, which round otherwise.
+    torch.testing.assert_close(read[0], read[1], rtol=1e-3, atol=1e-3)
 
 
 def test_a_trial_repeats_under_its_seed(plan: StudyPlan, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -24,6 +25,15 @@ from bench.models.body import PARTS, Body, Chain, Whole, dense
 from bench.models.graph import cut_graph
 from bench.models.weights import load_network
 from bench.records import BatchNormMode, WeightSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterGroup:
+    """Parameters of the head, or of the rest; vectors (biases, norms) do not decay."""
+
+    parameters: list[torch.Tensor]
+    in_head: bool
+    decays: bool
 
 
 class StagedModel(nn.Module):
@@ -204,24 +214,26 @@ class StagedModel(nn.Module):
         self.train(was_training)
         return norms
 
-    def parameter_groups(
-        self, *, learning_rate: float, head_lr_factor: float, weight_decay: float
-    ) -> list[dict[str, object]]:
-        """Optimiser groups: body and head, with no decay on vectors (biases, norms)."""
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """What is trained, in groups that an optimiser treats alike."""
         head = {id(parameter) for parameter in self.classifier.parameters()}
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        groups: dict[tuple[bool, bool], list[torch.Tensor]] = {}
         for parameter in self.parameters():
             if parameter.requires_grad:
                 key = (id(parameter) in head, parameter.ndim > 1)
                 groups.setdefault(key, []).append(parameter)
         return [
-            {
-                "params": parameters,
-                "lr": learning_rate * (head_lr_factor if in_head else 1.0),
-                "weight_decay": weight_decay if decays else 0.0,
-            }
+            ParameterGroup(parameters=parameters, in_head=in_head, decays=decays)
             for (in_head, decays), parameters in groups.items()
         ]
+
+    @torch.no_grad()
+    def copy_weights(self, other: StagedModel) -> None:
+        """Take over the weights and statistics of a model of the same network, in place."""
+        ours = [*self.network.parameters(), *self.network.buffers()]
+        theirs = [*other.network.parameters(), *other.network.buffers()]
+        for own, given in zip(ours, theirs, strict=True):
+            own.copy_(given)
 
     def _modules_kept_in_eval(self) -> Iterator[nn.Module]:
         # Modules without parameters (activations, pooling, dropout) freeze with their part.

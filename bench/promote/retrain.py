@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,17 +31,16 @@ def retrain(trainer: Trainer, candidate: Candidate, *, run: int = 0) -> Retraine
     # Fold numbers behind the last one: seeds that no fold of this trial has used.
     seed = fold_seed(plan.settings.seed, candidate.trial, len(plan.split.folds) + run)
     development = np.asarray(plan.split.development, dtype=np.int64)
-    prepared = trainer.prepare(recipe, development, seed)
+    learner, activations = trainer.prepare(recipe, development, seed)
     outcomes = fit(
-        prepared.model,
-        prepared.activations,
-        prepared.boundary,
+        learner,
+        activations,
         np.asarray(plan.dataset.labels, dtype=np.int64),
         development,
         None,
         recipe,
         Schedule(epochs=plan.settings.epochs, batch_size=plan.settings.batch_size, seed=seed),
-        plan.arithmetic[recipe.backbone],
     )
     curve = tuple(outcome.train_loss for outcome in outcomes)
-    return Retrained(prepared.model.cpu().eval(), curve)
+    # The trainer goes on using its own.
+    return Retrained(copy.deepcopy(learner.model).cpu().eval(), curve)

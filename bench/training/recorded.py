@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,6 @@ class Recorded:
         self._calls: Counter[_Key] = Counter()
         self._recordings: dict[_Key, _Recording] = {}
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()
         self.refused = False
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -48,7 +48,7 @@ class Recorded:
             return self._run_aside(*inputs)
         if key not in self._recordings:
             try:
-                self._recordings[key] = _Recording(self._function, inputs, self._pool)
+                self._recordings[key] = _Recording(self._function, inputs)
             except RuntimeError:  # it waits for the GPU, say, or there is no room for another one
                 self._give_up()
                 return self._run_aside(*inputs)
@@ -81,13 +81,12 @@ class _Recording:
         self,
         function: Callable[..., torch.Tensor],
         inputs: tuple[torch.Tensor, ...],
-        pool: Any,
     ) -> None:
         self._inputs = tuple(tensor.clone() for tensor in inputs)
         self._graph = torch.cuda.CUDAGraph()
         ours = torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(self._graph, pool=pool):
+            with torch.cuda.graph(self._graph, pool=_scratch()):
                 self._output = function(*self._inputs)
         finally:
             torch.cuda.set_stream(ours)  # older versions stay on the recording's when it fails
@@ -97,6 +96,12 @@ class _Recording:
             own.copy_(given)
         self._graph.replay()
         return self._output
+
+
+@cache
+def _scratch() -> Any:
+    """The memory that all recordings share: they run one after the other, never side by side."""
+    return torch.cuda.graph_pool_handle()
 
 
 def to_device(values: npt.NDArray[np.generic] | torch.Tensor, device: str) -> torch.Tensor:

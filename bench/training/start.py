@@ -24,7 +24,7 @@ from bench.models.staged import StagedModel
 from bench.records import Arithmetic
 from bench.training.activations import ActivationStore, Indices
 from bench.training.arithmetic import autocast
-from bench.training.loop import batches
+from bench.training.learner import batches
 from bench.training.probe import LinearProbe, fit_probe
 
 # The share of the probe's logits that training begins with. A probe knows the pictures that it was

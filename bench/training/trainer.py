@@ -7,8 +7,9 @@ import errno
 import gc
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,7 @@ from bench.training.activations import (
 from bench.training.arithmetic import LAYOUTS, keep_freed_memory
 from bench.training.conditions import describe_conditions
 from bench.training.folds import FoldResult, fold_file, read_fold, write_fold
+from bench.training.learner import Learner
 from bench.training.loop import Schedule, fit
 from bench.training.start import Start, find_start
 from bench.training.stored import ActivationCache, StoredActivations, worth_keeping
@@ -58,13 +60,9 @@ _DISK_ERRORS = frozenset(
 TrialEvents = Generator[Event, bool, None]
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A frozen model, and what feeds the part behind `boundary`."""
-
-    model: StagedModel
-    activations: ActivationStore
-    boundary: int
+# Of a GPU's recorded steps, how many kinds are kept: a study tries a dozen, and each takes up four
+# times its network's size.
+_LEARNERS_ON_CUDA = 6
 
 
 class Trainer:
@@ -94,6 +92,7 @@ class Trainer:
         self._images: dict[str, DecodedStore] = {}
         self._frozen_parts: dict[str, str] = {}
         self._starts: dict[tuple[str, int, bytes], Start] = {}
+        self._learners: OrderedDict[tuple[str, int, str, int], Learner] = OrderedDict()
         self._cache = ActivationCache(
             self._workspace.cache / "activations",
             disk_bytes=plan.cache_bytes,
@@ -121,6 +120,7 @@ class Trainer:
                 except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                     if not _is_out_of_memory(error):
                         raise
+                    self._learners.clear()
                     # On a GPU it may be the stored activations that leave no room.
                     if not (self.plan.device == "cuda" and self._cache.give_up_memory()):
                         parts *= 2
@@ -175,14 +175,17 @@ class Trainer:
     def model(self, recipe: Recipe, seed: int) -> StagedModel:
         """A fresh copy of the recipe's network on the training device, frozen as it says."""
         model = copy.deepcopy(self._template(recipe.backbone))
+        model.freeze(recipe.freeze_depth, recipe.batch_norm)
+        self._draw_head(model, seed)
+        return model
+
+    def _draw_head(self, model: StagedModel, seed: int) -> None:
         devices = [torch.cuda.current_device()] if self.plan.device == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             for module in model.classifier.modules():
                 if isinstance(module, nn.Linear):
                     module.reset_parameters()
-        model.freeze(recipe.freeze_depth, recipe.batch_norm)
-        return model
 
     def _template(self, backbone: str) -> StagedModel:
         plan = self.plan
@@ -198,14 +201,40 @@ class Trainer:
             self._templates[backbone] = model.to(plan.device).to(memory_format=layout)
         return self._templates[backbone]
 
-    def prepare(self, recipe: Recipe, train: Indices, seed: int) -> Prepared:
-        """A model that is ready to be trained on some pictures: frozen, fed, its head started."""
-        model = self.model(recipe, seed)
-        boundary = model.boundary(recipe.freeze_depth)
-        activations = self.activations(recipe.backbone, model, boundary)
+    def prepare(
+        self, recipe: Recipe, train: Indices, seed: int, parts: int = 1
+    ) -> tuple[Learner, ActivationStore]:
+        """Set a learner to where training on some pictures begins; also return what feeds it.
+
+        The learner is good until the next one is asked for.
+        """
+        learner = self._learner(recipe, parts)
+        learner.model.copy_weights(self._template(recipe.backbone))
+        self._draw_head(learner.model, seed)
+        activations = self.activations(recipe.backbone, learner.model, learner.boundary)
         if self.plan.settings.linear_probe:
-            self._start(recipe, train, model, boundary).apply(model)
-        return Prepared(model, activations, boundary)
+            start = self._start(recipe, train, learner.model, learner.boundary)
+            start.apply(learner.model)
+        return learner, activations
+
+    def _learner(self, recipe: Recipe, parts: int) -> Learner:
+        """What trains the parts that the recipe leaves free, made before for another one or now."""
+        key = (recipe.backbone, recipe.freeze_depth, recipe.batch_norm, parts)
+        if key in self._learners:
+            self._learners.move_to_end(key)
+            return self._learners[key]
+        kept = _LEARNERS_ON_CUDA if self.plan.device == "cuda" else 1
+        while len(self._learners) >= kept:
+            self._learners.popitem(last=False)
+        model = self.model(recipe, seed=0)
+        learner = Learner(
+            model,
+            model.boundary(recipe.freeze_depth),
+            self.plan.arithmetic[recipe.backbone],
+            parts=parts,
+        )
+        self._learners[key] = learner
+        return learner
 
     def _start(self, recipe: Recipe, train: Indices, model: StagedModel, boundary: int) -> Start:
         """Where training on these pictures begins: the same for every trial, or every one that
@@ -289,22 +318,18 @@ class Trainer:
         validation = np.asarray(self.plan.split.folds[fold], dtype=np.int64)
         train = np.asarray(self.plan.split.training_part(fold), dtype=np.int64)
         seed = fold_seed(settings.seed, job.number, fold)
-        prepared = self.prepare(recipe, train, seed)
+        learner, activations = self.prepare(recipe, train, seed, parts)
         epochs: list[EpochScores] = []
         conditions = describe_conditions(self.plan.device)
         started = time.perf_counter()
         for outcome in fit(
-            prepared.model,
-            prepared.activations,
-            prepared.boundary,
+            learner,
+            activations,
             self._labels,
             train,
             validation,
             recipe,
-            Schedule(
-                epochs=settings.epochs, batch_size=settings.batch_size, seed=seed, parts=parts
-            ),
-            self.plan.arithmetic[recipe.backbone],
+            Schedule(epochs=settings.epochs, batch_size=settings.batch_size, seed=seed),
         ):
             assert outcome.probabilities_nk is not None
             now = time.perf_counter()

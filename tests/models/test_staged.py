@@ -293,23 +293,19 @@ def test_going_back_to_training_keeps_frozen_parts_in_eval(make_model: ModelMake
 
 
 @pytest.mark.parametrize("depth", [0, 3, 5])
-def test_the_optimiser_gets_every_trainable_parameter_once_and_the_head_a_faster_rate(
+def test_every_trainable_parameter_is_in_one_group_with_its_like(
     make_model: ModelMaker, depth: int
 ) -> None:
     model = make_model("test_resnet")
     model.freeze(depth, "frozen")
 
-    groups = model.parameter_groups(learning_rate=0.1, head_lr_factor=5.0, weight_decay=0.2)
-
     head = {id(p) for p in model.classifier.parameters()}
     seen: list[int] = []
-    for group in groups:
-        parameters = group["params"]
-        assert isinstance(parameters, list)
-        for parameter in parameters:
+    for group in model.parameter_groups():
+        for parameter in group.parameters:
             seen.append(id(parameter))
-            assert group["lr"] == (0.5 if id(parameter) in head else 0.1)
-            assert group["weight_decay"] == (0.2 if parameter.ndim > 1 else 0.0)
+            assert group.in_head == (id(parameter) in head)
+            assert group.decays == (parameter.ndim > 1)
     assert sorted(seen) == sorted(id(p) for p in model.parameters() if p.requires_grad)
 
 

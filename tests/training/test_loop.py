@@ -10,14 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from bench.data.augment import augment
 from bench.errors import NonFiniteLossError
 from bench.models.backbones import describe_backbone
 from bench.models.staged import StagedModel, build_model
-from bench.records import Policy, Recipe, WeightSource
-from bench.training import loop
-from bench.training.loop import EpochOutcome, Schedule, batches, fit
+from bench.records import BatchNormMode, Policy, Recipe, WeightSource
+from bench.training.learner import Learner, batches
+from bench.training.loop import EpochOutcome, Schedule, class_targets, fit, mixup
 from tests.tiny import BACKBONE, PLAIN, coloured_noise
 
 Indices = npt.NDArray[np.int64]
@@ -33,6 +35,7 @@ RECIPE = Recipe(
     batch_norm="updating",
 )
 SHORT = Schedule(epochs=2, batch_size=8, seed=3)
+COSINE_OF_FOUR = [0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
 TEMPLATE = build_model(
     describe_backbone(BACKBONE), WeightSource(kind="random"), classes=3, image_size=32, seed=0
 )
@@ -57,11 +60,13 @@ def train(
     on: Indices = EVERY,
     validation: Indices | None = EVERY,
     pixels: Pixels | None = None,
+    parts: int = 1,
 ) -> list[EpochOutcome]:
     model = copy.deepcopy(TEMPLATE)
     model.freeze(recipe.freeze_depth, recipe.batch_norm)
     source = pixels or Pixels()
-    return list(fit(model, source, 0, LABELS, on, validation, recipe, schedule, PLAIN))
+    learner = Learner(model, 0, PLAIN, parts=parts)
+    return list(fit(learner, source, LABELS, on, validation, recipe, schedule))
 
 
 # --- learning -------------------------------------------------------------------------------
@@ -102,9 +107,7 @@ def test_a_batch_in_parts_takes_the_steps_of_a_whole_one(unbalanced: bool) -> No
 
     whole = train(recipe, SHORT, on=on)
     for parts in (2, 3):
-        for one, other in zip(
-            train(recipe, replace(SHORT, parts=parts), on=on), whole, strict=True
-        ):
+        for one, other in zip(train(recipe, SHORT, on=on, parts=parts), whole, strict=True):
             assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
             np.testing.assert_allclose(
                 one.probabilities_nk, other.probabilities_nk, rtol=1e-2, atol=1e-4
@@ -129,7 +132,7 @@ def test_the_same_seed_gives_the_same_numbers_to_the_last_bit() -> None:
     assert first[0].train_loss != other[0].train_loss
 
 
-@pytest.mark.parametrize("learning_rate", [1e30, math.inf])
+@pytest.mark.parametrize("learning_rate", [1e30, 1e300])
 def test_a_loss_that_is_no_number_ends_the_training_and_names_the_learning_rate(
     learning_rate: float,
 ) -> None:
@@ -147,7 +150,8 @@ def test_what_is_frozen_does_not_change_and_the_rest_does(depth: int) -> None:
 
     boundary = model.boundary(depth)
     source = Prefixed(model, boundary)
-    list(fit(model, source, boundary, LABELS, EVERY, None, RECIPE, SHORT, PLAIN))
+    learner = Learner(model, boundary, PLAIN)
+    list(fit(learner, source, LABELS, EVERY, None, RECIPE, SHORT))
 
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert changed == {n for n, p in model.named_parameters() if p.requires_grad}
@@ -221,63 +225,108 @@ def test_validation_pictures_are_never_augmented_and_never_trained_on() -> None:
 # --- loss, mixup, schedule ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("counts", "weights"),
-    [
-        ((10, 10, 10), None),
-        ((10, 14, 12), None),
-        ((10, 15), [25 / 20, 25 / 30]),
-        ((30, 10, 20), [60 / 90, 60 / 30, 60 / 60]),
-    ],
-)
-def test_classes_are_weighted_only_when_the_largest_is_half_again_the_smallest(
-    counts: tuple[int, ...], weights: list[float] | None
+@pytest.mark.parametrize("counts", [(10, 10, 10), (10, 14, 12), (10, 15), (30, 10, 20)])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.15])
+def test_a_loss_is_that_of_torch_with_classes_weighted_where_one_is_half_again_another(
+    counts: tuple[int, ...], label_smoothing: float
 ) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
+    weights = {(10, 15): [25 / 20, 25 / 30], (30, 10, 20): [60 / 90, 60 / 30, 60 / 60]}
+    logits_nk = torch.rand(7, len(counts), generator=torch.Generator().manual_seed(0))
+    own = np.resize(np.unique(labels), 7)
 
-    given = loop._class_weights(labels, PLAIN)
+    targets_kk, weights_k = class_targets(
+        labels, classes=len(counts), label_smoothing=label_smoothing
+    )
 
-    assert (given is None) == (weights is None)
-    if given is not None:
-        assert given.tolist() == pytest.approx(weights)
+    loss = F.cross_entropy(
+        logits_nk.double(), torch.from_numpy(targets_kk[own]), reduction="sum"
+    ) / float(weights_k[own].sum())
+    weight = torch.tensor(weights.get(counts, [1.0] * len(counts)), dtype=torch.float64)
+    expected = F.cross_entropy(
+        logits_nk.double(), torch.from_numpy(own), weight=weight, label_smoothing=label_smoothing
+    )
+    torch.testing.assert_close(loss, expected)
 
 
-def test_no_mixup_leaves_inputs_alone_and_draws_nothing() -> None:
-    inputs, own, rng = torch.rand(5, 3), torch.arange(5), np.random.default_rng(0)
+def test_a_class_without_training_pictures_does_no_harm() -> None:
+    targets_kk, weights_k = class_targets(np.asarray([0, 0, 2, 2]), classes=3, label_smoothing=0.1)
+    assert np.isfinite(targets_kk).all()
+    assert np.isfinite(weights_k).all()
 
-    mixed, _, shares = loop._mixup(inputs, own, 0.0, rng)
+
+def test_no_mixup_leaves_a_batch_alone_and_draws_nothing() -> None:
+    inputs, targets, rng = torch.rand(5, 3), np.eye(5), np.random.default_rng(0)
+
+    mixed, blended = mixup(inputs, targets, 0.0, rng)
 
     assert mixed is inputs
-    assert shares.tolist() == [1.0, 0.0]
+    assert blended is targets
     assert rng.random() == np.random.default_rng(0).random()
 
 
-def test_mixup_blends_each_input_with_its_partner() -> None:
+def test_mixup_blends_each_input_and_its_target_with_those_of_its_partner() -> None:
     inputs = torch.rand(6, 3, generator=torch.Generator().manual_seed(0))
 
-    mixed, partner, shares = loop._mixup(inputs, torch.arange(6), 0.4, np.random.default_rng(0))
+    mixed, blended = mixup(inputs, np.eye(6), 0.4, np.random.default_rng(0))
 
-    assert 0.0 < shares[0] < 1.0
-    assert shares.sum() == 1.0
-    assert sorted(partner.tolist()) == [0, 1, 2, 3, 4, 5]
-    torch.testing.assert_close(mixed, shares[0] * inputs + shares[1] * inputs[partner])
+    assert sorted(blended.sum(axis=0)) == pytest.approx([1.0] * 6), "each is a partner once"
+    np.testing.assert_allclose(mixed, blended @ inputs.numpy(), rtol=1e-5)
+    shares = np.unique(blended[(blended > 0) & (blended < 1)].round(9))
+    assert len(shares) == 2 and shares.sum() == 1, "all are blended in one proportion"
 
 
-def test_a_blended_input_is_scored_against_both_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A blend that is wholly the partner must train as the partner's own picture and label do."""
+# --- beginning anew -------------------------------------------------------------------------
 
-    def wholly_partner(
-        inputs: torch.Tensor, own: torch.Tensor, alpha: float, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        partner = torch.arange(len(inputs)).roll(1)
-        return inputs[partner], own[partner], torch.tensor([0.0, 1.0])
 
-    recipe = replace(RECIPE, augmentation="none", label_smoothing=0.0)
-    plain = train(recipe, replace(SHORT, epochs=1))
-    monkeypatch.setattr(loop, "_mixup", wholly_partner)
-    swapped = train(recipe, replace(SHORT, epochs=1))
+@pytest.mark.parametrize("batch_norm", ["frozen", "updating"])
+def test_a_learner_that_begins_anew_trains_as_a_new_one(batch_norm: BatchNormMode) -> None:
+    recipe = replace(RECIPE, batch_norm=batch_norm, mixup=0.3)
+    other = replace(recipe, learning_rate=1e-2, weight_decay=0.3, label_smoothing=0.1)
+    model = copy.deepcopy(TEMPLATE)
+    model.freeze(recipe.freeze_depth, recipe.batch_norm)
+    learner = Learner(model, 0, PLAIN)
 
-    assert swapped[0].train_loss == pytest.approx(plain[0].train_loss, rel=1e-3)
+    list(fit(learner, Pixels(), LABELS, EVERY, EVERY, other, SHORT))
+    model.copy_weights(TEMPLATE)
+    again = list(fit(learner, Pixels(), LABELS, EVERY, EVERY, recipe, SHORT))
+
+    for one, new in zip(again, train(recipe), strict=True):
+        assert one.train_loss == new.train_loss
+        np.testing.assert_array_equal(one.probabilities_nk, new.probabilities_nk)
+
+
+def test_steps_are_those_of_adamw() -> None:
+    """Weight decay by hand is the decoupled one: none of vectors, and none of what is frozen."""
+    recipe = replace(RECIPE, weight_decay=0.2, head_lr_factor=5.0, augmentation="none")
+    ours, theirs = copy.deepcopy(TEMPLATE), copy.deepcopy(TEMPLATE)
+    for model in (ours, theirs):
+        model.freeze(3, "frozen")
+        model.train()
+    learner = Learner(ours, 0, PLAIN)
+    learner.begin(recipe, 5)
+    optimizer = torch.optim.AdamW(
+        [
+            {
+                "params": group.parameters,
+                "lr": recipe.learning_rate * (5.0 if group.in_head else 1.0),
+                "weight_decay": 0.2 if group.decays else 0.0,
+            }
+            for group in theirs.parameter_groups()
+        ]
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [1.0, *COSINE_OF_FOUR].__getitem__)
+    targets = torch.from_numpy(np.eye(3)[LABELS[:8]]).float() / 8
+    images = Pixels().read(EVERY[:8], policy="none", view=0)
+    for _ in range(4):
+        learner.step(images, targets)
+        optimizer.zero_grad()
+        F.cross_entropy(theirs(images), targets, reduction="sum").backward()
+        nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    for (name, mine), reference in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, reference, msg=name)
 
 
 @pytest.fixture

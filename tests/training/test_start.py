@@ -14,7 +14,8 @@ from torch import nn
 from bench.models.staged import StagedModel
 from bench.records import BatchNormMode, Recipe, TrialJob
 from bench.training import trainer as trainer_module
-from bench.training.loop import batches, predict
+from bench.training.learner import Learner, batches
+from bench.training.loop import predict
 from bench.training.start import Start, find_start
 from bench.training.trainer import Trainer
 from tests.tiny import BACKBONE, PLAIN, all_events, make_plan, write_pictures
@@ -45,7 +46,7 @@ def found(trainer: Trainer, recipe: Recipe, train: np.ndarray) -> tuple[StagedMo
 
 def accuracy(trainer: Trainer, model: StagedModel, pictures: np.ndarray) -> float:
     activations = trainer.activations(BACKBONE, model, 2)
-    probabilities_nk = predict(model, activations, 2, pictures, BATCH, PLAIN)
+    probabilities_nk = predict(Learner(model, 2, PLAIN), activations, pictures, BATCH)
     labels = np.asarray(trainer.plan.dataset.labels)[pictures]
     return float((probabilities_nk.argmax(axis=1) == labels).mean())
 
@@ -136,7 +137,7 @@ def test_a_started_model_gives_the_probes_classes_less_surely(
 
     def probabilities() -> np.ndarray:
         activations = trainer.activations(BACKBONE, model, 2)
-        return predict(model, activations, 2, train, BATCH, PLAIN)
+        return predict(Learner(model, 2, PLAIN), activations, train, BATCH)
 
     start.apply(model)
     started = probabilities()

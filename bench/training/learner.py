@@ -1,0 +1,194 @@
+"""A network with what trains it, made once and begun anew for each training of its kind.
+
+Shapes: N pictures of a batch, K classes, G groups of the optimiser's parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.models.staged import ParameterGroup, StagedModel
+from bench.records import Arithmetic, Recipe
+from bench.training.arithmetic import autocast
+from bench.training.recorded import Recorded, to_device
+
+_WARMUP = 0.1  # share of all steps in which the learning rate rises
+_CLIP_NORM = 1.0
+
+
+class Learner:
+    """Trains what is not frozen of a model, step by step, with AdamW and gradient clipping.
+
+    Recording a step takes a GPU longer than many steps do, so nothing of a recipe is part of the
+    recording but what it freezes: rates, weight decay and targets are numbers in memory that each
+    step reads, and `begin` sets all of them back. Folds and trials that freeze the same parts
+    share one learner.
+    """
+
+    def __init__(
+        self, model: StagedModel, boundary: int, arithmetic: Arithmetic, *, parts: int = 1
+    ) -> None:
+        """Take a model that is frozen, on the training device.
+
+        Args:
+            model: what is trained; its weights are set from outside, in place.
+            boundary: where activations enter it.
+            arithmetic: device and number format.
+            parts: cuts each batch for the forward and backward pass, whose gradients are added
+                up: less memory for the same steps (but batch normalisation that updates then sees
+                smaller batches).
+        """
+        self.model = model
+        self.boundary = boundary
+        self.arithmetic = arithmetic
+        self.parts = parts
+        records = arithmetic.graphs and parts == 1
+        groups = model.parameter_groups()
+        self._optimizer = torch.optim.AdamW(
+            [{"params": group.parameters} for group in groups],
+            weight_decay=0.0,  # `_Rates` decays: here it would be part of a recording
+            fused=True,
+            capturable=records,
+        )
+        self._scaler = torch.amp.GradScaler(
+            arithmetic.device, enabled=arithmetic.dtype == "float16"
+        )
+        self._scaler_at_first = self._scaler.state_dict()
+        self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._rates = _Rates(groups, self._optimizer, arithmetic.device if records else None)
+        self._run_step: Callable[..., torch.Tensor] = self._step
+        self._classify: Callable[..., torch.Tensor] = self._logits
+        if records:
+            self._run_step, self._classify = Recorded(self._step), Recorded(self._logits)
+
+    def begin(self, recipe: Recipe, steps: int) -> None:
+        """Forget all steps; the next `steps` are those of a recipe, from the model as it is now."""
+        for state in self._optimizer.state.values():
+            for tensor in state.values():
+                tensor.zero_()
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(self._scaler_at_first)
+        self._rates.plan(recipe, steps)
+
+    def step(self, activations: torch.Tensor, targets_nk: torch.Tensor) -> torch.Tensor:
+        """Take the next step on a batch; return its loss, good until the one after.
+
+        Args:
+            activations: (N, ...) at the boundary.
+            targets_nk: (N, K) what each class counts for in each picture's cross-entropy.
+        """
+        self._rates.advance()
+        return self._run_step(activations, targets_nk)
+
+    @torch.no_grad()
+    def probabilities(self, activations: torch.Tensor) -> torch.Tensor:
+        """(N, ...) activations at the boundary -> (N, K) class probabilities."""
+        return F.softmax(self._classify(activations), dim=1)
+
+    def _step(self, activations: torch.Tensor, targets_nk: torch.Tensor) -> torch.Tensor:
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for part in _slices(len(activations), self.parts):
+            logits_nk = self._logits(activations[part])
+            loss = F.cross_entropy(logits_nk, targets_nk[part], reduction="sum")
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        self._scaler.unscale_(self._optimizer)
+        nn.utils.clip_grad_norm_(self._trainable, _CLIP_NORM)
+        self._rates.decay()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return torch.stack(losses).sum()
+
+    def _logits(self, activations: torch.Tensor) -> torch.Tensor:
+        with autocast(self.arithmetic):
+            return self.model.suffix(activations, self.boundary).float()
+
+
+class _Rates:
+    """Learning rates and weight decay of each group, step by step.
+
+    A recorded step does not see another number, only another content of its memory: with
+    `recorded_on`, the numbers of all steps lie on that device.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[ParameterGroup],
+        optimizer: torch.optim.Optimizer,
+        recorded_on: str | None,
+    ) -> None:
+        self._groups = groups
+        self._of_optimizer = optimizer.param_groups
+        self._recorded_on = recorded_on
+        self._steps: Iterator[Any] = iter(())
+        self._left_g: Any = None  # of each group's parameters after a step's decay
+        if recorded_on is not None:
+            self._now_2g = torch.ones(2, len(groups), device=recorded_on)
+            self._left_g = self._now_2g[1]
+            for group, rate in zip(self._of_optimizer, self._now_2g[0], strict=True):
+                group["lr"] = rate
+
+    def plan(self, recipe: Recipe, steps: int) -> None:
+        """Take a recipe's rates for so many steps: linear warm-up, then a cosine."""
+        rates_g = [
+            recipe.learning_rate * (recipe.head_lr_factor if group.in_head else 1.0)
+            for group in self._groups
+        ]
+        decays_g = [recipe.weight_decay if group.decays else 0.0 for group in self._groups]
+        rates_sg = np.outer(_warmup_cosine(steps), rates_g)
+        # Decoupled from the gradient (Loshchilov and Hutter, ICLR 2019).
+        steps_s2g = np.stack([rates_sg, 1.0 - rates_sg * decays_g], axis=1)
+        if self._recorded_on is None:
+            self._steps = iter(steps_s2g.tolist())
+        else:
+            self._steps = iter(to_device(steps_s2g.astype(np.float32), self._recorded_on))
+
+    def advance(self) -> None:
+        """Set the next step's numbers."""
+        now_2g = next(self._steps)
+        if self._recorded_on is not None:
+            self._now_2g.copy_(now_2g)
+            return
+        rates_g, self._left_g = now_2g
+        for group, rate in zip(self._of_optimizer, rates_g, strict=True):
+            group["lr"] = rate
+
+    @torch.no_grad()
+    def decay(self) -> None:
+        for group, left in zip(self._groups, self._left_g, strict=True):
+            if group.decays:
+                torch._foreach_mul_(group.parameters, left)
+
+
+def _warmup_cosine(steps: int) -> npt.NDArray[np.float64]:
+    """What the learning rate is multiplied by, at each step."""
+    step, warmup = np.arange(steps), max(1, round(_WARMUP * steps))
+    progress = (step - warmup) / max(1, steps - warmup)
+    return np.where(step < warmup, (step + 1) / warmup, 0.5 * (1 + np.cos(math.pi * progress)))
+
+
+def batches(pictures: npt.NDArray[np.int64], batch_size: int) -> list[npt.NDArray[np.int64]]:
+    """Cut into batches; a last single picture joins its neighbour.
+
+    Batch normalisation cannot train on one picture, and convolutions take another path for it,
+    with other rounding.
+    """
+    parts = [pictures[at : at + batch_size] for at in range(0, len(pictures), batch_size)]
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [np.concatenate(parts[-2:])]
+    return parts
+
+
+def _slices(pictures: int, parts: int) -> list[slice]:
+    """Cut a batch into slices of about the same length, none of a single picture."""
+    cut = batches(np.arange(pictures), math.ceil(pictures / parts))
+    return [slice(int(part[0]), int(part[-1]) + 1) for part in cut]

@@ -82,7 +82,7 @@ def test_steps_recorded_for_one_trial_serve_the_next_ones(
     other = replace(recipe(3), learning_rate=1e-2, weight_decay=0.3, label_smoothing=0.1, mixup=0.0)
     all_events(busy, TrialJob(number=0, recipe=other))
     all_events(busy, TrialJob(number=1, recipe=recipe(0)))
-    (learner,) = (kept for key, kept in busy._learners.items() if key[1] == 3)
+    (learner,) = (kept for key, kept in busy._learners.items() if key.freeze_depth == 3)
 
     after_others = all_events(busy, TrialJob(number=2, recipe=recipe(3)))
 

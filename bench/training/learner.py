@@ -69,6 +69,12 @@ class Learner:
         if records:
             self._run_step, self._classify = Recorded(self._step), Recorded(self._logits)
 
+    @property
+    def refused(self) -> bool:
+        """Whether something was to be recorded as a CUDA graph and could not be."""
+        recorded = (self._run_step, self._classify)
+        return any(isinstance(function, Recorded) and function.refused for function in recorded)
+
     def begin(self, recipe: Recipe, steps: int) -> None:
         """Forget all steps; the next `steps` are those of a recipe, from the model as it is now."""
         for state in self._optimizer.state.values():

@@ -12,7 +12,6 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,6 +38,8 @@ class Recorded:
         self._calls: Counter[_Key] = Counter()
         self._recordings: dict[_Key, _Recording] = {}
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        # Not one for all functions: a pool ends with its last recording, and takes no more then.
+        self._pool = torch.cuda.graph_pool_handle()
         self.refused = False
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -48,7 +49,7 @@ class Recorded:
             return self._run_aside(*inputs)
         if key not in self._recordings:
             try:
-                self._recordings[key] = _Recording(self._function, inputs)
+                self._recordings[key] = _Recording(self._function, inputs, self._pool)
             except RuntimeError:  # it waits for the GPU, say, or there is no room for another one
                 self._give_up()
                 return self._run_aside(*inputs)
@@ -81,12 +82,13 @@ class _Recording:
         self,
         function: Callable[..., torch.Tensor],
         inputs: tuple[torch.Tensor, ...],
+        pool: Any,
     ) -> None:
         self._inputs = tuple(tensor.clone() for tensor in inputs)
         self._graph = torch.cuda.CUDAGraph()
         ours = torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(self._graph, pool=_scratch()):
+            with torch.cuda.graph(self._graph, pool=pool):
                 self._output = function(*self._inputs)
         finally:
             torch.cuda.set_stream(ours)  # older versions stay on the recording's when it fails
@@ -96,12 +98,6 @@ class _Recording:
             own.copy_(given)
         self._graph.replay()
         return self._output
-
-
-@cache
-def _scratch() -> Any:
-    """The memory that all recordings share: they run one after the other, never side by side."""
-    return torch.cuda.graph_pool_handle()
 
 
 def to_device(values: npt.NDArray[np.generic] | torch.Tensor, device: str) -> torch.Tensor:

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Generator, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,13 @@ from bench.models.backbones import BackboneSpec, describe_backbone
 from bench.models.body import PARTS
 from bench.models.staged import StagedModel, build_model
 from bench.records import (
+    BatchNormMode,
     EpochDone,
     EpochScores,
     Event,
     FailureKind,
     Protocol,
     Recipe,
-    Settings,
     StudyPlan,
     TrialDone,
     TrialFailed,
@@ -60,9 +60,24 @@ _DISK_ERRORS = frozenset(
 TrialEvents = Generator[Event, bool, None]
 
 
-# Of a GPU's recorded steps, how many kinds are kept: a study tries a dozen, and each takes up four
-# times its network's size.
+# Learners that a GPU keeps: a study needs about a dozen, and each holds four times its network's
+# size and what a recorded step works in.
 _LEARNERS_ON_CUDA = 6
+_FREE_ON_CUDA = 0.25  # of its memory; with less, the eldest learner makes room for a new one
+
+
+@dataclass(frozen=True, slots=True)
+class _LearnerKind:
+    """What recipes that share a learner have in common."""
+
+    backbone: str
+    freeze_depth: int
+    batch_norm: BatchNormMode
+    parts: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, parts: int) -> _LearnerKind:
+        return cls(recipe.backbone, recipe.freeze_depth, recipe.batch_norm, parts)
 
 
 class Trainer:
@@ -92,7 +107,7 @@ class Trainer:
         self._images: dict[str, DecodedStore] = {}
         self._frozen_parts: dict[str, str] = {}
         self._starts: dict[tuple[str, int, bytes], Start] = {}
-        self._learners: OrderedDict[tuple[str, int, str, int], Learner] = OrderedDict()
+        self._learners: OrderedDict[_LearnerKind, Learner] = OrderedDict()
         self._cache = ActivationCache(
             self._workspace.cache / "activations",
             disk_bytes=plan.cache_bytes,
@@ -120,15 +135,14 @@ class Trainer:
                 except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                     if not _is_out_of_memory(error):
                         raise
-                    self._learners.clear()
-                    # On a GPU it may be the stored activations that leave no room.
-                    if not (self.plan.device == "cuda" and self._cache.give_up_memory()):
+                    # On a GPU it may be what is kept for other trials that leaves no room.
+                    if not (self.plan.device == "cuda" and self._give_up_memory()):
                         parts *= 2
                         if self.plan.settings.batch_size < 2 * parts:
                             raise
                 # Not before here: the error holds the failed step and all its tensors.
                 _release_memory(self.plan.device)
-            yield TrialDone(trial=job.number, remark=_remark(parts, self.plan.settings))
+            yield TrialDone(trial=job.number, remark=self._remark(job.recipe, parts))
         except Exception as error:
             kind = _kind_of(error)
             # The message of a foreseen error says all; any other is a defect to be found.
@@ -219,13 +233,13 @@ class Trainer:
 
     def _learner(self, recipe: Recipe, parts: int) -> Learner:
         """What trains the parts that the recipe leaves free, made before for another one or now."""
-        key = (recipe.backbone, recipe.freeze_depth, recipe.batch_norm, parts)
-        if key in self._learners:
-            self._learners.move_to_end(key)
-            return self._learners[key]
-        kept = _LEARNERS_ON_CUDA if self.plan.device == "cuda" else 1
-        while len(self._learners) >= kept:
+        kind = _LearnerKind.of(recipe, parts)
+        if kind in self._learners:
+            self._learners.move_to_end(kind)
+            return self._learners[kind]
+        while self._learners and not self._has_room_for_a_learner():
             self._learners.popitem(last=False)
+            _release_memory(self.plan.device)
         model = self.model(recipe, seed=0)
         learner = Learner(
             model,
@@ -233,8 +247,20 @@ class Trainer:
             self.plan.arithmetic[recipe.backbone],
             parts=parts,
         )
-        self._learners[key] = learner
+        self._learners[kind] = learner
         return learner
+
+    def _has_room_for_a_learner(self) -> bool:
+        if self.plan.device != "cuda" or len(self._learners) >= _LEARNERS_ON_CUDA:
+            return False
+        free, total = torch.cuda.mem_get_info()
+        return free >= _FREE_ON_CUDA * total
+
+    def _give_up_memory(self) -> bool:
+        """Give back what is kept in the GPU's memory for other trials; False where nothing was."""
+        others = len(self._learners) > 1
+        self._learners.clear()
+        return self._cache.give_up_memory() or others
 
     def _start(self, recipe: Recipe, train: Indices, model: StagedModel, boundary: int) -> Start:
         """Where training on these pictures begins: the same for every trial, or every one that
@@ -303,6 +329,19 @@ class Trainer:
             store,
             in_memory=in_memory,
         )
+
+    def _remark(self, recipe: Recipe, parts: int) -> str | None:
+        """What a trial's reader should know of how it was trained."""
+        learner = self._learners.get(_LearnerKind.of(recipe, parts))
+        remarks = []
+        if parts > 1:
+            remarks.append(
+                f"out of memory at {self.plan.settings.batch_size} pictures a batch: gradients "
+                f"were gathered over {parts} parts of a batch"
+            )
+        if learner is not None and learner.refused:
+            remarks.append("steps could not be recorded as CUDA graphs: they took longer")
+        return "; ".join(remarks) or None
 
     # --- folds ------------------------------------------------------------------------------
 
@@ -386,15 +425,6 @@ def training_identity(plan: StudyPlan, recipe: Recipe) -> str:
                 "reason": "",
             },
         )
-    )
-
-
-def _remark(parts: int, settings: Settings) -> str | None:
-    if parts == 1:
-        return None
-    return (
-        f"out of memory at {settings.batch_size} pictures a batch: gradients were gathered over "
-        f"{parts} parts of a batch"
     )
 
 

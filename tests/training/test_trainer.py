@@ -358,6 +358,17 @@ def test_a_fold_without_room_begins_again_in_smaller_parts_and_says_so(
     assert last.remark is not None and "4 parts of a batch" in last.remark
 
 
+def test_steps_that_could_not_be_recorded_are_told(
+    small_plan: StudyPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module.Learner, "refused", True)
+
+    last = run(small_plan)[-1]
+
+    assert isinstance(last, TrialDone)
+    assert last.remark == "steps could not be recorded as CUDA graphs: they took longer"
+
+
 def test_a_loss_that_is_no_number_becomes_a_failed_trial(small_plan: StudyPlan) -> None:
     last = run(small_plan, replace(JOB, recipe=replace(RECIPE, learning_rate=1e30)))[-1]
 

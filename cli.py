@@ -565,9 +565,10 @@ def latency(
         console.print_json(document)
         return
     from reports.latency import latency_tables
+    from reports.table import without_repeats
 
     for table in latency_tables(rows):
-        console.print_table(table)
+        console.print_table(without_repeats(table))
     console.print_ratios(comparisons)
 
 

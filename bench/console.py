@@ -217,6 +217,8 @@ def _print_rate(progress: StudyProgress) -> None:
     per_hour = progress.trials_per_hour
     rate = f"{counted(round(per_hour), 'trial')} an hour" if per_hour else ""
     left = f"{clock_time(progress.left_s)} left" if progress.left_s is not None else ""
+    if progress.is_promoted_now:
+        rate, left = "", "making and measuring its models"
     facts = ", ".join(filter(None, (f"run by {progress.owner}", rate, left)))
     print(f"{progress.study}: {facts}")
 

@@ -226,6 +226,12 @@ class Database:
         with self._engine.begin() as connection:
             connection.execute(_preparing.delete().where(_preparing.c.study == study))
 
+    def is_preparing(self, study: str) -> bool:
+        """Whether a study is being prepared for a run, or was when that was killed."""
+        with self._engine.connect() as connection:
+            found = sa.select(_preparing.c.study).where(_preparing.c.study == study)
+            return connection.execute(found).first() is not None
+
     def save_plan(self, plan: StudyPlan, environment: Environment) -> None:
         """Store a study's plan with its data set and split, in one transaction."""
         dataset, split, now = plan.dataset, plan.split, _now()

@@ -80,12 +80,14 @@ def _protocol_scores(
 class StudyProgress:
     """How far a study is: what `bench status` shows, from any terminal.
 
-    `prepared` tells whether it has a plan yet. `trials_per_hour` and `left_s` are those of the run
+    `prepared` tells whether it has a plan yet, `preparing` whether a run is about to read its data
+    (again). `trials_per_hour` and `left_s` are those of the run
     that is under way, None when there is none or none of its trials has ended yet.
     """
 
     study: str
     prepared: bool
+    preparing: bool
     wanted: int | None  # finished trials
     trials: tuple[TrialRecord, ...]
     models: int
@@ -100,6 +102,14 @@ class StudyProgress:
     @property
     def best(self) -> TrialRecord | None:
         return best_trial(self.trials)
+
+    @property
+    def is_promoted_now(self) -> bool:
+        """Whether the run that is under way has done its search, and makes and measures models."""
+        done = self.count("COMPLETE") + self.count("PRUNED")
+        searched = self.ended is not None or (self.wanted is not None and done >= self.wanted)
+        busy = self.preparing or self.count("RUNNING") > 0
+        return self.owner is not None and searched and not busy
 
     @property
     def nothing_yet(self) -> str | None:
@@ -136,6 +146,7 @@ def load_progress(database: Database, study: str, now: datetime) -> StudyProgres
     return StudyProgress(
         study=study,
         prepared=plan is not None,
+        preparing=database.is_preparing(study),
         wanted=wanted,
         trials=trials,
         models=len(database.load_models(study)),

@@ -30,7 +30,7 @@ from bench.models.backbones import describe_backbone
 from bench.models.staged import PARTS, StagedModel, build_model
 from bench.pipeline import search
 from bench.progress import make_progress
-from bench.records import StudyPlan, TrialRecord
+from bench.records import StudyPlan, TrialRecord, best_trial
 from bench.results import load_trials
 from bench.search.budget import Budget, parse_duration
 from bench.search.options import SearchOptions
@@ -109,7 +109,7 @@ def measure(options: argparse.Namespace, workspace: Workspace, scratch: Path) ->
         "asked_tflops": asked / seconds / 1e12,
         "done_tflops": done / seconds / 1e12,
         "peak_tflops": peak,
-        "best": max((trial.value or 0.0 for trial in trials), default=None),
+        "best": best.value if (best := best_trial(trials)) else None,
         "arithmetic": {key: asdict(value) for key, value in plan.arithmetic.items()},
         "environment": asdict(describe_environment(name)),
     }

@@ -22,7 +22,7 @@ from bench.records import Environment, StudyPlan
 from bench.results import latest_study
 from bench.search.lock import own
 from bench.search.options import SearchOptions
-from bench.search.study import open_study
+from bench.search.study import TARGET, open_study
 from bench.space import SearchSpace
 from bench.workspace import Workspace
 from tests.command import Bench, bench_heard_by
@@ -148,6 +148,21 @@ def test_status_tells_running_trials_from_interrupted_ones(
         owner = database.load_owner("pets")
         assert status() == {"running": 1, "interrupted": 0, "owner": str(owner)}
     assert status() == {"running": 0, "interrupted": 1, "owner": None}
+
+
+def test_status_tells_that_the_search_is_done_and_models_are_made(
+    begun: StudyPlan, database: Database, bench: Bench
+) -> None:
+    study = open_study(begun, database)
+    making = "making and measuring its models"
+    with own("pets", database, lambda _: None):
+        study.set_user_attr(TARGET, 1)
+        trial = study.ask(SearchSpace.from_dict(begun.space).distributions())
+        assert making not in bench("status").out
+        study.tell(trial, 0.5)
+        assert making in bench("status").out
+        database.save_preparing("pets")
+        assert making not in bench("status").out, "another run begins"
 
 
 @pytest.mark.parametrize("prepared", [False, True])

@@ -366,10 +366,6 @@ def report(
 ) -> None:
     """Write a Markdown report with tables, figures and JSON."""
     from bench.results import latest_study, load_study_report, refuse_without_trials
-    from reports.cards import write_cards
-    from reports.markdown import write_report
-    from reports.paths import as_reached
-    from reports.summary import headlines
 
     with _opened(workspace, storage) as (place, database):
         latest = latest_study(database)
@@ -379,6 +375,12 @@ def report(
         for name in names:
             refuse_without_trials(database, name)
         records = [load_study_report(database, name) for name in names]
+    # Not before here: they load the plotting library, and a mistake is told sooner.
+    from reports.cards import write_cards
+    from reports.markdown import write_report
+    from reports.paths import as_reached
+    from reports.summary import headlines
+
     folder = out or (place.report(names[0]) if len(names) == 1 else place.joint_report)
     root = Path(console.relative(place.root))
     paths = write_report(records, folder, root=root)

@@ -1,33 +1,59 @@
 #!/usr/bin/env bash
-# All that needs a GPU, in one go: its tests, the search benchmark, CUDA latencies. Figures go to
+# All that needs a GPU: its tests, the search benchmark, CUDA latencies. Figures go to
 # benchmarks/results/ (or to the folder given), with the machine and the date in them.
 #
-#     bash benchmarks/on_gpu.sh [RESULTS]
+#     bash benchmarks/on_gpu.sh [RESULTS] [PART ...]
+#
+# Parts, all of them by default, with minutes on an H200: search (4), latency (4), tests (2),
+# steps (1), unpruned (4). Where a GPU is lent by the minute, give the ones that matter first.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 results=${1:-benchmarks/results}
+shift || true
+parts=${*:-search latency tests steps unpruned}
 python=${PYTHON:-python}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 mkdir -p "$results"
 failed=0
 
-"$python" -m pytest tests/test_on_cuda.py tests/runtime/test_cuda.py -rs || failed=1
+# 1,008 synthetic pictures, made once for both searches.
+pictures() {
+  [ -d "$work/pictures" ] || "$python" -c '
+import sys
+from pathlib import Path
+from bench.data.demo import make_demo
+make_demo(Path(sys.argv[1]), pieces_per_class=42, clips_per_piece=4)
+' "$work/pictures"
+}
 
-"$python" benchmarks/step_times.py --device cuda --out "$results/step-times-cuda.json" || failed=1
+# 50 trials x 5 folds x 10 epochs at 224 pixels, ResNet50 and Xception.
+search_speed() {
+  pictures && "$python" benchmarks/search_speed.py "$work/pictures" --device cuda --no-pretrained \
+    --out "$results/search-speed-cuda-$1.json" --pruner "$@"
+}
 
-# 50 trials x 5 folds x 10 epochs over 1,008 pictures of 224 pixels, as a user would search and with
-# every trial trained to its end.
-for pruner in racing none; do
-  "$python" benchmarks/search_speed.py --device cuda --no-pretrained --pruner "$pruner" \
-    --out "$results/search-speed-cuda-$pruner.json" || failed=1
+# A small search, its models in all precisions with the gate of each, and their latencies.
+latency() {
+  local runs=$work/runs
+  "$python" -m cli search --trials 5 --device cuda --workspace "$runs" --no-promote &&
+    "$python" -m cli promote demo --quick-latency --workspace "$runs" &&
+    "$python" -m cli report demo --workspace "$runs" &&
+    cp "$runs"/demo/report/report.json "$results/demo-cuda-report.json" &&
+    "$python" -m cli latency "$runs"/demo/models/*-best/model*.onnx --device cuda --batch 1,8,32 \
+      --timed model,end-to-end,device --against torch,torch-compile --quick \
+      --workspace "$runs" --out "$results/latency-cuda.json"
+}
+
+for part in $parts; do
+  case $part in
+    search) search_speed racing ;;
+    unpruned) search_speed none --time-limit 150s ;;
+    latency) latency ;;
+    tests) "$python" -m pytest tests/test_on_cuda.py tests/runtime/test_cuda.py -rs ;;
+    steps) "$python" benchmarks/step_times.py --device cuda --out "$results/step-times-cuda.json" ;;
+    *) echo "no part is called $part" >&2 && exit 2 ;;
+  esac || failed=1
 done
-
-work=$(mktemp -d)
-"$python" -m cli search --trials 5 --device cuda --workspace "$work/runs" --no-promote || failed=1
-"$python" -m cli promote demo --workspace "$work/runs" || failed=1
-"$python" -m cli report demo --workspace "$work/runs" || failed=1
-cp "$work"/runs/demo/report/report.json "$results/demo-cuda-report.json" || failed=1
-"$python" -m cli latency "$work"/runs/demo/models/*/model.onnx --device cpu,cuda --batch 1,8,32 \
-  --timed model,end-to-end,device --cuda-graph --against torch,torch-compile \
-  --workspace "$work/runs" --out "$results/latency-cuda.json" || failed=1
-rm -rf "$work"
 exit $failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from typing import cast
 
@@ -15,6 +16,7 @@ from bench.records import WeightSource
 from bench.training import arithmetic
 from bench.training.arithmetic import choose_arithmetic, choose_device
 
+Kind = tuple[str, bool]
 PLAIN, WIDE, HALF, WIDE_HALF = (
     ("float32", False),
     ("float32", True),
@@ -45,8 +47,33 @@ def test_the_fastest_format_is_taken_if_it_gains_enough(
     assert all(f"{ms} ms" in made.reason for ms in times_ms), "the measurement is recorded"
 
 
+@pytest.mark.parametrize(
+    ("machine", "capability", "tried"),
+    [
+        ("x86_64", "AVX512", KINDS),
+        ("x86_64", "AVX2", (PLAIN, WIDE)),
+        ("AMD64", "DEFAULT", (PLAIN, WIDE)),
+        ("aarch64", "DEFAULT", KINDS),
+    ],
+)
+def test_bfloat16_is_tried_only_where_the_processor_can_gain_by_it(
+    monkeypatch: pytest.MonkeyPatch, machine: str, capability: str, tried: tuple[Kind, ...]
+) -> None:
+    asked: list[Kind] = []
+
+    def step_times_ms(_model: object, _size: int, kinds: tuple[Kind, ...]) -> dict[Kind, float]:
+        asked.extend(kinds)
+        return dict.fromkeys(kinds, 10.0)
+
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(arithmetic, "_step_times_ms", step_times_ms)
+    made = choose_arithmetic("cpu", cast(StagedModel, None), 64)
+    assert tuple(asked) == tried
+    assert ("has no bfloat16" in made.reason) == (tried != KINDS)
+
+
 BF16, FP16 = ("bfloat16", True), ("float16", True)
-Kind = tuple[str, bool]
 INF = float("inf")
 
 
@@ -124,7 +151,7 @@ def test_a_device_that_is_not_there_is_refused(
 
 
 def test_all_formats_are_really_timed(small_model: StagedModel) -> None:
-    times_ms = arithmetic._step_times_ms(small_model, 32)
+    times_ms = arithmetic._step_times_ms(small_model, 32, KINDS)
     assert set(times_ms) == {PLAIN, WIDE, HALF, WIDE_HALF}
     assert all(ms > 0 for ms in times_ms.values())
 
@@ -154,7 +181,7 @@ def test_what_is_clearly_slower_or_takes_minutes_is_not_timed_again(
         return times_ms[kind]
 
     monkeypatch.setattr(arithmetic, "_step_ms", step_ms)
-    assert arithmetic._step_times_ms(small_model, 32) == times_ms
+    assert arithmetic._step_times_ms(small_model, 32, KINDS) == times_ms
     assert {kind: run[kind] for kind in steps} == steps
 
 
@@ -164,7 +191,7 @@ def test_the_least_of_several_times_counts(
     """Another program can only make a step slower, and only now and then."""
     times_ms = iter([*[99.0] * 4, 12.0, 11.0, 13.0, 10.0, *[50.0] * 12, *[8.0] * 8])
     monkeypatch.setattr(arithmetic, "_step_ms", lambda *_: next(times_ms))
-    least = arithmetic._step_times_ms(small_model, 32)
+    least = arithmetic._step_times_ms(small_model, 32, KINDS)
     assert set(least.values()) == {8.0}
 
 

@@ -158,14 +158,11 @@ def _fastest(times_ms: Mapping[_Kind, float]) -> _Kind:
 
 @contextmanager
 def autocast(arithmetic: Arithmetic) -> Iterator[None]:
-    """A context in which matrix products use the chosen number format."""
-    if arithmetic.dtype == "float32":
-        yield
-        return
-    on_cpu = arithmetic.device == "cpu"
+    """A context in which matrix products use the chosen number format, and fast gradients."""
+    reduced = arithmetic.dtype != "float32"
     with (
-        torch.autocast(arithmetic.device, dtype=DTYPES[arithmetic.dtype]),
-        FastDepthwise() if on_cpu else nullcontext(),
+        torch.autocast(arithmetic.device, DTYPES[arithmetic.dtype]) if reduced else nullcontext(),
+        FastDepthwise() if arithmetic.device == "cpu" else nullcontext(),
     ):
         yield
 

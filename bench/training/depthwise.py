@@ -1,14 +1,15 @@
-"""Gradients of depthwise convolutions that keep pace in bfloat16 on a CPU.
+"""Gradients of depthwise convolutions that keep pace on a CPU.
 
-In bfloat16 the CPU library (oneDNN) has fast kernels for every forward pass and for the gradients
-of 3 x 3 kernels at stride 1; the others fall back to code up to a hundred times slower, so one
-such layer costs more than the rest of a network. Both gradients are therefore put into terms of
+The CPU library (oneDNN) has fast kernels for every forward pass, but not for every gradient: others
+fall back to code up to a hundred times slower, so one such layer costs more than the rest of a
+network. That is so for the gradient of kernels that are wider than three columns, and in bfloat16
+for the input's gradient at strides other than 1 too. Both gradients are therefore put into terms of
 what is fast:
 
 - the gradient of the input at stride s is a convolution at stride 1 of the output's gradient,
   with s - 1 zeros set between its values (Dumoulin and Visin, 2016, section 4.6);
-- the gradient of a 5 x 5 (7 x 7 ...) kernel is put together from 3 x 3 windows of it, each the
-  gradient of a 3 x 3 kernel over the input moved by the window's place.
+- the gradient of a 5 x 5 (7 x 7 ...) kernel is put together from windows of three of its columns,
+  each the gradient of a 5 x 3 (7 x 3 ...) kernel over the input moved by the window's place.
 
 Shapes: N pictures, C channels, H x W of the input, P x Q of the output, k x k kernels.
 """
@@ -24,14 +25,14 @@ from torch.overrides import TorchFunctionMode
 
 Pair = tuple[int, int]
 
-_WINDOW = 3  # the largest kernel whose gradient the library computes fast
+_WINDOW = 3  # columns of the widest kernel whose gradient the library computes fast
 
 
 class FastDepthwise(TorchFunctionMode):
     """Within this context, slow depthwise convolutions are given the gradients of this module.
 
     Networks are run as they are, whatever class of convolution they use; what is not a
-    depthwise convolution under bfloat16 autocast goes its usual way.
+    depthwise convolution in float32 or under bfloat16 autocast goes its usual way.
     """
 
     def __torch_function__(
@@ -43,9 +44,10 @@ class FastDepthwise(TorchFunctionMode):
     ) -> Any:
         if func is torch.conv2d and not kwargs and _is_slow(*args):
             images, weight, bias, stride, padding, *_ = args
-            # Autocast would cast inside the function, where autograd no longer sees it.
-            images, weight = images.bfloat16(), weight.bfloat16()
-            bias = None if bias is None else bias.bfloat16()
+            if torch.is_autocast_enabled("cpu"):
+                # Autocast would cast inside the function, where autograd no longer sees it.
+                images, weight = images.bfloat16(), weight.bfloat16()
+                bias = None if bias is None else bias.bfloat16()
             with torch.autocast("cpu", enabled=False):
                 return _Depthwise.apply(images, weight, bias, stride, padding)
         return func(*args, **(kwargs or {}))
@@ -62,11 +64,10 @@ def _is_slow(
 ) -> bool:
     size = weight.shape[-1]
     return (
-        torch.is_grad_enabled()
-        and torch.is_autocast_enabled("cpu")
+        groups > 1
+        and torch.is_grad_enabled()
         and images.device.type == "cpu"
         and images.ndim == 4
-        and groups > 1
         and groups == images.shape[1] == weight.shape[0]
         and _is_pair(stride)
         and _is_pair(padding)
@@ -75,7 +76,7 @@ def _is_slow(
         and size % 2 == 1
         and size >= _WINDOW
         and max(padding) < size
-        and (size > _WINDOW or max(stride) > 1)
+        and (size > _WINDOW or (torch.is_autocast_enabled("cpu") and max(stride) > 1))
     )
 
 
@@ -103,9 +104,15 @@ class _Depthwise(torch.autograd.Function):
         (outer,) = gradients
         outer = outer.contiguous(memory_format=torch.channels_last)
         to_images, to_weight, to_bias, *_ = ctx.needs_input_grad
+        place = ctx.stride, ctx.padding
+        of_images = None
+        if to_images and images.dtype == torch.bfloat16:
+            of_images = input_gradient(outer, images, weight, *place)
+        elif to_images:
+            of_images = _of_library(outer, images, weight, *place, (True, False, False))[0]
         return (
-            input_gradient(outer, images, weight, ctx.stride, ctx.padding) if to_images else None,
-            weight_gradient(outer, images, weight, ctx.stride, ctx.padding) if to_weight else None,
+            of_images,
+            weight_gradient(outer, images, weight, *place) if to_weight else None,
             outer.sum((0, 2, 3)) if to_bias else None,
             None,
             None,
@@ -117,7 +124,12 @@ def input_gradient(
 ) -> torch.Tensor:
     """The gradient of (N, C, H, W) `images`, from that of the output, `outer` (N, C, P, Q)."""
     size = weight.shape[-1]
-    spread = _zeros(outer, tuple(extent + size - 1 for extent in images.shape[2:]))
+    empty = torch.empty(
+        (*outer.shape[:2], *(extent + size - 1 for extent in images.shape[2:])),
+        dtype=outer.dtype,
+        memory_format=torch.channels_last,
+    )
+    spread = empty.zero_()
     rows, columns = (
         slice(size - 1 - before, size - 1 - before + step * (extent - 1) + 1, step)
         for before, step, extent in zip(padding, stride, outer.shape[2:], strict=True)
@@ -132,39 +144,46 @@ def weight_gradient(
     """The gradient of the (C, 1, k, k) `weight`, k odd, from that of the output (N, C, P, Q)."""
     size, (height, width) = weight.shape[-1], images.shape[2:]
     above, left = padding
-    padded = _zeros(images, (height + 2 * above, width + 2 * left))
-    padded[:, :, above : above + height, left : left + width] = images
-    extents = [
-        step * (extent - 1) + _WINDOW for step, extent in zip(stride, outer.shape[2:], strict=True)
-    ]
+    rows, columns = (
+        step * (extent - 1) + window
+        for step, extent, window in zip(stride, outer.shape[2:], (size, _WINDOW), strict=True)
+    )
+    if height < size or above > size // 2:  # the library is fast at its own padding otherwise
+        images = F.pad(images, (0, 0, above, rows - height - above))
+        above = 0
     gradient = torch.empty_like(weight)
-    window = weight[:, :, :_WINDOW, :_WINDOW]
-    # Neighbouring windows share a row, which is then computed twice: sizes are odd, windows too.
-    starts = range(0, size - _WINDOW + 1, _WINDOW - 1)
-    for row in starts:
-        for column in starts:
-            moved = padded[:, :, row : row + extents[0], column : column + extents[1]]
-            gradient[:, :, row : row + _WINDOW, column : column + _WINDOW] = (
-                torch.ops.aten.convolution_backward(
-                    outer,
-                    moved.contiguous(memory_format=torch.channels_last),
-                    window.contiguous(memory_format=torch.channels_last),
-                    None,
-                    stride,
-                    (0, 0),
-                    (1, 1),
-                    False,
-                    (0, 0),
-                    len(weight),
-                    (False, True, False),
-                )[1]
-            )
+    window = weight[..., :_WINDOW].contiguous(memory_format=torch.channels_last)
+    # Neighbouring windows share a column, which is then computed twice: sizes are odd, and so is
+    # the window's.
+    for start in range(0, size - _WINDOW + 1, _WINDOW - 1):
+        before = left - start
+        moved = F.pad(images, (before, columns - width - before))
+        gradient[..., start : start + _WINDOW] = _of_library(
+            outer, moved, window, stride, (above, 0), (False, True, False)
+        )[1]
     return gradient
 
 
-def _zeros(like: torch.Tensor, extents: tuple[int, ...]) -> torch.Tensor:
-    """Zeros of other heights and widths, in channels_last, in which these kernels are fast."""
-    empty = torch.empty(
-        (*like.shape[:2], *extents), dtype=like.dtype, memory_format=torch.channels_last
+def _of_library(
+    outer: torch.Tensor,
+    images: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Pair,
+    padding: Pair,
+    asked: tuple[bool, bool, bool],
+) -> tuple[torch.Tensor, ...]:
+    """The library's gradients of the input, the weight and the bias, as far as asked for."""
+    gradients: tuple[torch.Tensor, ...] = torch.ops.aten.convolution_backward(
+        outer,
+        images.contiguous(memory_format=torch.channels_last),
+        weight,
+        None,
+        stride,
+        padding,
+        (1, 1),
+        False,
+        (0, 0),
+        len(weight),
+        asked,
     )
-    return empty.zero_()
+    return gradients

@@ -23,6 +23,8 @@ CASES = [
     (5, (2, 2), (0, 0), 11, 8),  # "same" padding is put on before
     (7, (1, 1), (3, 3), 8, 8),
     (7, (3, 3), (3, 1), 13, 10),
+    (7, (1, 1), (3, 3), 4, 5),  # lower than the kernel
+    (5, (1, 2), (4, 4), 8, 7),  # padded by more than half of it
 ]
 
 
@@ -78,13 +80,31 @@ def test_a_layer_under_autocast_has_the_output_and_about_the_gradients_of_float3
         assert 0 < error < 0.01, "bfloat16 has 8 bits"
 
 
+@pytest.mark.parametrize(("size", "stride", "bias"), [(5, 1, True), (5, 2, False), (7, 1, False)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_layer_in_float32_has_the_output_and_the_gradients_of_the_library(
+    size: int, stride: int, bias: bool, memory_format: torch.memory_format
+) -> None:
+    conv = layer(size, stride, bias=bias).to(memory_format=memory_format)
+    pixels = torch.randn(4, 8, 12, 12, generator=torch.Generator().manual_seed(1))
+    images = pixels.contiguous(memory_format=memory_format)
+    usual, exact = conv(images), gradients(conv, images)
+    with FastDepthwise():
+        assert torch.equal(conv(images), usual)
+        fast = gradients(conv, images)
+    for ours, theirs in zip(fast, exact, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("conv", "context", "detour"),
     [
         (layer(5, 1), HALF, True),
         (layer(3, 2), HALF, True),
-        (layer(3, 1), HALF, False),  # the library is fast
-        (layer(5, 1), nullcontext(), False),  # float32
+        (layer(3, 1), HALF, False),
+        (layer(5, 1), nullcontext(), True),
+        (layer(5, 2), nullcontext(), True),
+        (layer(3, 2), nullcontext(), False),  # in float32 it is fast
         (nn.Conv2d(8, 8, 5), HALF, False),  # not depthwise
         (nn.Conv2d(8, 16, 5, groups=8), HALF, False),
         (nn.Conv2d(8, 8, 5, groups=8, dilation=2), HALF, False),

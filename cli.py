@@ -110,7 +110,6 @@ PartsOption = Annotated[
         "text files of names called train..., valid..., test...",
     ),
 ]
-RUNS = Path("runs")
 MOST_DRAWN_PAIRS = 30
 DEVICES = ("auto", "cpu", "cuda")
 LOADING = "loading torch and Optuna"  # which takes seconds
@@ -227,7 +226,7 @@ def search(
     tolerance: ToleranceOption = 0.5,
     seeds: SeedsOption = 1,
     quick_latency: QuickLatencyOption = False,
-    workspace: WorkspaceOption = RUNS,
+    workspace: WorkspaceOption = console.RUNS,
     storage: StorageOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")] = False,
     as_json: JsonOption = False,
@@ -323,7 +322,7 @@ def promote(
     tolerance: ToleranceOption = 0.5,
     seeds: SeedsOption = 1,
     quick_latency: QuickLatencyOption = False,
-    workspace: WorkspaceOption = RUNS,
+    workspace: WorkspaceOption = console.RUNS,
     storage: StorageOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")] = False,
     as_json: JsonOption = False,
@@ -360,7 +359,7 @@ def report(
         list[str] | None, typer.Argument(help="Studies to report; none: the latest.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write into.")] = None,
-    workspace: WorkspaceOption = RUNS,
+    workspace: WorkspaceOption = console.RUNS,
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -404,7 +403,7 @@ def reproduce(
         bool,
         typer.Option("--fresh", help="Decode pictures and compute activations anew as well."),
     ] = False,
-    workspace: WorkspaceOption = RUNS,
+    workspace: WorkspaceOption = console.RUNS,
     storage: StorageOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")] = False,
     as_json: JsonOption = False,
@@ -523,7 +522,7 @@ def latency(
     out: Annotated[
         Path | None, typer.Option(help="JSON file for every single call; default: the workspace.")
     ] = None,
-    workspace: WorkspaceOption = RUNS,
+    workspace: WorkspaceOption = console.RUNS,
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, each row in fresh processes."""
@@ -577,7 +576,7 @@ def latency(
 @app.command()
 def status(
     study: Annotated[str | None, typer.Argument(help="A study; none: all of them.")] = None,
-    workspace: WorkspaceOption = RUNS,
+    workspace: WorkspaceOption = console.RUNS,
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -601,7 +600,7 @@ def status(
 def dashboard(
     host: Annotated[str, typer.Option(help="It has no authentication: stay local.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
-    workspace: WorkspaceOption = RUNS,
+    workspace: WorkspaceOption = console.RUNS,
     storage: StorageOption = None,
 ) -> None:
     """Browse the studies in optuna-dashboard."""
@@ -642,7 +641,7 @@ def spaces(
 
 
 @app.command()
-def doctor(workspace: WorkspaceOption = RUNS, as_json: JsonOption = False) -> None:
+def doctor(workspace: WorkspaceOption = console.RUNS, as_json: JsonOption = False) -> None:
     """Say what this machine can do, and how to mend the rest."""
     from dataclasses import asdict
 

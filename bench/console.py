@@ -7,6 +7,8 @@ drawn, so that `bench --help` answers at once.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from bench.space import SearchSpace
     from bench.workspace import Workspace
 
+RUNS = Path("runs")  # the run folder where none is named
 NOTHING = "\N{EN DASH}"
 PIPE_COLUMNS = 200  # a table that goes to a file or a pipe is not cut to a terminal's width
 MOST_COUNTED = 8  # kinds of pictures named on one line
@@ -118,7 +121,15 @@ def print_summary(report: StudyReport, place: Workspace) -> None:
         best = best_trial(report.trials)
         value = _cell(best.value if best else None)
         print(f"{report.study}: best cross-validated balanced accuracy {value}")
-    say(f"next: bench report {report.study}   ·   bench dashboard")
+    where = _workspace_option(place)
+    say(f"next: bench report {report.study}{where}   ·   bench dashboard{where}")
+
+
+def _workspace_option(place: Workspace) -> str:
+    """What a command needs to find this run folder again."""
+    if "BENCH_WORKSPACE" in os.environ or place.root == Path.cwd() / RUNS:
+        return ""
+    return f" --workspace {shlex.quote(relative(place.root))}"
 
 
 def _print_models(report: StudyReport, place: Workspace) -> None:

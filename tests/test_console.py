@@ -38,6 +38,34 @@ def test_ratios_of_too_few_processes_come_with_the_remedy(
     assert ("measure without --quick" in said.err) == remedied
 
 
+@pytest.mark.parametrize(
+    ("folder", "environment", "option"),
+    [
+        ("runs", {}, ""),
+        ("my runs", {}, " --workspace 'my runs'"),
+        ("x", {"BENCH_WORKSPACE": "x"}, ""),
+    ],
+)
+def test_the_next_command_finds_the_same_run_folder(
+    folder: str,
+    environment: dict[str, str],
+    option: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("BENCH_WORKSPACE", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    report: Any = SimpleNamespace(
+        study="pets", dataset=SimpleNamespace(synthetic=False), notes=(), models=(), trials=()
+    )
+
+    console.print_summary(report, Workspace(Path.cwd() / folder))
+
+    told = capsys.readouterr().err.strip()
+    assert told == f"next: bench report pets{option}   ·   bench dashboard{option}"
+
+
 def test_what_was_pruned_or_refused_is_told_below_the_table_of_models(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -184,6 +184,7 @@ def promote(
         promoted = {model.name for model in models}
         shipped = [candidate for candidate in candidates if candidate.name in promoted]
         failures += _score_under_further_protocols(plan, shipped, database, listener)
+        trainer.close()  # processes of their own measure, on the same device
         measure(models, workspace, database, listener, protocol)
     if failures:
         raise failures[0]

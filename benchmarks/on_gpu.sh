@@ -11,6 +11,12 @@ cd "$(dirname "$0")/.."
 results=${1:-benchmarks/results}
 shift || true
 parts=${*:-search latency tests steps unpruned}
+for part in $parts; do
+  case $part in
+    search | latency | tests | steps | unpruned) ;;
+    *) echo "no part is called $part: search latency tests steps unpruned" >&2 && exit 2 ;;
+  esac
+done
 python=${PYTHON:-python}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 work=$(mktemp -d)
@@ -20,18 +26,21 @@ failed=0
 
 # 1,008 synthetic pictures, made once for both searches.
 pictures() {
-  [ -d "$work/pictures" ] || "$python" -c '
+  [ -d "$work/pictures" ] || {
+    "$python" -c '
 import sys
 from pathlib import Path
 from bench.data.demo import make_demo
 make_demo(Path(sys.argv[1]), pieces_per_class=42, clips_per_piece=4)
-' "$work/pictures"
+' "$work/unfinished" && mv "$work/unfinished" "$work/pictures"
+  }
 }
 
-# 50 trials x 5 folds x 10 epochs at 224 pixels, ResNet50 and Xception.
+# Up to 50 trials x 5 folds x 10 epochs at 224 pixels, ResNet50 and Xception: PRUNER [OPTION ...].
 search_speed() {
+  local pruner=$1
   pictures && "$python" benchmarks/search_speed.py "$work/pictures" --device cuda --no-pretrained \
-    --out "$results/search-speed-cuda-$1.json" --pruner "$@"
+    --out "$results/search-speed-cuda-$pruner.json" --pruner "$@"
 }
 
 # A small search, its models in all precisions with the gate of each, and their latencies.
@@ -53,7 +62,6 @@ for part in $parts; do
     latency) latency ;;
     tests) "$python" -m pytest tests/test_on_cuda.py tests/runtime/test_cuda.py -rs ;;
     steps) "$python" benchmarks/step_times.py --device cuda --out "$results/step-times-cuda.json" ;;
-    *) echo "no part is called $part" >&2 && exit 2 ;;
   esac || failed=1
 done
 exit $failed

@@ -68,10 +68,15 @@ def test_recorded_steps_train_as_single_kernels_do(
     assert [timeless(event) for event in runs[0]] == [timeless(event) for event in runs[1]]
 
 
+@pytest.mark.parametrize("batch_norm", ["frozen", "updating"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_steps_recorded_for_one_trial_serve_the_next_ones(
-    plan: StudyPlan, tmp_path: Path, dtype: Literal["float32", "float16"]
+    plan: StudyPlan,
+    tmp_path: Path,
+    dtype: Literal["float32", "float16"],
+    batch_norm: Literal["frozen", "updating"],
 ) -> None:
+    wanted = replace(recipe(3), batch_norm=batch_norm)
     arithmetic = Arithmetic(
         device="cuda", dtype=dtype, channels_last=True, reason="test", graphs=True
     )
@@ -79,15 +84,15 @@ def test_steps_recorded_for_one_trial_serve_the_next_ones(
         Trainer(replace(plan, workspace=str(tmp_path / name), arithmetic={BACKBONE: arithmetic}))
         for name in ("busy", "alone")
     )
-    other = replace(recipe(3), learning_rate=1e-2, weight_decay=0.3, label_smoothing=0.1, mixup=0.0)
+    other = replace(wanted, learning_rate=1e-2, weight_decay=0.3, label_smoothing=0.1, mixup=0.0)
     all_events(busy, TrialJob(number=0, recipe=other))
     all_events(busy, TrialJob(number=1, recipe=recipe(0)))
     (learner,) = (kept for key, kept in busy._learners.items() if key.freeze_depth == 3)
 
-    after_others = all_events(busy, TrialJob(number=2, recipe=recipe(3)))
+    after_others = all_events(busy, TrialJob(number=2, recipe=wanted))
 
     assert learner in busy._learners.values()
-    new = all_events(alone, TrialJob(number=2, recipe=recipe(3)))
+    new = all_events(alone, TrialJob(number=2, recipe=wanted))
     assert isinstance(new[-1], TrialDone), new[-1]
     # The first steps of a new learner are no recorded ones.
     assert [timeless(event) for event in after_others] == [timeless(event) for event in new]

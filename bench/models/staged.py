@@ -236,13 +236,16 @@ class StagedModel(nn.Module):
             own.copy_(given)
 
     def _modules_kept_in_eval(self) -> Iterator[nn.Module]:
+        """Yield them without those that lie within another one, which `eval` reaches anyway."""
         # Modules without parameters (activations, pooling, dropout) freeze with their part.
-        yield from self._body.modules_before(self.network, self._depth)
-        for module in self.network.modules():
+        before = set(self._body.modules_before(self.network, self._depth))
+        reached: set[nn.Module] = set()
+        for module in self.network.modules():  # the outer ones first
             parameters = list(module.parameters())
             frozen = bool(parameters) and not any(p.requires_grad for p in parameters)
             fixed_norm = self._batch_norm == "frozen" and isinstance(module, _BatchNorm)
-            if frozen or fixed_norm:
+            if module not in reached and (module in before or frozen or fixed_norm):
+                reached.update(module.modules())
                 yield module
 
     def _assign_parameters(self) -> dict[str, int]:

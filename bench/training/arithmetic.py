@@ -68,8 +68,8 @@ def choose_device(asked: str) -> Device:
 def choose_arithmetic(device: Device, model: StagedModel, image_size: int) -> Arithmetic:
     """Choose the number format and layout in which a backbone trains fastest, by trying them.
 
-    bfloat16 is three times faster for plain convolutions on a processor that has it, yet slower for
-    depthwise ones, and slow everywhere else; a GPU is as particular. On CUDA the model is moved
+    bfloat16 is three times faster for plain convolutions on a processor that has it, gains less for
+    depthwise ones, and is slow everywhere else; a GPU is as particular. On CUDA the model is moved
     there, and steps are also timed as recorded ones.
     """
     if device == "cuda":
@@ -89,13 +89,12 @@ def choose_arithmetic(device: Device, model: StagedModel, image_size: int) -> Ar
 
 
 def _has_bfloat16() -> bool:
-    """Whether bfloat16 is worth a trial on this processor.
+    """Whether oneDNN computes in bfloat16 on this processor.
 
-    Without AVX-512 torch does not hand it to oneDNN at all, and one step takes so long (27 s
-    instead of 0.9 of ResNet50 on a Zen 3) that trying it costs more than a trial.
+    Elsewhere torch does not hand it over at all, and one step takes so long (27 s instead of 0.9 of
+    ResNet50 on a Zen 3) that trying it costs more than a trial.
     """
-    on_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return not on_x86 or "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _choose_on_cuda(model: StagedModel, image_size: int) -> Arithmetic:

@@ -18,6 +18,10 @@ from bench.records import Conditions
 from bench.runtime.machine import cpu_name
 from bench.workspace import package_versions
 
+# Raised when the code changes the numbers of a training, be it in their last bits: what was
+# trained before is then no longer taken for what would be trained now.
+NUMERICS = "2"
+
 _PACKAGES = ("torch", "timm", "numpy", "scipy", "scikit-learn", "pillow")
 
 
@@ -72,4 +76,5 @@ def _cpu_name() -> str:
 
 @cache
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **package_versions(_PACKAGES)}
+    python = {"python": platform.python_version(), "bench's training": NUMERICS}
+    return python | package_versions(_PACKAGES)

@@ -31,8 +31,8 @@ _WINDOW = 3  # columns of the widest kernel whose gradient the library computes 
 class FastDepthwise(TorchFunctionMode):
     """Within this context, slow depthwise convolutions are given the gradients of this module.
 
-    Networks are run as they are, whatever class of convolution they use; what is not a
-    depthwise convolution in float32 or under bfloat16 autocast goes its usual way.
+    Networks are run as they are, whatever class of convolution they use; all others go their
+    usual way.
     """
 
     def __torch_function__(
@@ -102,14 +102,13 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         images, weight = ctx.saved_tensors
         (outer,) = gradients
-        outer = outer.contiguous(memory_format=torch.channels_last)
         to_images, to_weight, to_bias, *_ = ctx.needs_input_grad
         place = ctx.stride, ctx.padding
         of_images = None
         if to_images and images.dtype == torch.bfloat16:
             of_images = input_gradient(outer, images, weight, *place)
         elif to_images:
-            of_images = _of_library(outer, images, weight, *place, (True, False, False))[0]
+            of_images = _of_library(outer, images, weight, *place, (True, False))[0]
         return (
             of_images,
             weight_gradient(outer, images, weight, *place) if to_weight else None,
@@ -151,15 +150,23 @@ def weight_gradient(
     if height < size or above > size // 2:  # the library is fast at its own padding otherwise
         images = F.pad(images, (0, 0, above, rows - height - above))
         above = 0
-    gradient = torch.empty_like(weight)
+    gradient = torch.zeros_like(weight)
     window = weight[..., :_WINDOW].contiguous(memory_format=torch.channels_last)
+    outer = outer.contiguous(memory_format=torch.channels_last)
     # Neighbouring windows share a column, which is then computed twice: sizes are odd, and so is
     # the window's.
     for start in range(0, size - _WINDOW + 1, _WINDOW - 1):
         before = left - start
+        if min(width, columns - before) <= max(0, -before):
+            continue  # these columns of the kernel meet nothing but padding
         moved = F.pad(images, (before, columns - width - before))
         gradient[..., start : start + _WINDOW] = _of_library(
-            outer, moved, window, stride, (above, 0), (False, True, False)
+            outer,
+            moved.contiguous(memory_format=torch.channels_last),
+            window,
+            stride,
+            (above, 0),
+            (False, True),
         )[1]
     return gradient
 
@@ -170,12 +177,12 @@ def _of_library(
     weight: torch.Tensor,
     stride: Pair,
     padding: Pair,
-    asked: tuple[bool, bool, bool],
+    asked: tuple[bool, bool],
 ) -> tuple[torch.Tensor, ...]:
-    """The library's gradients of the input, the weight and the bias, as far as asked for."""
+    """The library's gradients of the input and the weight, as far as asked for."""
     gradients: tuple[torch.Tensor, ...] = torch.ops.aten.convolution_backward(
         outer,
-        images.contiguous(memory_format=torch.channels_last),
+        images,
         weight,
         None,
         stride,
@@ -184,6 +191,6 @@ def _of_library(
         False,
         (0, 0),
         len(weight),
-        asked,
+        (*asked, False),
     )
     return gradients

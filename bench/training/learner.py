@@ -1,13 +1,13 @@
 """A network with what trains it, made once and begun anew for each training of its kind.
 
-Shapes: N pictures of a batch, K classes, G groups of the optimiser's parameters.
+Shapes: N pictures of a batch, K classes, G groups of the optimiser's parameters, S steps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,7 @@ class Learner:
         groups = model.parameter_groups()
         self._optimizer = torch.optim.AdamW(
             [{"params": group.parameters} for group in groups],
-            weight_decay=0.0,  # `_Rates` decays: here it would be part of a recording
+            weight_decay=0.0,  # `_rates` decays: here it would be part of a recording
             fused=True,
             capturable=records,
         )
@@ -63,17 +63,21 @@ class Learner:
         )
         self._scaler_at_first = self._scaler.state_dict()
         self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._rates = _Rates(groups, self._optimizer, arithmetic.device if records else None)
-        self._run_step: Callable[..., torch.Tensor] = self._step
-        self._classify: Callable[..., torch.Tensor] = self._logits
-        if records:
-            self._run_step, self._classify = Recorded(self._step), Recorded(self._logits)
+        self._rates: _Rates = (
+            _RatesInMemory(groups, self._optimizer, arithmetic.device)
+            if records
+            else _RatesAsNumbers(groups, self._optimizer)
+        )
+        # Methods that are kept make a cycle, which the garbage collector alone resolves: on a CPU
+        # there is none, so that a learner's memory is free as soon as it is dropped.
+        self._recorded_step = Recorded(self._step) if records else None
+        self._recorded_logits = Recorded(self._logits) if records else None
 
     @property
     def refused(self) -> bool:
         """Whether something was to be recorded as a CUDA graph and could not be."""
-        recorded = (self._run_step, self._classify)
-        return any(isinstance(function, Recorded) and function.refused for function in recorded)
+        recorded = (self._recorded_step, self._recorded_logits)
+        return any(function is not None and function.refused for function in recorded)
 
     def begin(self, recipe: Recipe, steps: int) -> None:
         """Forget all steps; the next `steps` are those of a recipe, from the model as it is now."""
@@ -92,12 +96,12 @@ class Learner:
             targets_nk: (N, K) what each class counts for in each picture's cross-entropy.
         """
         self._rates.advance()
-        return self._run_step(activations, targets_nk)
+        return (self._recorded_step or self._step)(activations, targets_nk)
 
     @torch.no_grad()
     def probabilities(self, activations: torch.Tensor) -> torch.Tensor:
         """(N, ...) activations at the boundary -> (N, K) class probabilities."""
-        return F.softmax(self._classify(activations), dim=1)
+        return F.softmax((self._recorded_logits or self._logits)(activations), dim=1)
 
     def _step(self, activations: torch.Tensor, targets_nk: torch.Tensor) -> torch.Tensor:
         self._optimizer.zero_grad(set_to_none=True)
@@ -109,7 +113,7 @@ class Learner:
             losses.append(loss.detach())
         self._scaler.unscale_(self._optimizer)
         nn.utils.clip_grad_norm_(self._trainable, _CLIP_NORM)
-        self._rates.decay()
+        self._rates.decay()  # also in float16's rare steps that overflow and are left out
         self._scaler.step(self._optimizer)
         self._scaler.update()
         return torch.stack(losses).sum()
@@ -119,64 +123,91 @@ class Learner:
             return self.model.suffix(activations, self.boundary).float()
 
 
-class _Rates:
-    """Learning rates and weight decay of each group, step by step.
-
-    A recorded step does not see another number, only another content of its memory: with
-    `recorded_on`, the numbers of all steps lie on that device.
-    """
-
-    def __init__(
-        self,
-        groups: Sequence[ParameterGroup],
-        optimizer: torch.optim.Optimizer,
-        recorded_on: str | None,
-    ) -> None:
-        self._groups = groups
-        self._of_optimizer = optimizer.param_groups
-        self._recorded_on = recorded_on
-        self._steps: Iterator[Any] = iter(())
-        self._left_g: Any = None  # of each group's parameters after a step's decay
-        if recorded_on is not None:
-            self._now_2g = torch.ones(2, len(groups), device=recorded_on)
-            self._left_g = self._now_2g[1]
-            for group, rate in zip(self._of_optimizer, self._now_2g[0], strict=True):
-                group["lr"] = rate
+class _Rates(Protocol):
+    """Learning rates and weight decay of each group, step by step."""
 
     def plan(self, recipe: Recipe, steps: int) -> None:
-        """Take a recipe's rates for so many steps: linear warm-up, then a cosine."""
-        rates_g = [
-            recipe.learning_rate * (recipe.head_lr_factor if group.in_head else 1.0)
-            for group in self._groups
-        ]
-        decays_g = [recipe.weight_decay if group.decays else 0.0 for group in self._groups]
-        rates_sg = np.outer(_warmup_cosine(steps), rates_g)
-        # Decoupled from the gradient (Loshchilov and Hutter, ICLR 2019).
-        steps_s2g = np.stack([rates_sg, 1.0 - rates_sg * decays_g], axis=1)
-        if self._recorded_on is None:
-            self._steps = iter(steps_s2g.tolist())
-        else:
-            self._steps = iter(to_device(steps_s2g.astype(np.float32), self._recorded_on))
+        """Take a recipe's rates for so many steps."""
+        ...
 
     def advance(self) -> None:
-        """Set the next step's numbers."""
-        now_2g = next(self._steps)
-        if self._recorded_on is not None:
-            self._now_2g.copy_(now_2g)
-            return
-        rates_g, self._left_g = now_2g
+        """Set the next step's learning rates."""
+        ...
+
+    def decay(self) -> None:
+        """Let the weights decay by what the step's rates make it."""
+        ...
+
+
+class _RatesAsNumbers:
+    """Learning rates and weight decay that are numbers of each step's own."""
+
+    def __init__(self, groups: Sequence[ParameterGroup], optimizer: torch.optim.Optimizer) -> None:
+        self._groups = groups
+        self._of_optimizer = optimizer.param_groups
+        self._steps_2g: Iterator[list[list[float]]] = iter(())
+        self._left_g: list[float] = []
+
+    def plan(self, recipe: Recipe, steps: int) -> None:
+        self._steps_2g = iter(_rates_and_rests(self._groups, recipe, steps).tolist())
+
+    def advance(self) -> None:
+        rates_g, self._left_g = next(self._steps_2g)
         for group, rate in zip(self._of_optimizer, rates_g, strict=True):
             group["lr"] = rate
 
-    @torch.no_grad()
     def decay(self) -> None:
-        for group, left in zip(self._groups, self._left_g, strict=True):
-            if group.decays:
-                torch._foreach_mul_(group.parameters, left)
+        _decay(self._groups, self._left_g)
+
+
+class _RatesInMemory:
+    """Learning rates and weight decay that lie on the device, where a recorded step reads them.
+
+    It does not see another number, only another content of its memory.
+    """
+
+    def __init__(
+        self, groups: Sequence[ParameterGroup], optimizer: torch.optim.Optimizer, device: str
+    ) -> None:
+        self._groups = groups
+        self._steps_2g: Iterator[torch.Tensor] = iter(())
+        self._now_2g = torch.ones(2, len(groups), device=device)
+        for group, rate in zip(optimizer.param_groups, self._now_2g[0], strict=True):
+            group["lr"] = rate
+
+    def plan(self, recipe: Recipe, steps: int) -> None:
+        steps_s2g = _rates_and_rests(self._groups, recipe, steps).astype(np.float32)
+        self._steps_2g = iter(to_device(steps_s2g, self._now_2g.device.type))
+
+    def advance(self) -> None:
+        self._now_2g.copy_(next(self._steps_2g))
+
+    def decay(self) -> None:
+        _decay(self._groups, self._now_2g[1])
+
+
+def _rates_and_rests(
+    groups: Sequence[ParameterGroup], recipe: Recipe, steps: int
+) -> npt.NDArray[np.float64]:
+    """(S, 2, G): each group's learning rate, and what a step's decay leaves of its weights."""
+    rates_g = [
+        recipe.learning_rate * (recipe.head_lr_factor if group.in_head else 1.0) for group in groups
+    ]
+    decays_g = [recipe.weight_decay if group.decays else 0.0 for group in groups]
+    rates_sg = np.outer(_warmup_cosine(steps), rates_g)
+    # Decoupled from the gradient (Loshchilov and Hutter, ICLR 2019).
+    return np.stack([rates_sg, 1.0 - rates_sg * decays_g], axis=1)
+
+
+@torch.no_grad()
+def _decay(groups: Sequence[ParameterGroup], left_g: Iterable[float] | torch.Tensor) -> None:
+    for group, left in zip(groups, left_g, strict=True):
+        if group.decays:
+            torch._foreach_mul_(group.parameters, left)
 
 
 def _warmup_cosine(steps: int) -> npt.NDArray[np.float64]:
-    """What the learning rate is multiplied by, at each step."""
+    """What the learning rate is multiplied by at each step: linear warm-up, then a cosine."""
     step, warmup = np.arange(steps), max(1, round(_WARMUP * steps))
     progress = (step - warmup) / max(1, steps - warmup)
     return np.where(step < warmup, (step + 1) / warmup, 0.5 * (1 + np.cos(math.pi * progress)))

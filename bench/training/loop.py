@@ -136,7 +136,7 @@ def class_targets(
         (K, K) targets, a row for the pictures of one class, and (K,) weights that a batch's loss
         is divided by the sum of.
     """
-    counts_k = np.maximum(np.bincount(labels, minlength=classes), 1)
+    counts_k = np.bincount(labels, minlength=classes)  # none is 0: splits see to that
     balanced = counts_k.max() < _UNBALANCED * counts_k.min()
     weights_k = np.ones(classes) if balanced else len(labels) / (classes * counts_k)
     smoothed_kk = (1 - label_smoothing) * np.eye(classes) + label_smoothing / classes

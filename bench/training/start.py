@@ -101,9 +101,11 @@ def _averaging(norms: Sequence[_BatchNorm]) -> Iterator[None]:
         norm.train()
         norm.reset_running_stats()
         norm.momentum = None
-    yield
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def _statistics(norms: Sequence[_BatchNorm]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -45,7 +45,7 @@ from bench.training.activations import (
     PixelSource,
 )
 from bench.training.arithmetic import LAYOUTS, keep_freed_memory
-from bench.training.conditions import describe_conditions
+from bench.training.conditions import NUMERICS, describe_conditions
 from bench.training.folds import FoldResult, fold_file, read_fold, write_fold
 from bench.training.learner import Learner
 from bench.training.loop import Schedule, fit
@@ -63,7 +63,7 @@ TrialEvents = Generator[Event, bool, None]
 # Learners that a GPU keeps: a study needs about a dozen, and each holds four times its network's
 # size and what a recorded step works in.
 _LEARNERS_ON_CUDA = 6
-_FREE_ON_CUDA = 0.25  # of its memory; with less, the eldest learner makes room for a new one
+_FREE_ON_CUDA = 0.25  # of its memory; with less, learners make room for a new one
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class _LearnerKind:
 
 
 class Trainer:
-    """Trains trials of one study; keeps networks and decoded pictures between them.
+    """Trains trials of one study; keeps learners and decoded pictures between them.
 
     With `further_protocol` the plan's split is that protocol's, and its folds are stored apart.
     Folds are stored in the plan's workspace, or in the one of `folds_in`, where others than the
@@ -122,7 +122,7 @@ class Trainer:
         their stored epochs are told once more, in the same order. A fold that runs out of memory
         begins again with its batches in twice as many parts, down to two pictures a part.
         """
-        parts, fold = 1, 0
+        parts, fold, refused = 1, 0, False
         try:
             while fold < len(self.plan.split.folds):
                 try:
@@ -131,19 +131,22 @@ class Trainer:
                         if not go_on:
                             return
                     fold += 1
+                    refused = self._drop_refused() or refused
                     continue
                 except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                     if not _is_out_of_memory(error):
                         raise
                     # On a GPU it may be what is kept for other trials that leaves no room.
-                    if not (self.plan.device == "cuda" and self._give_up_memory()):
+                    if not (self.plan.device == "cuda" and self._give_up_memory(job.recipe, parts)):
                         parts *= 2
                         if self.plan.settings.batch_size < 2 * parts:
                             raise
                 # Not before here: the error holds the failed step and all its tensors.
                 _release_memory(self.plan.device)
-            yield TrialDone(trial=job.number, remark=self._remark(job.recipe, parts))
+            yield TrialDone(trial=job.number, remark=self._remark(parts, refused))
         except Exception as error:
+            if not isinstance(error, NonFiniteLossError):
+                self._learners.clear()  # one may have stopped within a step
             kind = _kind_of(error)
             # The message of a foreseen error says all; any other is a defect to be found.
             foreseen = isinstance(error, BenchError) or kind != "bad trial code"
@@ -167,6 +170,13 @@ class Trainer:
             kind = NonFiniteLossError if event.kind == "non-finite loss" else BenchError
             raise kind(f"{event.kind}: {event.message}")
         return tuple(last[fold] for fold in sorted(last))
+
+    def close(self) -> None:
+        """Give back what is kept in memory, so that others find it."""
+        self._learners.clear()
+        self._templates.clear()
+        self._cache.give_up_memory()
+        _release_memory(self.plan.device)
 
     def spec(self, backbone: str) -> BackboneSpec:
         return describe_backbone(backbone)
@@ -239,7 +249,8 @@ class Trainer:
             return self._learners[kind]
         while self._learners and not self._has_room_for_a_learner():
             self._learners.popitem(last=False)
-            _release_memory(self.plan.device)
+            if self.plan.device == "cuda":
+                _release_memory(self.plan.device)
         model = self.model(recipe, seed=0)
         learner = Learner(
             model,
@@ -254,11 +265,22 @@ class Trainer:
         if self.plan.device != "cuda" or len(self._learners) >= _LEARNERS_ON_CUDA:
             return False
         free, total = torch.cuda.mem_get_info()
+        free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return free >= _FREE_ON_CUDA * total
 
-    def _give_up_memory(self) -> bool:
-        """Give back what is kept in the GPU's memory for other trials; False where nothing was."""
-        others = len(self._learners) > 1
+    def _drop_refused(self) -> bool:
+        """Drop the learners if one of them could not be recorded; tell whether that was so.
+
+        A refusal replaces the state of the random numbers, which older recordings go on to read.
+        """
+        refused = any(learner.refused for learner in self._learners.values())
+        if refused:
+            self._learners.clear()
+        return refused
+
+    def _give_up_memory(self, recipe: Recipe, parts: int) -> bool:
+        """Give back what is kept in the GPU's memory for others; False where nothing was."""
+        others = bool(self._learners.keys() - {_LearnerKind.of(recipe, parts)})
         self._learners.clear()
         return self._cache.give_up_memory() or others
 
@@ -309,7 +331,7 @@ class Trainer:
         if backbone not in self._frozen_parts:
             self._frozen_parts[backbone] = fingerprint_of(
                 (
-                    self._templates[backbone].body_fingerprint(),
+                    self._template(backbone).body_fingerprint(),
                     pixels.identity,
                     plan.split.development,
                     plan.device,
@@ -330,16 +352,15 @@ class Trainer:
             in_memory=in_memory,
         )
 
-    def _remark(self, recipe: Recipe, parts: int) -> str | None:
+    def _remark(self, parts: int, refused: bool) -> str | None:
         """What a trial's reader should know of how it was trained."""
-        learner = self._learners.get(_LearnerKind.of(recipe, parts))
         remarks = []
         if parts > 1:
             remarks.append(
                 f"out of memory at {self.plan.settings.batch_size} pictures a batch: gradients "
                 f"were gathered over {parts} parts of a batch"
             )
-        if learner is not None and learner.refused:
+        if refused:
             remarks.append("steps could not be recorded as CUDA graphs: they took longer")
         return "; ".join(remarks) or None
 
@@ -417,6 +438,7 @@ def training_identity(plan: StudyPlan, recipe: Recipe) -> str:
             replace(plan.settings, pruner=""),
             plan.split.fingerprint,
             plan.weights[recipe.backbone],
+            NUMERICS,
             # By name, for recorded steps give the same numbers: `graphs` is none of it.
             {
                 "channels_last": arithmetic.channels_last,

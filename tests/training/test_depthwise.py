@@ -25,6 +25,9 @@ CASES = [
     (7, (3, 3), (3, 1), 13, 10),
     (7, (1, 1), (3, 3), 4, 5),  # lower than the kernel
     (5, (1, 2), (4, 4), 8, 7),  # padded by more than half of it
+    (9, (1, 1), (4, 4), 4, 1),  # windows that lie beside the picture
+    (11, (1, 1), (5, 5), 2, 2),
+    (9, (2, 2), (4, 4), 2, 2),
 ]
 
 
@@ -94,6 +97,22 @@ def test_a_layer_in_float32_has_the_output_and_the_gradients_of_the_library(
         fast = gradients(conv, images)
     for ours, theirs in zip(fast, exact, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("context", [HALF, nullcontext()])
+def test_what_is_frozen_is_given_no_gradient(context: AbstractContextManager[None]) -> None:
+    images = torch.randn(4, 8, 12, 9, generator=torch.Generator().manual_seed(1))
+    conv = layer(5, 1, bias=True)
+    with context, FastDepthwise():
+        conv(images).float().square().sum().backward()  # the input needs none
+        exact = conv.weight.grad
+        conv.requires_grad_(False)
+        images.requires_grad_()
+        conv.weight.grad = None
+        conv(images).float().square().sum().backward()
+    assert exact is not None and exact.abs().max() > 0
+    assert conv.weight.grad is None
+    assert images.grad is not None and images.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -113,6 +114,12 @@ def test_normalisations_go_on_with_the_momentum_that_they_had(
 ) -> None:
     model, _ = found(trainer, RECIPE, train)
     assert {norm.momentum for norm in model.updating_norms()} == {0.1}
+
+    unreadable = SimpleNamespace(read=lambda *_, **__: 1 / 0)
+    labels = np.asarray(trainer.plan.dataset.labels, dtype=np.int64)
+    with pytest.raises(ZeroDivisionError):
+        find_start(model, cast(Any, unreadable), 2, labels, train, BATCH, PLAIN)
+    assert {norm.momentum for norm in model.updating_norms()} == {0.1}, "also after a failure"
 
 
 def test_a_started_model_knows_its_pictures_before_it_is_trained(

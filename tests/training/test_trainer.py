@@ -361,12 +361,42 @@ def test_a_fold_without_room_begins_again_in_smaller_parts_and_says_so(
 def test_steps_that_could_not_be_recorded_are_told(
     small_plan: StudyPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module.Learner, "refused", True)
-
-    last = run(small_plan)[-1]
+    trainer = Trainer(small_plan)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module.Learner, "refused", True)
+        last = all_events(trainer, JOB)[-1]
 
     assert isinstance(last, TrialDone)
     assert last.remark == "steps could not be recorded as CUDA graphs: they took longer"
+    assert not trainer._learners, "what was recorded before reads an older state of randomness"
+
+    next_one = all_events(trainer, replace(JOB, number=5))[-1]
+    assert isinstance(next_one, TrialDone)
+    assert next_one.remark is None
+
+
+def test_a_learner_that_failed_within_a_step_trains_nothing_more(
+    small_plan: StudyPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(small_plan)
+    monkeypatch.setattr(trainer_module.Learner, "step", lambda *_: 1 / 0)
+
+    assert isinstance(all_events(trainer, JOB)[-1], TrialFailed)
+    assert not trainer._learners
+
+
+def test_a_closed_trainer_keeps_nothing_and_trains_on_alike(
+    small_plan: StudyPlan, elsewhere: Callable[[str], StudyPlan]
+) -> None:
+    trainer = Trainer(small_plan)
+    all_events(trainer, replace(JOB, number=0))
+    trainer.close()
+    assert not trainer._learners and not trainer._templates
+
+    after = all_events(trainer, JOB)
+    assert [timeless(event) for event in after] == [
+        timeless(event) for event in run(elsewhere("alone"))
+    ]
 
 
 def test_a_loss_that_is_no_number_becomes_a_failed_trial(small_plan: StudyPlan) -> None:

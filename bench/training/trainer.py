@@ -98,6 +98,8 @@ class Trainer:
     ) -> None:
         if plan.device == "cpu":
             keep_freed_memory()
+        else:
+            _release_memory(plan.device)  # learners of an earlier one lie in reference cycles
         self.plan = plan
         self._further_protocol = further_protocol
         self._workspace = Workspace(Path(plan.workspace))

@@ -149,7 +149,10 @@ def _reproduction(report: StudyReport) -> Answer:
     if trial is None or not trial.epochs:
         return _not_done("no promoted trial has records that a second training could be held to")
     how = "may differ in the last bits on a GPU" if report.device == "cuda" else "compares all bits"
-    return _done(f"`bench reproduce {report.study} {trial.number}` trains it again and {how}")
+    return _done(
+        f"`bench reproduce {report.study} {trial.number}` (with the search's --workspace, "
+        f"if it had one) trains it again and {how}"
+    )
 
 
 # --- data quality ---------------------------------------------------------------------------

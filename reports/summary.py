@@ -198,6 +198,6 @@ def _unpromoted(report: StudyReport) -> str:
     return (
         f"No model has been promoted yet, so the test set is still locked. The best trial so far "
         f"is {trial.number} ({trial.recipe.backbone}) with a balanced accuracy of "
-        f"{percent(trial.value)} % in cross-validation; `bench promote {report.study}` goes on "
-        "from here."
+        f"{percent(trial.value)} % in cross-validation; `bench promote {report.study}` "
+        "(with the search's --workspace, if it had one) goes on from here."
     )

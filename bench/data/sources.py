@@ -248,7 +248,7 @@ def more_classes(root: str | Path, only: str, paths: Sequence[str]) -> str:
             return (
                 f"{only} holds {folders} subfolders of pictures: give {Path(root) / only} instead"
             )
-    return "add a subfolder a class"
+    return "add a subfolder a class, or rows with another label to a manifest"
 
 
 # --- listing --------------------------------------------------------------------------------

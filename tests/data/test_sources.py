@@ -278,8 +278,11 @@ def test_one_class_alone_is_refused_before_any_picture_is_opened(make_pictures):
     ("classes", "remedy"),
     [
         (("gm/cat", "gm/dog"), r"gm holds 2 subfolders of pictures: give .*/pets/gm instead$"),
-        (("gm", "gm/cat", "gm/dog"), r"add a subfolder a class$"),
-        (("gm/cat",), r"add a subfolder a class$"),
+        (
+            ("gm", "gm/cat", "gm/dog"),
+            r"add a subfolder a class, or rows with another label to a manifest$",
+        ),
+        (("gm/cat",), r"add a subfolder a class, or rows with another label to a manifest$"),
     ],
 )
 def test_a_folder_one_level_too_high_is_told_which_one_to_give(make_pictures, classes, remedy):

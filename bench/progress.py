@@ -67,8 +67,8 @@ class _Tally:
         if to_come <= 0:
             return ""
         if not done:
-            return "left –"
-        return f"left {clock_time((self.clock() - self.started_s) / done * to_come)}"
+            return "trials done in –"
+        return f"trials done in {clock_time((self.clock() - self.started_s) / done * to_come)}"
 
     def rate(self) -> str:
         minutes = (self.clock() - self.started_s) / 60

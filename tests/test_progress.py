@@ -74,5 +74,5 @@ def test_while_trials_end_within_a_minute_a_log_has_a_line_a_trial(plan: StudyPl
         progress.trial_ended(number, "COMPLETE", 0.5)
 
     first, _, last = log.getvalue().splitlines()
-    assert first.endswith("[1/3, best 0.500 (trial 0), left 1:58]")
+    assert first.endswith("[1/3, best 0.500 (trial 0), trials done in 1:58]")
     assert last.endswith("[3/3, best 0.500 (trial 0)]")  # promotion follows

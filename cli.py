@@ -416,9 +416,9 @@ def reproduce(
     from bench.progress import make_progress
 
     listener = make_progress(quiet=quiet)
-    from bench.results import load_plan
-
     with _opened(workspace, storage) as (place, database):
+        from bench.results import load_plan
+
         load_plan(database, study)  # a wrong name is told before what takes seconds to load
         listener.stage(LOADING)
         from bench.reproduce import reproduce as train_again

@@ -10,12 +10,10 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 results=${1:-benchmarks/results}
 shift || true
-parts=${*:-search latency tests steps unpruned}
+all="search latency tests steps unpruned"
+parts=${*:-$all}
 for part in $parts; do
-  case $part in
-    search | latency | tests | steps | unpruned) ;;
-    *) echo "no part is called $part: search latency tests steps unpruned" >&2 && exit 2 ;;
-  esac
+  [[ " $all " == *" $part "* ]] || { echo "no part is called $part: $all" >&2 && exit 2; }
 done
 python=${PYTHON:-python}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}

@@ -15,6 +15,7 @@ from bench.records import StudyReport
 from bench.words import counted
 from reports.findings import default_of, trial_of, tuned_parameters, winner_of
 from reports.limits import limits
+from reports.paths import IN_ITS_WORKSPACE
 from reports.scores import (
     against,
     counted_pictures,
@@ -150,8 +151,8 @@ def _reproduction(report: StudyReport) -> Answer:
         return _not_done("no promoted trial has records that a second training could be held to")
     how = "may differ in the last bits on a GPU" if report.device == "cuda" else "compares all bits"
     return _done(
-        f"`bench reproduce {report.study} {trial.number}` (with the search's --workspace, "
-        f"if it had one) trains it again and {how}"
+        f"`bench reproduce {report.study} {trial.number}` {IN_ITS_WORKSPACE} trains it again "
+        f"and {how}"
     )
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from bench.records import ModelRecord, StudyReport
 
+# What a command needs beside a study's name, in words that hold wherever a report is read.
+IN_ITS_WORKSPACE = "(with the search's --workspace, if it had one)"
+
 
 def as_reached(report: StudyReport, root: Path) -> StudyReport:
     """The study with its models' paths below `root`, the workspace as one types it."""

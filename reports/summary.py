@@ -16,6 +16,7 @@ from bench.records import (
 from bench.words import counted
 from reports.findings import protocol_verdicts, seed_sentence, tuning_verdict, winner_of
 from reports.measured import latest, reference_row, row_of
+from reports.paths import IN_ITS_WORKSPACE
 from reports.scores import (
     counted_pictures,
     cv_optimism,
@@ -199,5 +200,5 @@ def _unpromoted(report: StudyReport) -> str:
         f"No model has been promoted yet, so the test set is still locked. The best trial so far "
         f"is {trial.number} ({trial.recipe.backbone}) with a balanced accuracy of "
         f"{percent(trial.value)} % in cross-validation; `bench promote {report.study}` "
-        "(with the search's --workspace, if it had one) goes on from here."
+        f"{IN_ITS_WORKSPACE} goes on from here."
     )

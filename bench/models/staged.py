@@ -241,10 +241,12 @@ class StagedModel(nn.Module):
         before = set(self._body.modules_before(self.network, self._depth))
         reached: set[nn.Module] = set()
         for module in self.network.modules():  # the outer ones first
+            if module in reached:
+                continue
             parameters = list(module.parameters())
             frozen = bool(parameters) and not any(p.requires_grad for p in parameters)
             fixed_norm = self._batch_norm == "frozen" and isinstance(module, _BatchNorm)
-            if module not in reached and (module in before or frozen or fixed_norm):
+            if module in before or frozen or fixed_norm:
                 reached.update(module.modules())
                 yield module
 

@@ -76,5 +76,5 @@ def _cpu_name() -> str:
 
 @cache
 def _versions() -> dict[str, str]:
-    python = {"python": platform.python_version(), "bench's training": NUMERICS}
-    return python | package_versions(_PACKAGES)
+    ours = {"python": platform.python_version(), "bench's training": NUMERICS}
+    return ours | package_versions(_PACKAGES)

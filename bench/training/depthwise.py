@@ -123,12 +123,11 @@ def input_gradient(
 ) -> torch.Tensor:
     """The gradient of (N, C, H, W) `images`, from that of the output, `outer` (N, C, P, Q)."""
     size = weight.shape[-1]
-    empty = torch.empty(
+    spread = torch.empty(
         (*outer.shape[:2], *(extent + size - 1 for extent in images.shape[2:])),
         dtype=outer.dtype,
         memory_format=torch.channels_last,
-    )
-    spread = empty.zero_()
+    ).zero_()
     rows, columns = (
         slice(size - 1 - before, size - 1 - before + step * (extent - 1) + 1, step)
         for before, step, extent in zip(padding, stride, outer.shape[2:], strict=True)

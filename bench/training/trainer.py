@@ -154,6 +154,8 @@ class Trainer:
             foreseen = isinstance(error, BenchError) or kind != "bad trial code"
             message = str(error) if foreseen else traceback.format_exc()
             yield TrialFailed(trial=job.number, kind=kind, message=message)
+        finally:
+            self._drop_refused()  # of a trial that was stopped too
 
     def fold_scores(self, job: TrialJob) -> tuple[float, ...]:
         """Run a trial to its end; return the balanced accuracy of each fold's last epoch.

@@ -374,6 +374,14 @@ def test_steps_that_could_not_be_recorded_are_told(
     assert isinstance(next_one, TrialDone)
     assert next_one.remark is None
 
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module.Learner, "refused", True)
+        stopped = trainer.run(replace(JOB, number=6))
+        next(stopped)
+        with pytest.raises(StopIteration):
+            stopped.send(False)
+    assert not trainer._learners, "nor after a trial that was pruned within its first fold"
+
 
 def test_a_learner_that_failed_within_a_step_trains_nothing_more(
     small_plan: StudyPlan, monkeypatch: pytest.MonkeyPatch

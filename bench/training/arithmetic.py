@@ -18,7 +18,7 @@ import torch
 from bench.errors import DeviceError
 from bench.models.staged import StagedModel
 from bench.records import Arithmetic
-from bench.training.depthwise import FastDepthwise
+from bench.training.convolutions import FastConvolutions
 from bench.training.recorded import Recorded
 
 DTYPES = {
@@ -157,11 +157,11 @@ def _fastest(times_ms: Mapping[_Kind, float]) -> _Kind:
 
 @contextmanager
 def autocast(arithmetic: Arithmetic) -> Iterator[None]:
-    """A context in which matrix products use the chosen number format, and fast gradients."""
+    """A context in which matrix products use the chosen number format; convolutions are fast."""
     reduced = arithmetic.dtype != "float32"
     with (
         torch.autocast(arithmetic.device, DTYPES[arithmetic.dtype]) if reduced else nullcontext(),
-        FastDepthwise() if arithmetic.device == "cpu" else nullcontext(),
+        FastConvolutions() if arithmetic.device == "cpu" else nullcontext(),
     ):
         yield
 

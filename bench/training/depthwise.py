@@ -16,75 +16,31 @@ Shapes: N pictures, C channels, H x W of the input, P x Q of the output, k x k k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
 Pair = tuple[int, int]
 
 _WINDOW = 3  # columns of the widest kernel whose gradient the library computes fast
 
 
-class FastDepthwise(TorchFunctionMode):
-    """Within this context, slow depthwise convolutions are given the gradients of this module.
-
-    Networks are run as they are, whatever class of convolution they use; all others go their
-    usual way.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.conv2d and not kwargs and _is_slow(*args):
-            images, weight, bias, stride, padding, *_ = args
-            if torch.is_autocast_enabled("cpu"):
-                # Autocast would cast inside the function, where autograd no longer sees it.
-                images, weight = images.bfloat16(), weight.bfloat16()
-                bias = None if bias is None else bias.bfloat16()
-            with torch.autocast("cpu", enabled=False):
-                return _Depthwise.apply(images, weight, bias, stride, padding)
-        return func(*args, **(kwargs or {}))
-
-
-def _is_slow(
-    images: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    stride: object = 1,
-    padding: object = 0,
-    dilation: object = 1,
-    groups: int = 1,
-) -> bool:
+def pays(weight: torch.Tensor, stride: Pair, padding: Pair, *, half: bool) -> bool:
+    """Whether a depthwise convolution's gradients are faster in this way."""
     size = weight.shape[-1]
     return (
-        groups > 1
-        and torch.is_grad_enabled()
-        and images.device.type == "cpu"
-        and images.ndim == 4
-        and groups == images.shape[1] == weight.shape[0]
-        and _is_pair(stride)
-        and _is_pair(padding)
-        and dilation == (1, 1)
-        and weight.shape[-2] == size
+        weight.shape[-2] == size
         and size % 2 == 1
         and size >= _WINDOW
         and max(padding) < size
-        and (size > _WINDOW or (torch.is_autocast_enabled("cpu") and max(stride) > 1))
+        and (size > _WINDOW or (half and max(stride) > 1))
     )
 
 
-def _is_pair(value: object) -> TypeGuard[Pair]:
-    return isinstance(value, tuple) and len(value) == 2
+class Depthwise(torch.autograd.Function):
+    """A depthwise convolution of the library's with these gradients."""
 
-
-class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -123,6 +79,10 @@ def input_gradient(
 ) -> torch.Tensor:
     """The gradient of (N, C, H, W) `images`, from that of the output, `outer` (N, C, P, Q)."""
     size = weight.shape[-1]
+    turned = weight.flip(2, 3)
+    if stride == (1, 1):
+        around = [size - 1 - beside for beside in padding]
+        return F.conv2d(outer, turned, padding=around, groups=len(weight))
     spread = torch.empty(
         (*outer.shape[:2], *(extent + size - 1 for extent in images.shape[2:])),
         dtype=outer.dtype,
@@ -133,7 +93,7 @@ def input_gradient(
         for before, step, extent in zip(padding, stride, outer.shape[2:], strict=True)
     )
     spread[:, :, rows, columns] = outer
-    return F.conv2d(spread, weight.flip(2, 3), groups=len(weight))
+    return F.conv2d(spread, turned, groups=len(weight))
 
 
 def weight_gradient(

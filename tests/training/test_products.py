@@ -1,0 +1,53 @@
+"""A convolution as matrix products is the library's, its gradients too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bench.training.products import Product
+
+CASES = [
+    # kernel, stride, padding, height, width
+    ((1, 1), (1, 1), (0, 0), 4, 3),
+    ((1, 1), (2, 2), (0, 0), 5, 4),  # a shortcut past a stage's first block
+    ((1, 1), (1, 2), (1, 0), 3, 4),
+    ((3, 3), (1, 1), (1, 1), 3, 3),
+    ((3, 3), (2, 2), (1, 1), 6, 5),
+    ((3, 3), (1, 1), (0, 0), 4, 5),
+    ((3, 3), (1, 1), (1, 1), 1, 1),  # all but the middle is padding
+    ((2, 2), (2, 2), (0, 0), 5, 4),  # the last row is seen by nobody
+    ((5, 3), (3, 1), (2, 2), 7, 4),
+    ((1, 7), (1, 1), (0, 3), 3, 5),
+]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "height", "width"), CASES)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_output_and_gradients_are_those_of_the_library(
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    height: int,
+    width: int,
+    memory_format: torch.memory_format,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Float64, so that a difference is a fault and not rounding.
+    images, weight, bias = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in [(3, 4, height, width), (6, 4, *kernel), (6,)]
+    )
+    images, weight = (tensor.contiguous(memory_format=memory_format) for tensor in (images, weight))
+    inputs = [tensor.requires_grad_() for tensor in (images, weight, bias)]
+    expected = F.conv2d(images, weight, bias, stride, padding)
+    outer = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    expected_gradients = torch.autograd.grad(expected, inputs, outer)
+
+    output = Product.apply(images, weight, bias, stride, padding)
+    gradients = torch.autograd.grad(output, inputs, outer)
+
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -144,7 +144,7 @@ def test_stored_activations_are_near_the_computed_ones(plan: StudyPlan, depth: i
     for cache_bytes in (0, 10**9):
         trainer = Trainer(replace(plan, cache_bytes=cache_bytes))
         model = trainer.model(chosen, seed=0)
-        store = trainer.activations(chosen.backbone, model, model.boundary(depth))
+        store = trainer.activations(chosen.backbone, model.boundary(depth))
         read.append(store.read(pictures, policy=chosen.augmentation, view=0).float().cpu())
     # In other batches, cuDNN chooses other algorithms, which round otherwise.
     torch.testing.assert_close(read[0], read[1], rtol=1e-3, atol=1e-3)

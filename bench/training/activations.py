@@ -13,14 +13,12 @@ import torch
 
 from bench.data.augment import augment, strengths
 from bench.data.store import DecodedStore
-from bench.models.staged import StagedModel
 from bench.records import Arithmetic, Family, Policy, Store
-from bench.training.arithmetic import LAYOUTS, autocast
+from bench.training.arithmetic import LAYOUTS
+from bench.training.frozen import FrozenPart
 from bench.training.half import rounded
 
 Indices = npt.NDArray[np.int64]
-
-FROZEN_BATCH = 32
 
 
 class ActivationStore(Protocol):
@@ -65,30 +63,6 @@ class PixelSource:
         return pixels_nchw.contiguous(memory_format=LAYOUTS[self.arithmetic.channels_last])
 
 
-@torch.no_grad()
-def run_frozen(
-    model: StagedModel,
-    activations: torch.Tensor,
-    start: int,
-    stop: int,
-    arithmetic: Arithmetic,
-    size: int = FROZEN_BATCH,
-) -> torch.Tensor:
-    """Run frozen parts from boundary `start` to `stop`, in batches of one fixed `size`.
-
-    Libraries choose another algorithm, with other rounding, for another batch size; with one size
-    a picture's activation does not depend on the batch that it happens to stand in.
-    """
-    outputs = []
-    for batch in torch.split(activations, size):
-        missing = size - len(batch)
-        padded = torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
-        with autocast(arithmetic):
-            output = model.between(padded, start, stop)
-        outputs.append(output[: len(batch)])
-    return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-
-
 class ComputedActivations:
     """The plain path: pictures are augmented and run through the frozen part each time.
 
@@ -96,10 +70,10 @@ class ComputedActivations:
     """
 
     def __init__(
-        self, pixels: PixelSource, model: StagedModel, boundary: int, store: Store
+        self, pixels: PixelSource, frozen: FrozenPart, boundary: int, store: Store
     ) -> None:
         self._pixels = pixels
-        self._model = model
+        self._frozen = frozen
         self._boundary = boundary
         self._store = store
 
@@ -107,6 +81,5 @@ class ComputedActivations:
         pixels_nchw = self._pixels.read(pictures, policy=policy, view=view)
         if self._boundary == 0:
             return pixels_nchw
-        arithmetic = self._pixels.arithmetic
-        activations = run_frozen(self._model, pixels_nchw, 0, self._boundary, arithmetic)
+        activations = self._frozen.run(pixels_nchw, 0, self._boundary)
         return rounded(activations) if self._store == "half" else activations

@@ -8,7 +8,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -158,12 +158,18 @@ def _fastest(times_ms: Mapping[_Kind, float]) -> _Kind:
 @contextmanager
 def autocast(arithmetic: Arithmetic) -> Iterator[None]:
     """A context in which matrix products use the chosen number format; convolutions are fast."""
-    reduced = arithmetic.dtype != "float32"
     with (
-        torch.autocast(arithmetic.device, DTYPES[arithmetic.dtype]) if reduced else nullcontext(),
+        number_format(arithmetic),
         FastConvolutions() if arithmetic.device == "cpu" else nullcontext(),
     ):
         yield
+
+
+def number_format(arithmetic: Arithmetic) -> AbstractContextManager[None]:
+    """A context in which matrix products use the chosen number format, by the library's ways."""
+    if arithmetic.dtype == "float32":
+        return nullcontext()
+    return torch.autocast(arithmetic.device, DTYPES[arithmetic.dtype])
 
 
 def keep_freed_memory() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from bench.models.body import PARTS
 from bench.records import Recipe, StudyPlan
-from bench.training.activations import Indices, run_frozen
+from bench.training.activations import Indices
 from bench.training.arithmetic import autocast
 from bench.training.half import rounded
 from bench.training.probe import fit_probe
@@ -61,10 +61,11 @@ def measure_rounding(trainer: Trainer, backbone: str) -> Rounding:
     pictures = _some_of_each_class(plan)
     labels = np.asarray(plan.dataset.labels, dtype=np.int64)[pictures]
     model = trainer.model(Recipe(backbone=backbone, freeze_depth=PARTS), plan.settings.seed).eval()
+    frozen = trainer.frozen_part(backbone)
     at, activations = 0, pixels.read(pictures, policy="none", view=0)
     exact = {}
     for boundary in sorted({model.boundary(depth) for depth in range(1, PARTS + 1)} - {0}):
-        activations = run_frozen(model, activations, at, boundary, pixels.arithmetic)
+        activations = frozen.run(activations, at, boundary)
         exact[boundary], at = activations, boundary
     features = exact[PARTS].to("cpu", torch.float32, copy=True)
     fit_probe(features.numpy(), labels).start(model.classifier)

@@ -25,10 +25,10 @@ import numpy as np
 import torch
 
 from bench.data.rows import Bytes, RowFile
-from bench.models.staged import StagedModel
 from bench.records import Policy, Store, fingerprint_of, from_json, to_json
-from bench.training.activations import FROZEN_BATCH, Indices, PixelSource, run_frozen
+from bench.training.activations import Indices, PixelSource
 from bench.training.arithmetic import DTYPES, LAYOUTS
+from bench.training.frozen import FROZEN_BATCH, FrozenPart
 from bench.training.half import can_halve, from_half, rounded, to_half
 from bench.training.recorded import to_device
 from bench.workspace import locked, write_atomic
@@ -380,7 +380,7 @@ class StoredActivations:
     def __init__(
         self,
         pixels: PixelSource,
-        model: StagedModel,
+        frozen: FrozenPart,
         boundary: int,
         pictures: Indices,
         cache: ActivationCache,
@@ -390,7 +390,7 @@ class StoredActivations:
         in_memory: bool,
     ) -> None:
         self._pixels = pixels
-        self._model = model
+        self._frozen = frozen
         self._boundary = boundary
         self._pictures = pictures
         self._row_of = np.full(int(pictures.max()) + 1, -1)
@@ -434,7 +434,7 @@ class StoredActivations:
         start = max((b for b in there if self._cache.is_exact(keys[b])), default=0)
         count, size = len(self._pictures), self._batch
         everything = np.arange(count)
-        on_the_way = worth_keeping(self._model.elements, start, wanted.boundary)
+        on_the_way = worth_keeping(self._frozen.elements, start, wanted.boundary)
         kept = [b for b in on_the_way if b not in there]
         wanted_keys = [keys[boundary] for boundary in kept]
         with (
@@ -447,9 +447,7 @@ class StoredActivations:
                 at = start
                 for boundary in kept:
                     if boundary > at:
-                        activations = run_frozen(
-                            self._model, activations, at, boundary, self._pixels.arithmetic, size
-                        )
+                        activations = self._frozen.run(activations, at, boundary, size)
                     writers[keys[boundary]].append(activations)
                     at = boundary
         if not self._cache.has(wanted):

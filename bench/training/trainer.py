@@ -47,6 +47,7 @@ from bench.training.activations import (
 from bench.training.arithmetic import LAYOUTS, keep_freed_memory
 from bench.training.conditions import NUMERICS, describe_conditions
 from bench.training.folds import FoldResult, fold_file, read_fold, write_fold
+from bench.training.frozen import FrozenPart
 from bench.training.learner import Learner
 from bench.training.loop import Schedule, fit
 from bench.training.start import Start, find_start
@@ -107,7 +108,8 @@ class Trainer:
         self._labels = np.asarray(plan.dataset.labels, dtype=np.int64)
         self._templates: dict[str, StagedModel] = {}
         self._images: dict[str, DecodedStore] = {}
-        self._frozen_parts: dict[str, str] = {}
+        self._frozen_parts: dict[str, FrozenPart] = {}
+        self._frozen_identities: dict[str, str] = {}
         self._starts: dict[tuple[str, int, bytes], Start] = {}
         self._learners: OrderedDict[_LearnerKind, Learner] = OrderedDict()
         self._cache = ActivationCache(
@@ -179,6 +181,7 @@ class Trainer:
         """Give back what is kept in memory, so that others find it."""
         self._learners.clear()
         self._templates.clear()
+        self._frozen_parts.clear()
         self._cache.give_up_memory()
         _release_memory(self.plan.device)
 
@@ -239,7 +242,7 @@ class Trainer:
         learner = self._learner(recipe, parts)
         learner.model.copy_weights(self._template(recipe.backbone))
         self._draw_head(learner.model, seed)
-        activations = self.activations(recipe.backbone, learner.model, learner.boundary)
+        activations = self.activations(recipe.backbone, learner.boundary)
         if self.plan.settings.linear_probe:
             start = self._start(recipe, train, learner.model, learner.boundary)
             start.apply(learner.model)
@@ -298,7 +301,7 @@ class Trainer:
             at = boundary if adapts else PARTS
             self._starts[key] = find_start(
                 model,
-                self.activations(recipe.backbone, model, at),
+                self.activations(recipe.backbone, at),
                 at,
                 self._labels,
                 train,
@@ -316,12 +319,20 @@ class Trainer:
             arithmetic=self.plan.arithmetic[backbone],
         )
 
-    def activations(self, backbone: str, model: StagedModel, boundary: int) -> ActivationStore:
-        """What feeds the part of `model` behind `boundary`."""
+    def frozen_part(self, backbone: str) -> FrozenPart:
+        """Runs the parts of a backbone that its recipes freeze."""
+        if backbone not in self._frozen_parts:
+            self._frozen_parts[backbone] = FrozenPart(
+                self._template(backbone), self.plan.arithmetic[backbone]
+            )
+        return self._frozen_parts[backbone]
+
+    def activations(self, backbone: str, boundary: int) -> ActivationStore:
+        """What feeds the part of a backbone behind `boundary`."""
         plan, store = self.plan, self.plan.settings.store
-        pixels = self.pixels(backbone)
+        pixels, frozen = self.pixels(backbone), self.frozen_part(backbone)
         # What one trial alone would push out again is not worth storing.
-        pictures, elements = len(plan.split.development), model.elements
+        pictures, elements = len(plan.split.development), frozen.elements
         on_disk = boundary > 0 and plan.cache_bytes >= (
             (4 if store == "exact" else 2) * elements[boundary] * pictures * plan.settings.epochs
         )
@@ -331,10 +342,11 @@ class Trainer:
             4 * kept * pictures * (plan.settings.epochs + 1)
         )
         if plan.cache_bytes == 0 or not (in_memory or on_disk):
-            return ComputedActivations(pixels, model, boundary, store)
-        if backbone not in self._frozen_parts:
-            self._frozen_parts[backbone] = fingerprint_of(
+            return ComputedActivations(pixels, frozen, boundary, store)
+        if backbone not in self._frozen_identities:
+            self._frozen_identities[backbone] = fingerprint_of(
                 (
+                    NUMERICS,
                     self._template(backbone).body_fingerprint(),
                     pixels.identity,
                     plan.split.development,
@@ -347,11 +359,11 @@ class Trainer:
             )
         return StoredActivations(
             pixels,
-            model,
+            frozen,
             boundary,
             np.asarray(plan.split.development, dtype=np.int64),
             self._cache,
-            self._frozen_parts[backbone],
+            self._frozen_identities[backbone],
             store,
             in_memory=in_memory,
         )

@@ -40,13 +40,13 @@ def found(trainer: Trainer, recipe: Recipe, train: np.ndarray) -> tuple[StagedMo
     """A model after the search for its start, and the start."""
     model = trainer.model(recipe, seed=1)
     boundary = model.boundary(recipe.freeze_depth)
-    activations = trainer.activations(recipe.backbone, model, boundary)
+    activations = trainer.activations(recipe.backbone, boundary)
     labels = np.asarray(trainer.plan.dataset.labels, dtype=np.int64)
     return model, find_start(model, activations, boundary, labels, train, BATCH, PLAIN)
 
 
 def accuracy(trainer: Trainer, model: StagedModel, pictures: np.ndarray) -> float:
-    activations = trainer.activations(BACKBONE, model, 2)
+    activations = trainer.activations(BACKBONE, 2)
     probabilities_nk = predict(Learner(model, 2, PLAIN), activations, pictures, BATCH)
     labels = np.asarray(trainer.plan.dataset.labels)[pictures]
     return float((probabilities_nk.argmax(axis=1) == labels).mean())
@@ -56,7 +56,7 @@ def test_updating_normalisations_begin_with_the_mean_of_the_batches_statistics(
     trainer: Trainer, train: np.ndarray
 ) -> None:
     model = trainer.model(RECIPE, seed=1)
-    activations = trainer.activations(BACKBONE, model, 2)
+    activations = trainer.activations(BACKBONE, 2)
     seen: list[torch.Tensor] = []
     first = model.updating_norms()[0]
     hook = first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -143,7 +143,7 @@ def test_a_started_model_gives_the_probes_classes_less_surely(
     model, start = found(trainer, RECIPE, train)
 
     def probabilities() -> np.ndarray:
-        activations = trainer.activations(BACKBONE, model, 2)
+        activations = trainer.activations(BACKBONE, 2)
         return predict(Learner(model, 2, PLAIN), activations, train, BATCH)
 
     start.apply(model)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.records import Recipe, Store, StudyPlan, TrialJob, WeightSource
+from bench.records import Arithmetic, Recipe, Store, StudyPlan, TrialJob, WeightSource
 from bench.training.activations import ComputedActivations, Indices
 from bench.training.half import rounded
 from bench.training.stored import ActivationCache, Entry, EntryKey, StoredActivations
@@ -32,11 +32,13 @@ def plan(pictures: Path, tmp_path: Path) -> StudyPlan:
     return replace(make_plan(pictures, tmp_path / "runs"), cache_bytes=DISK_BYTES)
 
 
-def with_backbone(plan: StudyPlan, name: str, image_size: int = 64) -> StudyPlan:
+def with_backbone(
+    plan: StudyPlan, name: str, image_size: int = 64, arithmetic: Arithmetic = PLAIN
+) -> StudyPlan:
     return replace(
         plan,
         weights={name: WeightSource(kind="random")},
-        arithmetic={name: PLAIN},
+        arithmetic={name: arithmetic},
         settings=replace(plan.settings, image_size=image_size, family="spectrogram"),
     )
 
@@ -45,7 +47,7 @@ def activations(plan: StudyPlan, recipe: Recipe, pictures: Indices, view: int) -
     """Activations of a fresh trainer, as a new process would read them."""
     trainer = Trainer(plan)
     model = trainer.model(recipe, seed=0)
-    store = trainer.activations(recipe.backbone, model, model.boundary(recipe.freeze_depth))
+    store = trainer.activations(recipe.backbone, model.boundary(recipe.freeze_depth))
     return store.read(pictures, policy=recipe.augmentation, view=view)
 
 
@@ -61,11 +63,13 @@ def activations(plan: StudyPlan, recipe: Recipe, pictures: Indices, view: int) -
         pytest.param("efficientnet_lite0", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])  # layers are fused in the last
 def test_stored_activations_equal_computed_ones_to_the_last_bit(
-    plan: StudyPlan, backbone: str
+    plan: StudyPlan, backbone: str, layout: str
 ) -> None:
     """Every depth and policy, deep boundaries first, so that all ways of computing are taken."""
-    stored = with_backbone(plan, backbone)
+    arithmetic = replace(PLAIN, channels_last=layout == "channels_last")
+    stored = with_backbone(plan, backbone, arithmetic=arithmetic)
     computed = replace(stored, cache_bytes=0)
     batch = np.random.default_rng(0).permutation(np.asarray(plan.split.development))[:5]
     for policy in POLICIES:
@@ -90,14 +94,14 @@ def test_entries_in_memory_equal_computed_ones_and_leave_the_disk_alone(
     )
     batch = np.asarray(plan.split.development[5:0:-1])
     for depth in (4, 0, 2, 5):
-        recipe = Recipe(backbone="test_resnet", freeze_depth=depth)
-        model = trainer.model(recipe, seed=0)
-        pixels = trainer.pixels("test_resnet")
+        pixels, frozen = trainer.pixels("test_resnet"), trainer.frozen_part("test_resnet")
         development = np.asarray(plan.split.development)
         kept = StoredActivations(
-            pixels, model, depth, development, cache, "part", store, in_memory=True
+            pixels, frozen, depth, development, cache, "part", store, in_memory=True
         ).read(batch, policy="light", view=1)
-        plain = ComputedActivations(pixels, model, depth, store).read(batch, policy="light", view=1)
+        plain = ComputedActivations(pixels, frozen, depth, store).read(
+            batch, policy="light", view=1
+        )
         torch.testing.assert_close(kept, plain)
         assert kept.stride() == plain.stride()
     assert not (Path(plan.workspace) / "memory").exists()

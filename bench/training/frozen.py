@@ -1,0 +1,78 @@
+"""The frozen parts of a network, whose outputs are the same wherever a picture stands.
+
+Shapes: N pictures; an activation is (N, ...) at a boundary, (N, 3, S, S) pixels at boundary 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+
+from bench.models.staged import StagedModel
+from bench.records import Arithmetic
+from bench.training.arithmetic import number_format
+from bench.training.fusion import Function, fused
+
+FROZEN_BATCH = 32
+
+
+class FrozenPart:
+    """Runs any frozen parts of a network in eval mode.
+
+    On a CPU their layers are fused, where channels come last, the layout that fused layers give.
+    Parts are fused one by one, whatever is asked for, so that activations at a boundary do not
+    depend on where the computation began.
+    """
+
+    def __init__(self, model: StagedModel, arithmetic: Arithmetic) -> None:
+        """Take a model whose weights do not change any more."""
+        self._model = model.eval()
+        self._arithmetic = arithmetic
+        self._fused: dict[tuple[int, int, torch.Size], Function] = {}
+
+    @property
+    def elements(self) -> Sequence[int]:
+        """The numbers that one picture's activation has at each boundary."""
+        return self._model.elements
+
+    @torch.no_grad()
+    def run(
+        self, activations: torch.Tensor, start: int, stop: int, size: int = FROZEN_BATCH
+    ) -> torch.Tensor:
+        """Run the parts from boundary `start` to `stop`, in batches of one fixed `size`.
+
+        Libraries choose another algorithm, with other rounding, for another batch size; with one
+        size a picture's activation does not depend on the batch that it happens to stand in.
+
+        Raises:
+            ValueError: the network cannot be cut there.
+        """
+        outputs = []
+        for batch in torch.split(activations, size):
+            missing = size - len(batch)
+            # Always a copy: a part may begin with an operation in place.
+            padded = torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
+            outputs.append(self._run_batch(padded, start, stop)[: len(batch)])
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _run_batch(self, activations: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        fuses = self._arithmetic.device == "cpu" and self._arithmetic.channels_last
+        cuts = [at for at in self._model.boundaries if start <= at <= stop]
+        if not fuses or not {start, stop} <= {*cuts}:
+            return self._usual(start, stop)(activations)
+        for at, end in pairwise(cuts):
+            key = (at, end, activations.shape)
+            if key in self._fused:
+                activations = self._fused[key](activations)
+            else:
+                self._fused[key], activations = fused(self._usual(at, end), activations)
+        return activations
+
+    def _usual(self, start: int, stop: int) -> Function:
+        def run(activations: torch.Tensor) -> torch.Tensor:
+            with number_format(self._arithmetic):
+                return self._model.between(activations, start, stop)
+
+        return run

@@ -1,0 +1,279 @@
+"""Layers of a network that only predicts, fused for a CPU.
+
+A convolution in a fast number format takes a CPU less time than what follows it: batch
+normalisation, addition and activation each read and write the whole map again. So a function's
+operations are recorded, and each convolution takes on what follows it: batch normalisation as other
+weights, the rest while its output is still in the processor's registers (oneDNN's post-operations,
+which torch.compile uses too, after a minute of compilation). Weights are put into the library's own
+order once, and not at each call.
+
+Shapes: N pictures, D channels of an output.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+_aten = torch.ops.aten
+_LIBRARY = torch.ops.mkldnn._convolution_pointwise
+
+# What nodes of a graph carry along.
+_KIND, _VALUE = "kind", "value"
+
+# The library's names of the activations that it computes on the way out of a convolution.
+_ACTIVATIONS: Mapping[object, str] = {
+    _aten.relu.default: "relu",
+    _aten.relu_.default: "relu",
+    _aten.silu.default: "swish",
+    _aten.silu_.default: "swish",
+    _aten.hardswish.default: "hardswish",
+    _aten.hardswish_.default: "hardswish",
+    _aten.hardtanh.default: "hardtanh",
+    _aten.hardtanh_.default: "hardtanh",
+}
+_ADDITIONS = (_aten.add.Tensor, _aten.add_.Tensor)
+# The largest relative error (root mean square) that fusing may make. It changes when and how often
+# values are rounded, never what is computed: anything wrong would show as an error near 1.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.3}
+
+
+@torch.no_grad()
+def fused(function: Function, example: torch.Tensor) -> tuple[Function, torch.Tensor]:
+    """Return a faster function for inputs of the example's shape, and its output for the example.
+
+    The function itself is given back where its operations cannot be recorded, or where fusing would
+    change more than rounding. It must always do the same operations on the same weights, without
+    random numbers. No gradients are computed.
+    """
+    try:
+        recorded = example.clone()  # which the function may change in place
+        with _Recorder(recorded) as recorder:
+            usual = function(recorded)
+        faster = recorder.fused(usual)
+        output = faster(example)
+    except Exception:  # what is not made for it may fail in any way
+        return function, function(example)
+    if output.dtype == usual.dtype and output.stride() == usual.stride():
+        error = (output.float() - usual.float()).norm() / usual.float().norm()
+        if error <= _TOLERANCE.get(output.dtype, 0.0):
+            return faster, output
+    return function, usual
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the operations that are done within this context as a graph with one input.
+
+    `torch.fx.experimental.proxy_tensor.make_fx` gives the same graph after a second, which it
+    spends on notes for a compiler.
+    """
+
+    def __init__(self, example: torch.Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._graph = fx.Graph()
+        self._constants: dict[str, torch.Tensor] = {}
+        self._node_of = WeakIdKeyDictionary()  # whole activations need not outlive their use
+        self._note(example, self._graph.placeholder("example"))
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        node = self._graph.call_function(
+            func, *fx.node.map_aggregate((args, kwargs), self._as_argument)
+        )
+        output = func(*args, **kwargs)
+        if isinstance(output, torch.Tensor):
+            self._note(output, node)
+        else:
+            for index, item in enumerate(output):
+                self._note(item, self._graph.call_function(operator.getitem, (node, index)))
+        return output
+
+    def fused(self, output: torch.Tensor) -> fx.GraphModule:
+        """The recorded function up to this output, its layers fused."""
+        self._graph.output(self._node_of[output])
+        _fuse(self._graph, self._constants)
+        return fx.GraphModule(self._constants, self._graph)
+
+    def _note(self, tensor: torch.Tensor, node: fx.Node) -> None:
+        # An operation in place makes its result the newest value of the same tensor.
+        self._node_of[tensor] = node
+        node.meta[_KIND] = (tensor.shape, tensor.dtype)
+
+    def _as_argument(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if value not in self._node_of:
+            self._note(value, _hold(self._graph, self._constants, value))
+        return self._node_of[value]
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A convolution and the operations behind it that have become part of it."""
+
+    nodes: list[fx.Node]  # the convolution first; the last one's value is the layer's
+    weight: torch.Tensor  # (D, C, height, width)
+    bias: torch.Tensor | None  # (D,)
+    added: fx.Node | None = None
+    activation: str = "none"
+    limits: tuple[Any, ...] = ()
+
+    @property
+    def convolution(self) -> fx.Node:
+        return self.nodes[0]
+
+    @property
+    def follower(self) -> fx.Node | None:
+        """The only operation that uses the layer's value."""
+        users = list(self.nodes[-1].users)
+        return users[0] if len(users) == 1 else None
+
+
+def _fuse(graph: fx.Graph, constants: dict[str, torch.Tensor]) -> None:
+    """Replace each convolution of constant weights, and what it takes on, by one node."""
+    graph.eliminate_dead_code()
+    place = {node: index for index, node in enumerate(graph.nodes)}
+    for node in graph.find_nodes(op="call_function", target=_aten.convolution.default):
+        layer = _layer(node)
+        if layer is not None:
+            _take_on_norm(layer)
+            _take_on_addition(layer, place)
+            _take_on_activation(layer)
+            place[_replace(graph, constants, layer)] = place[node]
+    graph.eliminate_dead_code()  # weights that were cast
+    used = {node.target for node in graph.find_nodes(op="get_attr")}
+    for name in constants.keys() - used:
+        del constants[name]
+
+
+def _layer(node: fx.Node) -> _Layer | None:
+    _, weight, bias, *_, is_transposed, _, _ = _arguments(node)
+    constants = _constants(weight, bias)
+    if is_transposed or constants is None:
+        return None
+    shape, dtype = _kind(node)
+    if len(shape) != 4 or dtype not in _TOLERANCE:
+        return None
+    weight, bias = constants
+    assert weight is not None
+    return _Layer([node], weight, bias)
+
+
+def _take_on_norm(layer: _Layer) -> None:
+    norm = layer.follower
+    if norm is None or norm.target is not _aten.native_batch_norm.default:
+        return
+    _, *parameters, is_training, _, epsilon = _arguments(norm)
+    constants = _constants(*parameters)
+    users = list(norm.users)  # its output, and statistics if anything uses them
+    if is_training or constants is None or [user.args[1:] for user in users] != [(0,)]:
+        return
+    scale, shift, mean, variance = (
+        None if value is None else value.double() for value in constants
+    )
+    assert mean is not None and variance is not None
+    gain = (variance + epsilon).rsqrt()
+    if scale is not None:
+        gain = gain * scale
+    offset = -mean * gain if layer.bias is None else (layer.bias.double() - mean) * gain
+    layer.weight = (layer.weight.double() * gain.view(-1, 1, 1, 1)).float()
+    layer.bias = (offset if shift is None else offset + shift).float()
+    layer.nodes += [norm, *users]
+
+
+def _take_on_addition(layer: _Layer, place: Mapping[fx.Node, int]) -> None:
+    addition = layer.follower
+    if addition is None or addition.target not in _ADDITIONS or addition.kwargs:
+        return
+    others = [term for term in _arguments(addition) if term is not layer.nodes[-1]]
+    if len(others) != 1 or not isinstance(others[0], fx.Node):
+        return
+    (other,) = others
+    # It must be there before the convolution, and as large: the library does not broadcast.
+    if place.get(other, len(place)) < place[layer.convolution] and _kind(other) == _kind(
+        layer.convolution
+    ):
+        layer.added = other
+        layer.nodes.append(addition)
+
+
+def _take_on_activation(layer: _Layer) -> None:
+    activation = layer.follower
+    if activation is None or activation.target not in _ACTIVATIONS:
+        return
+    name = _ACTIVATIONS[activation.target]
+    if layer.added is None or name == "relu":
+        layer.activation, layer.limits = name, _arguments(activation)[1:]
+        layer.nodes.append(activation)
+
+
+def _replace(graph: fx.Graph, constants: dict[str, torch.Tensor], layer: _Layer) -> fx.Node:
+    images, _, _, stride, padding, dilation, *_, groups = _arguments(layer.convolution)
+    _, dtype = _kind(layer.convolution)
+    weight = torch.ops.mkldnn._reorder_convolution_weight(
+        layer.weight.to(dtype), padding, stride, dilation, groups, _kind(images)[0]
+    )
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    with graph.inserting_before(layer.convolution):
+        geometry = (
+            _hold(graph, constants, weight),
+            None if bias is None else _hold(graph, constants, bias),
+            *(padding, stride, dilation, groups),
+        )
+        if layer.added is None:
+            behind = (layer.activation, list(layer.limits), "")
+            node = graph.call_function(_LIBRARY.default, (images, *geometry, *behind))
+        else:
+            activation = None if layer.activation == "none" else layer.activation
+            added: tuple[Any, ...] = ("add", 1.0, activation, [], "")
+            node = graph.call_function(_LIBRARY.binary, (images, layer.added, *geometry, *added))
+    node.meta = dict(layer.nodes[-1].meta)
+    layer.nodes[-1].replace_all_uses_with(node)
+    for replaced in reversed(layer.nodes):
+        graph.erase_node(replaced)
+    return node
+
+
+def _hold(graph: fx.Graph, constants: dict[str, torch.Tensor], value: torch.Tensor) -> fx.Node:
+    name = f"constant_{len(constants)}"
+    constants[name] = value
+    node = graph.get_attr(name)
+    node.meta[_VALUE] = value
+    return node
+
+
+def _arguments(node: fx.Node) -> tuple[Any, ...]:
+    return node.args
+
+
+def _kind(node: fx.Node) -> tuple[torch.Size, torch.dtype]:
+    """Shape and number format of a node's value."""
+    kind: tuple[torch.Size, torch.dtype] = node.meta[_KIND]
+    return kind
+
+
+def _constants(*nodes: Any) -> list[torch.Tensor | None] | None:
+    """The values of nodes, before any change of their number format; None if one has none."""
+    values: list[torch.Tensor | None] = []
+    for node in nodes:
+        if isinstance(node, fx.Node) and node.target is _aten._to_copy.default:
+            (node,) = node.args
+        if node is not None and node.op != "get_attr":
+            return None
+        values.append(None if node is None else node.meta[_VALUE].detach())
+    return values

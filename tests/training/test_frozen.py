@@ -1,0 +1,79 @@
+"""Frozen parts give a picture the same activations, whatever they are asked for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+
+from bench.models.backbones import describe_backbone
+from bench.models.staged import StagedModel, build_model
+from bench.records import Arithmetic, WeightSource
+from bench.training.frozen import FrozenPart
+
+IMAGES = 255 * torch.rand(11, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(
+    memory_format=torch.channels_last
+)
+
+
+def arithmetic(dtype: Literal["float32", "bfloat16"], *, channels_last: bool = True) -> Arithmetic:
+    return Arithmetic(device="cpu", dtype=dtype, channels_last=channels_last, reason="")
+
+
+@pytest.fixture(scope="module")
+def model() -> StagedModel:
+    """A network with statistics that are none of a fresh one."""
+    model = build_model(
+        describe_backbone("test_resnet"),
+        WeightSource(kind="random"),
+        classes=3,
+        image_size=64,
+        seed=0,
+    )
+    for norm in model.updating_norms():
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    return model.to(memory_format=torch.channels_last)
+
+
+def usual(model: StagedModel, boundary: int) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model.prefix(IMAGES, boundary)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.03)])
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("boundary", [1, 2, 3, 4, 5])
+def test_activations_are_those_of_the_network(
+    model: StagedModel,
+    dtype: Literal["float32", "bfloat16"],
+    tolerance: float,
+    channels_last: bool,
+    boundary: int,
+) -> None:
+    frozen = FrozenPart(model, arithmetic(dtype, channels_last=channels_last))
+    expected, output = usual(model, boundary), frozen.run(IMAGES, 0, boundary, 4)
+    assert output.shape == expected.shape
+    assert (output.float() - expected).norm() <= tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_they_depend_neither_on_where_the_computation_began_nor_on_the_batch(
+    model: StagedModel, dtype: Literal["float32", "bfloat16"]
+) -> None:
+    whole = FrozenPart(model, arithmetic(dtype)).run(IMAGES, 0, 5, 4)
+    in_steps, again = FrozenPart(model, arithmetic(dtype)), IMAGES.flip(0)
+    for boundary in range(5):
+        again = in_steps.run(again, boundary, boundary + 1, 4)
+    assert torch.equal(again.flip(0), whole)
+
+
+def test_neither_its_input_nor_the_weights_are_changed(model: StagedModel) -> None:
+    before, pixels = model.body_fingerprint(), IMAGES.clone()
+    frozen = FrozenPart(model, arithmetic("float32"))
+    activations = frozen.run(pixels, 0, 2)
+    kept = activations.clone()
+    frozen.run(activations, 2, 5)
+    assert torch.equal(pixels, IMAGES) and torch.equal(activations, kept)
+    assert model.body_fingerprint() == before

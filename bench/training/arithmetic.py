@@ -32,7 +32,7 @@ _Kind = tuple[Literal["float32", "bfloat16", "float16"], bool]  # number format,
 
 _PLAIN: _Kind = ("float32", False)
 _FLOAT32: tuple[_Kind, ...] = (_PLAIN, ("float32", True))
-_BFLOAT16: tuple[_Kind, ...] = (("bfloat16", False), ("bfloat16", True))
+_BFLOAT16: _Kind = ("bfloat16", True)  # slower in the other layout, whatever network was tried
 LAYOUTS = {False: torch.contiguous_format, True: torch.channels_last}  # by channels_last
 _BATCH = 8
 # A small one leaves most of a GPU idle in every format: it is for where a larger one does not fit.
@@ -75,11 +75,11 @@ def choose_arithmetic(device: Device, model: StagedModel, image_size: int) -> Ar
     if device == "cuda":
         return _choose_on_cuda(model, image_size)
     keep_freed_memory()
-    kinds = _FLOAT32 + _BFLOAT16 if _has_bfloat16() else _FLOAT32
+    kinds = (*_FLOAT32, _BFLOAT16) if _has_bfloat16() else _FLOAT32
     times_ms = _step_times_ms(model, image_size, kinds)
     kind = _fastest(times_ms)
     measured = ", ".join(f"{_name(kind)} {ms:.0f} ms" for kind, ms in times_ms.items())
-    left_out = "" if _BFLOAT16[0] in kinds else "; this processor has no bfloat16"
+    left_out = "" if _BFLOAT16 in kinds else "; this processor has no bfloat16"
     return Arithmetic(
         device="cpu",
         dtype=kind[0],
@@ -189,9 +189,11 @@ def _step_times_ms(
 ) -> dict[_Kind, float]:
     """Least time of a forward and backward pass in each format, measured in turns."""
     pixels = torch.rand(_BATCH, 3, image_size, image_size)
-    networks = {
-        kind: copy.deepcopy(model).to(memory_format=LAYOUTS[kind[1]]).train() for kind in kinds
+    in_layout = {
+        channels_last: copy.deepcopy(model).to(memory_format=LAYOUTS[channels_last]).train()
+        for channels_last in {kind[1] for kind in kinds}
     }
+    networks = {kind: in_layout[kind[1]] for kind in kinds}
     for kind, network in networks.items():
         _step_ms(kind, network, pixels)  # pays for choosing and packing
     least_ms = {kind: _step_ms(kind, network, pixels) for kind, network in networks.items()}

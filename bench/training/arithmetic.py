@@ -31,7 +31,7 @@ Device = Literal["cpu", "cuda"]
 _Kind = tuple[Literal["float32", "bfloat16", "float16"], bool]  # number format, channels_last
 
 _PLAIN: _Kind = ("float32", False)
-_FLOAT32: tuple[_Kind, ...] = (_PLAIN, ("float32", True))
+_FLOAT32_KINDS: tuple[_Kind, ...] = (_PLAIN, ("float32", True))
 _BFLOAT16: _Kind = ("bfloat16", True)  # slower in the other layout, whatever network was tried
 LAYOUTS = {False: torch.contiguous_format, True: torch.channels_last}  # by channels_last
 _BATCH = 8
@@ -75,7 +75,7 @@ def choose_arithmetic(device: Device, model: StagedModel, image_size: int) -> Ar
     if device == "cuda":
         return _choose_on_cuda(model, image_size)
     keep_freed_memory()
-    kinds = (*_FLOAT32, _BFLOAT16) if _has_bfloat16() else _FLOAT32
+    kinds = (*_FLOAT32_KINDS, _BFLOAT16) if has_bfloat16() else _FLOAT32_KINDS
     times_ms = _step_times_ms(model, image_size, kinds)
     kind = _fastest(times_ms)
     measured = ", ".join(f"{_name(kind)} {ms:.0f} ms" for kind, ms in times_ms.items())
@@ -88,7 +88,7 @@ def choose_arithmetic(device: Device, model: StagedModel, image_size: int) -> Ar
     )
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
     """Whether oneDNN computes in bfloat16 on this processor.
 
     Elsewhere torch does not hand it over at all, and one step takes so long (27 s instead of 0.9 of
@@ -157,7 +157,7 @@ def _fastest(times_ms: Mapping[_Kind, float]) -> _Kind:
 
 @contextmanager
 def autocast(arithmetic: Arithmetic) -> Iterator[None]:
-    """A context in which matrix products use the chosen number format; convolutions are fast."""
+    """A context of the chosen number format in which slow convolutions go a faster way."""
     with (
         number_format(arithmetic),
         FastConvolutions() if arithmetic.device == "cpu" else nullcontext(),
@@ -166,7 +166,7 @@ def autocast(arithmetic: Arithmetic) -> Iterator[None]:
 
 
 def number_format(arithmetic: Arithmetic) -> AbstractContextManager[None]:
-    """A context in which matrix products use the chosen number format, by the library's ways."""
+    """A context in which matrix products and convolutions use the chosen number format."""
     if arithmetic.dtype == "float32":
         return nullcontext()
     return torch.autocast(arithmetic.device, DTYPES[arithmetic.dtype])

@@ -39,7 +39,7 @@ def pays(weight: torch.Tensor, stride: Pair, padding: Pair, *, half: bool) -> bo
 
 
 class Depthwise(torch.autograd.Function):
-    """A depthwise convolution of the library's with these gradients."""
+    """A depthwise convolution: the library's output, with the gradients of this module."""
 
     @staticmethod
     def forward(
@@ -57,61 +57,69 @@ class Depthwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         images, weight = ctx.saved_tensors
-        (outer,) = gradients
+        (grad_output,) = gradients
         to_images, to_weight, to_bias, *_ = ctx.needs_input_grad
         place = ctx.stride, ctx.padding
         of_images = None
         if to_images and images.dtype == torch.bfloat16:
-            of_images = input_gradient(outer, images, weight, *place)
+            of_images = input_gradient(grad_output, images, weight, *place)
         elif to_images:
-            of_images = _of_library(outer, images, weight, *place, (True, False))[0]
+            of_images = _of_library(grad_output, images, weight, *place, (True, False))[0]
         return (
             of_images,
-            weight_gradient(outer, images, weight, *place) if to_weight else None,
-            outer.sum((0, 2, 3)) if to_bias else None,
+            weight_gradient(grad_output, images, weight, *place) if to_weight else None,
+            grad_output.sum((0, 2, 3)) if to_bias else None,
             None,
             None,
         )
 
 
 def input_gradient(
-    outer: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pair
+    grad_output: torch.Tensor,
+    images: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Pair,
+    padding: Pair,
 ) -> torch.Tensor:
-    """The gradient of (N, C, H, W) `images`, from that of the output, `outer` (N, C, P, Q)."""
+    """The gradient of (N, C, H, W) `images`, from that of the output (N, C, P, Q)."""
     size = weight.shape[-1]
     turned = weight.flip(2, 3)
     if stride == (1, 1):
         around = [size - 1 - beside for beside in padding]
-        return F.conv2d(outer, turned, padding=around, groups=len(weight))
+        return F.conv2d(grad_output, turned, padding=around, groups=len(weight))
     spread = torch.empty(
-        (*outer.shape[:2], *(extent + size - 1 for extent in images.shape[2:])),
-        dtype=outer.dtype,
+        (*grad_output.shape[:2], *(extent + size - 1 for extent in images.shape[2:])),
+        dtype=grad_output.dtype,
         memory_format=torch.channels_last,
     ).zero_()
     rows, columns = (
         slice(size - 1 - before, size - 1 - before + step * (extent - 1) + 1, step)
-        for before, step, extent in zip(padding, stride, outer.shape[2:], strict=True)
+        for before, step, extent in zip(padding, stride, grad_output.shape[2:], strict=True)
     )
-    spread[:, :, rows, columns] = outer
+    spread[:, :, rows, columns] = grad_output
     return F.conv2d(spread, turned, groups=len(weight))
 
 
 def weight_gradient(
-    outer: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pair
+    grad_output: torch.Tensor,
+    images: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Pair,
+    padding: Pair,
 ) -> torch.Tensor:
     """The gradient of the (C, 1, k, k) `weight`, k odd, from that of the output (N, C, P, Q)."""
     size, (height, width) = weight.shape[-1], images.shape[2:]
     above, left = padding
     rows, columns = (
         step * (extent - 1) + window
-        for step, extent, window in zip(stride, outer.shape[2:], (size, _WINDOW), strict=True)
+        for step, extent, window in zip(stride, grad_output.shape[2:], (size, _WINDOW), strict=True)
     )
     if height < size or above > size // 2:  # the library is fast at its own padding otherwise
         images = F.pad(images, (0, 0, above, rows - height - above))
         above = 0
     gradient = torch.zeros_like(weight)
     window = weight[..., :_WINDOW].contiguous(memory_format=torch.channels_last)
-    outer = outer.contiguous(memory_format=torch.channels_last)
+    grad_output = grad_output.contiguous(memory_format=torch.channels_last)
     # Neighbouring windows share a column, which is then computed twice: sizes are odd, and so is
     # the window's.
     for start in range(0, size - _WINDOW + 1, _WINDOW - 1):
@@ -120,7 +128,7 @@ def weight_gradient(
             continue  # these columns of the kernel meet nothing but padding
         moved = F.pad(images, (before, columns - width - before))
         gradient[..., start : start + _WINDOW] = _of_library(
-            outer,
+            grad_output,
             moved.contiguous(memory_format=torch.channels_last),
             window,
             stride,
@@ -131,7 +139,7 @@ def weight_gradient(
 
 
 def _of_library(
-    outer: torch.Tensor,
+    grad_output: torch.Tensor,
     images: torch.Tensor,
     weight: torch.Tensor,
     stride: Pair,
@@ -140,7 +148,7 @@ def _of_library(
 ) -> tuple[torch.Tensor, ...]:
     """The library's gradients of the input and the weight, as far as asked for."""
     gradients: tuple[torch.Tensor, ...] = torch.ops.aten.convolution_backward(
-        outer,
+        grad_output,
         images,
         weight,
         None,

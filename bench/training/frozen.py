@@ -13,7 +13,7 @@ import torch
 from bench.models.staged import StagedModel
 from bench.records import Arithmetic
 from bench.training.arithmetic import number_format
-from bench.training.fusion import Function, fused
+from bench.training.fusion import CAN_FUSE, Function, fused
 
 FROZEN_BATCH = 32
 
@@ -30,7 +30,7 @@ class FrozenPart:
         """Take a model whose weights do not change any more."""
         self._model = model.eval()
         self._arithmetic = arithmetic
-        self._fused: dict[tuple[int, int, torch.Size], Function] = {}
+        self._fused: dict[tuple[object, ...], Function] = {}  # by boundaries and kind of input
 
     @property
     def elements(self) -> Sequence[int]:
@@ -51,19 +51,21 @@ class FrozenPart:
         """
         outputs = []
         for batch in torch.split(activations, size):
-            missing = size - len(batch)
-            # Always a copy: a part may begin with an operation in place.
-            padded = torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
+            # Always a copy: a part may begin with an operation in place. (`cat` would lose the
+            # layout.)
+            padded = batch.new_empty_strided((size, *batch.shape[1:]), batch.stride())
+            padded[: len(batch)] = batch
+            padded[len(batch) :] = batch[-1:]
             outputs.append(self._run_batch(padded, start, stop)[: len(batch)])
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def _run_batch(self, activations: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        fuses = self._arithmetic.device == "cpu" and self._arithmetic.channels_last
+        fuses = self._arithmetic.device == "cpu" and self._arithmetic.channels_last and CAN_FUSE
         cuts = [at for at in self._model.boundaries if start <= at <= stop]
         if not fuses or not {start, stop} <= {*cuts}:
             return self._usual(start, stop)(activations)
         for at, end in pairwise(cuts):
-            key = (at, end, activations.shape)
+            key = (at, end, activations.shape, activations.stride(), activations.dtype)
             if key in self._fused:
                 activations = self._fused[key](activations)
             else:

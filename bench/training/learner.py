@@ -6,7 +6,9 @@ Shapes: N pictures of a batch, K classes, G groups of the optimiser's parameters
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -52,9 +54,10 @@ class Learner:
         self.parts = parts
         records = arithmetic.graphs and parts == 1
         groups = model.parameter_groups()
+        in_memory = [[_InMemory.of(own) for own in group.parameters] for group in groups]
         self._optimizer = torch.optim.AdamW(
-            [{"params": [_as_in_memory(own) for own in group.parameters]} for group in groups],
-            weight_decay=0.0,  # `_rates` sets it, or decays itself: a recording would keep a number
+            [{"params": [own.contiguous for own in of_group]} for of_group in in_memory],
+            weight_decay=0.0,  # `_rates` decays: here it would be part of a recording
             fused=True,
             capturable=records,
         )
@@ -62,7 +65,8 @@ class Learner:
             arithmetic.device, enabled=arithmetic.dtype == "float16"
         )
         self._scaler_at_first = self._scaler.state_dict()
-        self._trainable = [parameter for group in groups for parameter in group.parameters]
+        self._in_memory = list(chain.from_iterable(in_memory))
+        self._trainable = [own.parameter for own in self._in_memory]
         self._rates: _Rates = (
             _RatesInMemory(groups, self._optimizer, arithmetic.device)
             if records
@@ -104,6 +108,7 @@ class Learner:
         return F.softmax((self._recorded_logits or self._logits)(activations), dim=1)
 
     def _step(self, activations: torch.Tensor, targets_nk: torch.Tensor) -> torch.Tensor:
+        self._optimizer.zero_grad(set_to_none=True)
         for parameter in self._trainable:
             parameter.grad = None
         losses = []
@@ -112,7 +117,8 @@ class Learner:
             loss = F.cross_entropy(logits_nk, targets_nk[part], reduction="sum")
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-        self._hand_over_gradients()
+        for own in self._in_memory:
+            own.hand_over_gradient()
         self._scaler.unscale_(self._optimizer)
         nn.utils.clip_grad_norm_(self._trainable, _CLIP_NORM)
         self._rates.decay()  # also in float16's rare steps that overflow and are left out
@@ -120,29 +126,32 @@ class Learner:
         self._scaler.update()
         return torch.stack(losses).sum()
 
-    def _hand_over_gradients(self) -> None:
-        in_memory = (own for group in self._optimizer.param_groups for own in group["params"])
-        for parameter, own in zip(self._trainable, in_memory, strict=True):
-            assert parameter.grad is not None
-            own.grad = parameter.grad.permute(_order_in_memory(parameter))
-
     def _logits(self, activations: torch.Tensor) -> torch.Tensor:
         with autocast(self.arithmetic):
             return self.model.suffix(activations, self.boundary).float()
 
 
-def _as_in_memory(parameter: torch.Tensor) -> torch.Tensor:
-    """The parameter's memory, as a contiguous tensor.
+@dataclass(frozen=True, slots=True, eq=False)
+class _InMemory:
+    """A parameter, and the same memory as a contiguous tensor.
 
     What is not contiguous, like a kernel in channels_last, the CPU's fused optimiser copies at each
     step, with its gradient and both moments, there and back: that takes as long as the arithmetic.
     """
-    return parameter.detach().permute(_order_in_memory(parameter))
 
+    parameter: torch.Tensor
+    contiguous: torch.Tensor
+    order: list[int]  # of the parameter's dimensions
 
-def _order_in_memory(parameter: torch.Tensor) -> list[int]:
-    strides = parameter.stride()
-    return sorted(range(parameter.ndim), key=lambda dimension: -strides[dimension])
+    @classmethod
+    def of(cls, parameter: torch.Tensor) -> _InMemory:
+        strides = parameter.stride()
+        order = sorted(range(parameter.ndim), key=lambda dimension: -strides[dimension])
+        return cls(parameter, parameter.detach().permute(order), order)
+
+    def hand_over_gradient(self) -> None:
+        gradient = self.parameter.grad  # None of a parameter that nothing used
+        self.contiguous.grad = None if gradient is None else gradient.permute(self.order)
 
 
 class _Rates(Protocol):
@@ -157,29 +166,29 @@ class _Rates(Protocol):
         ...
 
     def decay(self) -> None:
-        """Let the weights decay by what the step's rates make it, where the optimiser does not."""
+        """Let the weights decay by what the step's rates make it."""
         ...
 
 
 class _RatesAsNumbers:
-    """Learning rates and weight decay that are numbers of each step's own, for the optimiser."""
+    """Learning rates and weight decay that are numbers of each step's own."""
 
     def __init__(self, groups: Sequence[ParameterGroup], optimizer: torch.optim.Optimizer) -> None:
         self._groups = groups
         self._of_optimizer = optimizer.param_groups
-        self._steps_g: Iterator[list[float]] = iter(())
+        self._steps_2g: Iterator[list[list[float]]] = iter(())
+        self._left_g: list[float] = []
 
     def plan(self, recipe: Recipe, steps: int) -> None:
-        for group, decay in zip(self._of_optimizer, _decays(self._groups, recipe), strict=True):
-            group["weight_decay"] = decay
-        self._steps_g = iter(_rates(self._groups, recipe, steps).tolist())
+        self._steps_2g = iter(_rates_and_rests(self._groups, recipe, steps).tolist())
 
     def advance(self) -> None:
-        for group, rate in zip(self._of_optimizer, next(self._steps_g), strict=True):
+        rates_g, self._left_g = next(self._steps_2g)
+        for group, rate in zip(self._of_optimizer, rates_g, strict=True):
             group["lr"] = rate
 
     def decay(self) -> None:
-        pass
+        _decay(self._groups, self._left_g)
 
 
 class _RatesInMemory:
@@ -198,33 +207,34 @@ class _RatesInMemory:
             group["lr"] = rate
 
     def plan(self, recipe: Recipe, steps: int) -> None:
-        rates_sg = _rates(self._groups, recipe, steps)
-        left_sg = 1.0 - rates_sg * _decays(self._groups, recipe)
-        steps_s2g = np.stack([rates_sg, left_sg], axis=1).astype(np.float32)
+        steps_s2g = _rates_and_rests(self._groups, recipe, steps).astype(np.float32)
         self._steps_2g = iter(to_device(steps_s2g, self._now_2g.device.type))
 
     def advance(self) -> None:
         self._now_2g.copy_(next(self._steps_2g))
 
-    @torch.no_grad()
     def decay(self) -> None:
-        # Decoupled from the gradient (Loshchilov and Hutter, ICLR 2019).
-        for group, left in zip(self._groups, self._now_2g[1], strict=True):
-            if group.decays:
-                torch._foreach_mul_(group.parameters, left)
+        _decay(self._groups, self._now_2g[1])
 
 
-def _rates(groups: Sequence[ParameterGroup], recipe: Recipe, steps: int) -> npt.NDArray[np.float64]:
-    """(S, G): each group's learning rate at each step."""
+def _rates_and_rests(
+    groups: Sequence[ParameterGroup], recipe: Recipe, steps: int
+) -> npt.NDArray[np.float64]:
+    """(S, 2, G): each group's learning rate, and what a step's decay leaves of its weights."""
     rates_g = [
         recipe.learning_rate * (recipe.head_lr_factor if group.in_head else 1.0) for group in groups
     ]
-    return np.outer(_warmup_cosine(steps), rates_g)
+    decays_g = [recipe.weight_decay if group.decays else 0.0 for group in groups]
+    rates_sg = np.outer(_warmup_cosine(steps), rates_g)
+    # Decoupled from the gradient (Loshchilov and Hutter, ICLR 2019).
+    return np.stack([rates_sg, 1.0 - rates_sg * decays_g], axis=1)
 
 
-def _decays(groups: Sequence[ParameterGroup], recipe: Recipe) -> list[float]:
-    """(G,): each group's weight decay."""
-    return [recipe.weight_decay if group.decays else 0.0 for group in groups]
+@torch.no_grad()
+def _decay(groups: Sequence[ParameterGroup], left_g: Iterable[float] | torch.Tensor) -> None:
+    for group, left in zip(groups, left_g, strict=True):
+        if group.decays:
+            torch._foreach_mul_(group.parameters, left)
 
 
 def _warmup_cosine(steps: int) -> npt.NDArray[np.float64]:

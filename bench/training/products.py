@@ -20,9 +20,9 @@ import torch.nn.functional as F
 
 from bench.training.depthwise import Pair
 
-# Weights for each position of the output, from which on products are faster: least gains that were
-# measured on an AVX-512 and on an AVX2 processor. Kernels of one position need no rows laid out.
-_LEAST_AT_ONE_POSITION = {"half": 6, "float32": 50}
+# From so many weights a position of the output on, of all pictures together, products were faster
+# on two cores with AVX-512 and with AVX2. Kernels of one position need no rows laid out.
+_LEAST_OF_1X1 = {"half": 6, "float32": 50}
 _LEAST = {"half": 128, "float32": 2000}
 
 
@@ -30,7 +30,7 @@ def pays(
     images: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pair, *, half: bool
 ) -> bool:
     """Whether products are faster; in 16 bits the library's reordering costs the most."""
-    least = _LEAST_AT_ONE_POSITION if weight.shape[2:] == (1, 1) else _LEAST
+    least = _LEAST_OF_1X1 if weight.shape[2:] == (1, 1) else _LEAST
     rows, columns = _extents(images, weight, stride, padding)
     return weight.numel() >= least["half" if half else "float32"] * len(images) * rows * columns
 
@@ -47,30 +47,40 @@ class Product(torch.autograd.Function):
         stride: Pair,
         padding: Pair,
     ) -> torch.Tensor:
-        rows = _rows(images, weight, stride, padding)
-        ctx.save_for_backward(rows, weight)
-        ctx.images, ctx.stride, ctx.padding = images.shape, stride, padding
-        output = F.linear(rows, _matrix(weight), bias)
+        ctx.save_for_backward(images, weight)  # rows would take k l times the memory
+        ctx.stride, ctx.padding = stride, padding
         extents = _extents(images, weight, stride, padding)
-        return output.view(len(images), *extents, len(weight)).permute(0, 3, 1, 2)
+        # Not a view of the product: what follows may change the output in place.
+        output = torch.empty(
+            (len(images), len(weight), *extents),
+            dtype=images.dtype,
+            memory_format=torch.channels_last,
+        )
+        rows, kernels = _im2col(images, weight, stride, padding), _matrix(weight).t()
+        if bias is None:
+            torch.mm(rows, kernels, out=_rows_of(output))
+        else:
+            torch.addmm(bias, rows, kernels, out=_rows_of(output))
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
-        (outer,) = gradients
-        outer_rows = outer.permute(0, 2, 3, 1).reshape(len(rows), len(weight))
+        images, weight = ctx.saved_tensors
+        (grad_output,) = gradients
+        grad_rows = _rows_of(grad_output)
         to_images, to_weight, to_bias, *_ = ctx.needs_input_grad
-        of_images = of_weight = None
+        grad_images = grad_weight = None
         if to_images:
-            spread = (outer_rows @ _matrix(weight)).view(
-                len(outer), *outer.shape[2:], *weight.shape[2:], weight.shape[1]
+            grad_seen = (grad_rows @ _matrix(weight)).view(
+                len(images), *grad_output.shape[2:], *weight.shape[2:], weight.shape[1]
             )
-            of_images = _gathered(spread, ctx.images, ctx.stride, ctx.padding)
+            grad_images = _col2im(grad_seen, images.shape, ctx.stride, ctx.padding)
         if to_weight:
             channels, *kernel = weight.shape[1:]
-            of_weight = (outer_rows.t() @ rows).view(len(weight), *kernel, channels)
-            of_weight = of_weight.permute(0, 3, 1, 2)
-        return of_images, of_weight, outer_rows.sum(0) if to_bias else None, None, None
+            rows = _im2col(images, weight, ctx.stride, ctx.padding)
+            grad_weight = (grad_rows.t() @ rows).view(len(weight), *kernel, channels)
+            grad_weight = grad_weight.permute(0, 3, 1, 2)
+        return grad_images, grad_weight, grad_rows.sum(0) if to_bias else None, None, None
 
 
 def _extents(
@@ -91,7 +101,14 @@ def _matrix(weight: torch.Tensor) -> torch.Tensor:
     return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
 
 
-def _rows(images: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pair) -> torch.Tensor:
+def _rows_of(output: torch.Tensor) -> torch.Tensor:
+    """(N, D, P, Q) -> (N P Q, D), the same memory where that is channels last."""
+    return output.permute(0, 2, 3, 1).reshape(-1, output.shape[1])
+
+
+def _im2col(
+    images: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pair
+) -> torch.Tensor:
     """(N, C, H, W) -> (N P Q, k l C): what the kernel sees at each position."""
     extents, kernel = _extents(images, weight, stride, padding), weight.shape[2:]
     above, left = padding
@@ -106,11 +123,13 @@ def _rows(images: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pai
     return seen.reshape(len(images) * extents[0] * extents[1], -1)
 
 
-def _gathered(spread: torch.Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> torch.Tensor:
+def _col2im(
+    grad_seen: torch.Tensor, shape: torch.Size, stride: Pair, padding: Pair
+) -> torch.Tensor:
     """(N, P, Q, k, l, C) gradients of what each position saw -> (N, C, H, W), their sums."""
-    (n, channels, height, width), kernel = shape, spread.shape[3:5]
+    (n, channels, height, width), kernel = shape, grad_seen.shape[3:5]
     if kernel == (1, 1) == stride and padding == (0, 0):
-        return spread.view(n, height, width, channels).permute(0, 3, 1, 2)
+        return grad_seen.view(n, height, width, channels).permute(0, 3, 1, 2)
     above, left = padding
     # In 32 bits, so that up to k l terms are rounded once.
     sums = torch.zeros(
@@ -118,16 +137,16 @@ def _gathered(spread: torch.Tensor, shape: torch.Size, stride: Pair, padding: Pa
         height + 2 * above,
         width + 2 * left,
         channels,
-        dtype=torch.promote_types(spread.dtype, torch.float32),
+        dtype=torch.promote_types(grad_seen.dtype, torch.float32),
     )
     for row in range(kernel[0]):
         for column in range(kernel[1]):
             rows, columns = (
                 slice(first, first + step * (extent - 1) + 1, step)
                 for first, step, extent in zip(
-                    (row, column), stride, spread.shape[1:3], strict=True
+                    (row, column), stride, grad_seen.shape[1:3], strict=True
                 )
             )
-            sums[:, rows, columns] += spread[:, :, :, row, column]
+            sums[:, rows, columns] += grad_seen[:, :, :, row, column]
     sums = sums[:, above : above + height, left : left + width]
-    return sums.to(spread.dtype).permute(0, 3, 1, 2)
+    return sums.to(grad_seen.dtype).permute(0, 3, 1, 2)

@@ -384,7 +384,7 @@ class StoredActivations:
         boundary: int,
         pictures: Indices,
         cache: ActivationCache,
-        frozen_part: str,
+        identity: str,
         store: Store,
         *,
         in_memory: bool,
@@ -396,7 +396,7 @@ class StoredActivations:
         self._row_of = np.full(int(pictures.max()) + 1, -1)
         self._row_of[pictures] = np.arange(len(pictures))
         self._cache = cache
-        self._frozen_part = frozen_part
+        self._identity = identity
         self._store: Store = store
         self._in_memory = in_memory
         self._batch = _GPU_BATCH if in_memory else FROZEN_BATCH
@@ -405,7 +405,7 @@ class StoredActivations:
         # Without augmentation all views are the same one.
         key = self._key(policy, 0 if policy == "none" else view, self._boundary)
         if not self._cache.has(key):
-            alone = nullcontext() if self._in_memory else self._cache.computing(self._frozen_part)
+            alone = nullcontext() if self._in_memory else self._cache.computing(self._identity)
             with alone:
                 if not self._cache.has(key):  # another process may have been first
                     self._compute(key)
@@ -415,7 +415,7 @@ class StoredActivations:
 
     def _key(self, policy: Policy, view: int, boundary: int) -> EntryKey:
         return EntryKey(
-            frozen_part=self._frozen_part,
+            frozen_part=self._identity,
             policy=policy,
             view=view,
             boundary=boundary,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 
 import pytest
@@ -43,6 +44,12 @@ LAYERS = [
 ]
 
 
+@pytest.fixture
+def conv(request: pytest.FixtureRequest) -> nn.Conv2d:
+    """A copy of the layer that the test is given, which it may change."""
+    return copy.deepcopy(request.param)
+
+
 def gradients(conv: nn.Conv2d, images: torch.Tensor) -> list[torch.Tensor]:
     images = images.clone().requires_grad_()
     output = conv(images)
@@ -50,7 +57,7 @@ def gradients(conv: nn.Conv2d, images: torch.Tensor) -> list[torch.Tensor]:
     return list(torch.autograd.grad(output.float().square().sum(), [images, *parameters]))
 
 
-@pytest.mark.parametrize(("conv", "pixels"), LAYERS)
+@pytest.mark.parametrize(("conv", "pixels"), LAYERS, indirect=["conv"])
 def test_a_layer_under_autocast_has_about_the_output_and_the_gradients_of_float32(
     conv: nn.Conv2d, pixels: int
 ) -> None:
@@ -66,7 +73,7 @@ def test_a_layer_under_autocast_has_about_the_output_and_the_gradients_of_float3
         assert 0 < error < 0.01, "bfloat16 has 8 bits"
 
 
-@pytest.mark.parametrize(("conv", "pixels"), LAYERS)
+@pytest.mark.parametrize(("conv", "pixels"), LAYERS, indirect=["conv"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_a_layer_in_float32_has_the_output_and_the_gradients_of_the_library(
     conv: nn.Conv2d, pixels: int, memory_format: torch.memory_format
@@ -81,7 +88,7 @@ def test_a_layer_in_float32_has_the_output_and_the_gradients_of_the_library(
 
 
 @pytest.mark.parametrize("context", [HALF, FLOAT32])
-@pytest.mark.parametrize(("conv", "pixels"), LAYERS)
+@pytest.mark.parametrize(("conv", "pixels"), LAYERS, indirect=["conv"])
 def test_what_is_frozen_is_given_no_gradient(
     conv: nn.Conv2d, pixels: int, context: AbstractContextManager[None]
 ) -> None:
@@ -89,11 +96,8 @@ def test_what_is_frozen_is_given_no_gradient(
     with context, FastConvolutions():
         (to_weight,) = torch.autograd.grad(conv(images).float().square().sum(), [conv.weight])
         conv.requires_grad_(False)
-        try:
-            images.requires_grad_()
-            conv(images).float().square().sum().backward()
-        finally:
-            conv.requires_grad_(True)
+        images.requires_grad_()
+        conv(images).float().square().sum().backward()
     assert to_weight.abs().max() > 0
     assert conv.weight.grad is None
     assert images.grad is not None and images.grad.abs().max() > 0
@@ -142,12 +146,26 @@ def test_only_what_the_library_is_slow_at_takes_the_detour(
     assert taken == [way] * (way is not None)
 
 
-def test_without_gradients_a_depthwise_layer_goes_the_usual_way_and_a_dense_one_the_same() -> None:
+def test_without_gradients_only_a_dense_layer_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     depthwise, pointwise = layer(5, 1, bias=True), dense(512, 1)
     with HALF, FastConvolutions():
         trained = pointwise(small_map(2))
+        monkeypatch.setattr(Depthwise, "apply", lambda *_: pytest.fail("a detour for nothing"))
         with torch.no_grad():
             assert torch.equal(pointwise(small_map(2)), trained)
-            fast = depthwise(small_map())
-    with HALF, torch.no_grad():
-        assert torch.equal(fast, depthwise(small_map()))
+            depthwise(small_map())
+
+
+@pytest.mark.parametrize("context", [HALF, FLOAT32])
+@pytest.mark.parametrize(("conv", "pixels"), LAYERS, indirect=["conv"])
+def test_what_follows_may_change_the_output_in_place(
+    conv: nn.Conv2d, pixels: int, context: AbstractContextManager[None]
+) -> None:
+    """As squeeze-and-excitation does, in most efficient networks."""
+    usual, in_place = nn.Sequential(conv, nn.ReLU()), nn.Sequential(conv, nn.ReLU(inplace=True))
+    with context, FastConvolutions():
+        outputs = [network(small_map(pixels)) for network in (usual, in_place)]
+    expected, fast = (
+        torch.autograd.grad(output.float().square().sum(), [conv.weight])[0] for output in outputs
+    )
+    assert torch.equal(*outputs) and torch.equal(fast, expected)

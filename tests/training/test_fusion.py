@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bench.training.fusion import fused
+from bench.training.arithmetic import has_bfloat16
+from bench.training.fusion import CAN_FUSE, fused
+
+pytestmark = pytest.mark.skipif(not CAN_FUSE, reason="this build of torch has no oneDNN")
 
 CHANNELS_LAST = torch.channels_last
 IMAGES = torch.rand(4, 8, 10, 10, generator=torch.Generator().manual_seed(0)).to(
@@ -65,7 +68,7 @@ class Shortcut(nn.Module):
         return F.relu(self.long(images) + self.short(images))
 
 
-class Function(nn.Module):
+class Using(nn.Module):
     """One convolution, whose output is used in some way."""
 
     def __init__(self, use: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
@@ -76,7 +79,14 @@ class Function(nn.Module):
         return self.use(self.conv(images), images)
 
 
-NORM = nn.BatchNorm2d(8)
+def changed_view(output: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """What is added in place is looked at again, through a view."""
+    images = images * 2
+    view = images.permute(0, 2, 3, 1)
+    images += output
+    return images + view.permute(0, 3, 1, 2)
+
+
 CASES = [
     # network, operations that are left
     (nn.Sequential(conv(), nn.BatchNorm2d(8), nn.ReLU()), {"conv": 1}),
@@ -85,19 +95,24 @@ CASES = [
     (nn.Sequential(conv(), nn.BatchNorm2d(8), nn.SiLU(inplace=True)), {"conv": 1}),
     (nn.Sequential(conv(), nn.Hardswish(), conv()), {"conv": 2}),
     (nn.Sequential(conv(), nn.Hardtanh(-0.5, 0.25)), {"conv": 1}),
+    (nn.Sequential(conv(), nn.Hardtanh()), {"conv": 1}),
     (nn.Sequential(conv(), nn.BatchNorm2d(8), nn.Tanh()), {"conv": 1, "tanh": 1}),
-    (nn.Sequential(NORM, nn.ReLU(), conv()), {"native_batch_norm": 1, "relu": 1, "conv": 1}),
+    (
+        nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), conv()),
+        {"native_batch_norm": 1, "relu": 1, "conv": 1},
+    ),
     (Residual(nn.ReLU()), {"conv+": 1}),
     (Residual(nn.ReLU(inplace=True), in_place=True), {"conv+": 1}),
     (Residual(nn.Identity()), {"conv+": 1}),
     (Residual(nn.SiLU()), {"conv+": 1, "silu": 1}),
     (Shortcut(), {"conv": 2, "conv+": 1}),
-    (Function(lambda output, _: output + output), {"conv": 1, "add": 1}),
-    (Function(lambda output, _: output + 1.0), {"conv": 1, "add": 1}),
-    (Function(lambda output, _: F.relu(output) + output), {"conv": 1, "relu": 1, "add": 1}),
+    (Using(lambda output, _: output + output), {"conv": 1, "add": 1}),
+    (Using(lambda output, _: output + 1.0), {"conv": 1, "add": 1}),
+    (Using(lambda output, _: F.relu(output) + output), {"conv": 1, "relu": 1, "add": 1}),
     # of another size, and only there after the convolution
-    (Function(lambda output, images: output + images[:1]), {"conv": 1, "slice": 1, "add": 1}),
-    (Function(lambda output, images: output + images.neg()), {"conv": 1, "neg": 1, "add": 1}),
+    (Using(lambda output, images: output + images[:1]), {"conv": 1, "slice": 1, "add": 1}),
+    (Using(lambda output, images: output + images.neg()), {"conv": 1, "neg": 1, "add": 1}),
+    (Using(changed_view), {"mul": 1, "permute": 2, "conv": 1, "add_": 1, "add": 1}),
     (nn.Sequential(nn.ConvTranspose2d(8, 8, 3), nn.ReLU()), {"convolution": 1, "relu": 1}),
 ]
 
@@ -114,7 +129,7 @@ def operations(graph: object) -> dict[str, int]:
     return dict(Counter(name for name in left if "getitem" not in name))
 
 
-@pytest.mark.parametrize(("network", "left"), CASES)
+@pytest.mark.parametrize(("network", "left"), CASES, ids=[" ".join(left) for _, left in CASES])
 def test_a_convolution_takes_on_what_follows_it(network: nn.Module, left: dict[str, int]) -> None:
     network = prepared(network)
     with torch.no_grad():
@@ -142,7 +157,18 @@ def test_a_convolution_takes_on_what_follows_it(network: nn.Module, left: dict[s
         pytest.param("densenet121", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    "half",
+    [
+        False,
+        pytest.param(
+            True,
+            marks=pytest.mark.skipif(
+                not has_bfloat16(), reason="oneDNN has no bfloat16 on this processor"
+            ),
+        ),
+    ],
+)
 def test_a_networks_fused_features_are_its_features(name: str, half: bool) -> None:
     network = prepared(timm.create_model(name))
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1)).to(

@@ -290,14 +290,17 @@ def test_a_learner_that_begins_anew_trains_as_a_new_one(batch_norm: BatchNormMod
         np.testing.assert_array_equal(one.probabilities_nk, new.probabilities_nk)
 
 
-def test_steps_are_those_of_adamw() -> None:
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_steps_are_those_of_adamw(memory_format: torch.memory_format, parts: int) -> None:
     """Weight decay by hand is the decoupled one: none of vectors, and none of what is frozen."""
     recipe = replace(RECIPE, weight_decay=0.2, head_lr_factor=5.0, augmentation="none")
     ours, theirs = copy.deepcopy(TEMPLATE), copy.deepcopy(TEMPLATE)
     for model in (ours, theirs):
-        model.freeze(3, "frozen")
+        model.to(memory_format=memory_format).freeze(3, "frozen")
         model.train()
-    learner = Learner(ours, 0, PLAIN)
+        model.network.unused = nn.Parameter(torch.ones(3))  # as some networks have
+    learner = Learner(ours, 0, PLAIN, parts=parts)
     learner.begin(recipe, 5)
     optimizer = torch.optim.AdamW(
         [

@@ -71,7 +71,7 @@ def _latency(
             *_WHAT_AND_WHERE,
             "batch",
             "threads",
-            "p50 [95 %], ms",
+            "p50, ms" if all(row.p50_interval_ms is None for row in rows) else "p50 [95 %], ms",
             "p90, ms",
             "p99, ms",
             "pictures/s",

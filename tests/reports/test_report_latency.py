@@ -83,6 +83,11 @@ def test_the_median_carries_its_interval_from_five_processes_on(make_report: Mak
     assert five_cell == "10.1 [10.0, 10.2]"
 
 
+def test_no_interval_is_announced_where_none_is_shown(make_report: MakeReport) -> None:
+    (table, _) = latency_tables(make_report().latencies[:1])
+    assert column(table, "p50, ms") == ["10.1"]
+
+
 def test_a_gpus_rounding_is_told_with_the_precision(make_report: MakeReport) -> None:
     row = replace(make_report().latencies[0], device="cuda", options={"tf32": "off"})
     assert column(latency_tables((row,))[0], "precision") == ["fp32, TF32 off"]

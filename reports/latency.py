@@ -20,8 +20,8 @@ TITLES: dict[LatencyScope, str] = {
 }
 _WHAT_AND_WHERE = ("model", "device", "provider proved", "precision")
 _P50_NOTE = (
-    "p50: median of the processes' medians, in brackets its 95 % bootstrap interval over the "
-    "processes, which needs five; p90 and p99 are pooled, and p99 needs 300 calls. Models within "
+    "p50: median of the processes' medians; from five of them on, in brackets, its 95 % bootstrap "
+    "interval over them; p90 and p99 are pooled, and p99 needs 300 calls. Models within "
     "5 % of one another are a tie. Unsteady: a process was still warming up when its time was "
     "over, or drifted by more than 5 % while it was measured."
 )

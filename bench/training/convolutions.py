@@ -36,8 +36,9 @@ class FastConvolutions(TorchFunctionMode):
         images, weight, bias, stride, padding, *_ = args
         if torch.is_autocast_enabled("cpu"):
             # Autocast would cast inside the function, where autograd no longer sees it.
-            images, weight = images.bfloat16(), weight.bfloat16()
-            bias = None if bias is None else bias.bfloat16()
+            dtype = torch.get_autocast_dtype("cpu")
+            images, weight = images.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
         with torch.autocast("cpu", enabled=False):
             return function.apply(images, weight, bias, stride, padding)
 

@@ -12,7 +12,7 @@ import torch
 
 from bench.models.staged import StagedModel
 from bench.records import Arithmetic
-from bench.training.arithmetic import number_format
+from bench.training.arithmetic import LAYOUTS, number_format
 from bench.training.fusion import CAN_FUSE, Function, fused
 
 FROZEN_BATCH = 32
@@ -49,14 +49,10 @@ class FrozenPart:
         Raises:
             ValueError: the network cannot be cut there.
         """
-        outputs = []
-        for batch in torch.split(activations, size):
-            # Always a copy: a part may begin with an operation in place. (`cat` would lose the
-            # layout.)
-            padded = batch.new_empty_strided((size, *batch.shape[1:]), batch.stride())
-            padded[: len(batch)] = batch
-            padded[len(batch) :] = batch[-1:]
-            outputs.append(self._run_batch(padded, start, stop)[: len(batch)])
+        outputs = [
+            self._run_batch(_padded(batch, size), start, stop)[: len(batch)]
+            for batch in torch.split(activations, size)
+        ]
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def _run_batch(self, activations: torch.Tensor, start: int, stop: int) -> torch.Tensor:
@@ -78,3 +74,17 @@ class FrozenPart:
                 return self._model.between(activations, start, stop)
 
         return run
+
+
+def _padded(batch: torch.Tensor, size: int) -> torch.Tensor:
+    """A copy, for a part may begin with an operation in place; the last picture fills it up."""
+    last = batch.ndim == 4 and batch.is_contiguous(memory_format=torch.channels_last)
+    padded = torch.empty(
+        (size, *batch.shape[1:]),
+        dtype=batch.dtype,
+        device=batch.device,
+        memory_format=LAYOUTS[last],
+    )
+    padded[: len(batch)] = batch
+    padded[len(batch) :] = batch[-1:]
+    return padded

@@ -231,8 +231,8 @@ def _take_on_activation(layer: _Layer) -> None:
         return
     name = _ACTIVATIONS[activation.target]
     if layer.added is None or name == "relu":
-        default = (-1.0, 1.0) if name == "hardtanh" else ()
-        layer.activation, layer.limits = name, _arguments(activation)[1:] or default
+        given, defaults = _arguments(activation)[1:], (-1.0, 1.0) if name == "hardtanh" else ()
+        layer.activation, layer.limits = name, (*given, *defaults[len(given) :])
         layer.nodes.append(activation)
 
 

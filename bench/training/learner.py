@@ -234,7 +234,9 @@ def _rates_and_rests(
 def _decay(groups: Sequence[ParameterGroup], left_g: Iterable[float] | torch.Tensor) -> None:
     for group, left in zip(groups, left_g, strict=True):
         if group.decays:
-            torch._foreach_mul_(group.parameters, left)
+            # What nothing used stays as it is, as in torch's own steps.
+            used = [parameter for parameter in group.parameters if parameter.grad is not None]
+            torch._foreach_mul_(used, left)
 
 
 def _warmup_cosine(steps: int) -> npt.NDArray[np.float64]:

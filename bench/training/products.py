@@ -57,17 +57,18 @@ class Product(torch.autograd.Function):
             memory_format=torch.channels_last,
         )
         rows, kernels = _im2col(images, weight, stride, padding), _matrix(weight).t()
+        output_rows = output.permute(0, 2, 3, 1).view(len(rows), len(weight))
         if bias is None:
-            torch.mm(rows, kernels, out=_rows_of(output))
+            torch.mm(rows, kernels, out=output_rows)
         else:
-            torch.addmm(bias, rows, kernels, out=_rows_of(output))
+            torch.addmm(bias, rows, kernels, out=output_rows)
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         images, weight = ctx.saved_tensors
         (grad_output,) = gradients
-        grad_rows = _rows_of(grad_output)
+        grad_rows = grad_output.permute(0, 2, 3, 1).reshape(-1, len(weight))
         to_images, to_weight, to_bias, *_ = ctx.needs_input_grad
         grad_images = grad_weight = None
         if to_images:
@@ -99,11 +100,6 @@ def _extents(
 def _matrix(weight: torch.Tensor) -> torch.Tensor:
     """(D, C, k, l) -> (D, k l C), the same memory where that is channels last."""
     return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
-
-
-def _rows_of(output: torch.Tensor) -> torch.Tensor:
-    """(N, D, P, Q) -> (N P Q, D), the same memory where that is channels last."""
-    return output.permute(0, 2, 3, 1).reshape(-1, output.shape[1])
 
 
 def _im2col(

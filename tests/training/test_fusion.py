@@ -96,6 +96,7 @@ CASES = [
     (nn.Sequential(conv(), nn.Hardswish(), conv()), {"conv": 2}),
     (nn.Sequential(conv(), nn.Hardtanh(-0.5, 0.25)), {"conv": 1}),
     (nn.Sequential(conv(), nn.Hardtanh()), {"conv": 1}),
+    (nn.Sequential(conv(), nn.Hardtanh(-0.5)), {"conv": 1}),
     (nn.Sequential(conv(), nn.BatchNorm2d(8), nn.Tanh()), {"conv": 1, "tanh": 1}),
     (
         nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), conv()),

@@ -299,7 +299,7 @@ def test_steps_are_those_of_adamw(memory_format: torch.memory_format, parts: int
     for model in (ours, theirs):
         model.to(memory_format=memory_format).freeze(3, "frozen")
         model.train()
-        model.network.unused = nn.Parameter(torch.ones(3))  # as some networks have
+        model.network.unused = nn.Parameter(torch.ones(2, 3))  # as some networks have
     learner = Learner(ours, 0, PLAIN, parts=parts)
     learner.begin(recipe, 5)
     optimizer = torch.optim.AdamW(

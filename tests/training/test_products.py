@@ -51,3 +51,13 @@ def test_output_and_gradients_are_those_of_the_library(
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_gradient_may_be_one_number_for_all_positions() -> None:
+    """As that of a sum is, whose strides are 0."""
+    images, weight = torch.randn(3, 4, 3, 3), torch.randn(6, 4, 1, 1, requires_grad=True)
+    (expected,) = torch.autograd.grad(F.conv2d(images, weight).sum(), [weight])
+    (ours,) = torch.autograd.grad(
+        Product.apply(images, weight, None, (1, 1), (0, 0)).sum(), [weight]
+    )
+    torch.testing.assert_close(ours, expected)

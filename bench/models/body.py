@@ -48,12 +48,14 @@ class Body(Protocol):
         ...
 
 
+def is_channels_last(activations: torch.Tensor) -> bool:
+    """Whether (N, ...) activations lie in that layout, be it in another one too."""
+    return activations.ndim == 4 and activations.is_contiguous(memory_format=torch.channels_last)
+
+
 def dense(activations: torch.Tensor) -> torch.Tensor:
     """Lay out a view (a class token, a transposed map) as it would be read back from a store."""
-    is_channels_last = activations.ndim == 4 and activations.is_contiguous(
-        memory_format=torch.channels_last
-    )
-    return activations if is_channels_last else activations.contiguous()
+    return activations if is_channels_last(activations) else activations.contiguous()
 
 
 # --- wholes ---------------------------------------------------------------------------------

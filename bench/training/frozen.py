@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import torch
 
+from bench.models.body import is_channels_last
 from bench.models.staged import StagedModel
 from bench.records import Arithmetic
 from bench.training.arithmetic import LAYOUTS, number_format
@@ -78,12 +79,11 @@ class FrozenPart:
 
 def _padded(batch: torch.Tensor, size: int) -> torch.Tensor:
     """A copy, for a part may begin with an operation in place; the last picture fills it up."""
-    last = batch.ndim == 4 and batch.is_contiguous(memory_format=torch.channels_last)
     padded = torch.empty(
         (size, *batch.shape[1:]),
         dtype=batch.dtype,
         device=batch.device,
-        memory_format=LAYOUTS[last],
+        memory_format=LAYOUTS[is_channels_last(batch)],
     )
     padded[: len(batch)] = batch
     padded[len(batch) :] = batch[-1:]

@@ -273,6 +273,7 @@ def _hold(graph: fx.Graph, constants: dict[str, torch.Tensor], value: torch.Tens
 
 
 def _arguments(node: fx.Node) -> tuple[Any, ...]:
+    """A node's arguments, whose types its operation fixes and `fx` does not tell."""
     return node.args
 
 

@@ -108,9 +108,8 @@ class Learner:
         return F.softmax((self._recorded_logits or self._logits)(activations), dim=1)
 
     def _step(self, activations: torch.Tensor, targets_nk: torch.Tensor) -> torch.Tensor:
-        self._optimizer.zero_grad(set_to_none=True)
-        for parameter in self._trainable:
-            parameter.grad = None
+        for own in self._in_memory:
+            own.forget_gradient()
         losses = []
         for part in _slices(len(activations), self.parts):
             logits_nk = self._logits(activations[part])
@@ -148,6 +147,9 @@ class _InMemory:
         strides = parameter.stride()
         order = sorted(range(parameter.ndim), key=lambda dimension: -strides[dimension])
         return cls(parameter, parameter.detach().permute(order), order)
+
+    def forget_gradient(self) -> None:
+        self.parameter.grad = self.contiguous.grad = None
 
     def hand_over_gradient(self) -> None:
         gradient = self.parameter.grad  # None of a parameter that nothing used
@@ -236,7 +238,8 @@ def _decay(groups: Sequence[ParameterGroup], left_g: Iterable[float] | torch.Ten
         if group.decays:
             # What nothing used stays as it is, as in torch's own steps.
             used = [parameter for parameter in group.parameters if parameter.grad is not None]
-            torch._foreach_mul_(used, left)
+            if used:  # torch refuses an empty list
+                torch._foreach_mul_(used, left)
 
 
 def _warmup_cosine(steps: int) -> npt.NDArray[np.float64]:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from bench.data.rows import Bytes, RowFile
+from bench.models.body import is_channels_last
 from bench.records import Policy, Store, fingerprint_of, from_json, to_json
 from bench.training.activations import Indices, PixelSource
 from bench.training.arithmetic import DTYPES, LAYOUTS
@@ -56,13 +57,9 @@ class EntryKey:
         return fingerprint_of((_FORMAT, self))
 
 
-def _is_channels_last(activations: torch.Tensor) -> bool:
+def _is_only_channels_last(activations: torch.Tensor) -> bool:
     """Whether (N, ...) activations lie in that layout, and in no other."""
-    return (
-        activations.ndim == 4
-        and not activations.is_contiguous()
-        and activations.is_contiguous(memory_format=torch.channels_last)
-    )
+    return is_channels_last(activations) and not activations.is_contiguous()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +79,7 @@ class _Layout:
         return cls(
             shape=tuple(activations.shape[1:]),
             dtype=str(activations.dtype).removeprefix("torch."),
-            channels_last=_is_channels_last(activations),
+            channels_last=_is_only_channels_last(activations),
             halved=store == "half" and can_halve(activations),
         )
 
@@ -227,7 +224,7 @@ class _Gatherer:
                 (self._rows, *activations.shape[1:]),
                 dtype=activations.dtype,
                 device=activations.device,
-                memory_format=LAYOUTS[_is_channels_last(activations)],
+                memory_format=LAYOUTS[_is_only_channels_last(activations)],
             )
         end = self._done + len(activations)
         rows = rounded(activations) if self._store == "half" else activations

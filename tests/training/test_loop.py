@@ -326,6 +326,18 @@ def test_steps_are_those_of_adamw(memory_format: torch.memory_format, parts: int
         torch.testing.assert_close(mine, reference, msg=name)
 
 
+def test_weights_that_nothing_uses_stay_as_they_are() -> None:
+    model = copy.deepcopy(TEMPLATE)
+    model.freeze(5, "frozen")
+    model.network.unused = nn.Parameter(torch.ones(2, 3))  # a group of its own
+    learner = Learner(model, 0, PLAIN)
+    learner.begin(replace(RECIPE, freeze_depth=5, weight_decay=0.2), 1)
+    targets = torch.from_numpy(np.eye(3)[LABELS[:8]]).float() / 8
+    learner.step(Pixels().read(EVERY[:8], policy="none", view=0), targets)
+    assert torch.equal(model.network.unused, torch.ones(2, 3))
+    assert not torch.equal(model.classifier.weight, TEMPLATE.classifier.weight)
+
+
 @pytest.fixture
 def rates(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[float]]:
     """The first group's learning rate at every step of the optimiser."""

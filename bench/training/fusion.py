@@ -4,10 +4,11 @@ A convolution in a fast number format takes a CPU less time than what follows it
 normalisation, addition and activation each read and write the whole map again. So a function's
 operations are recorded, and each convolution takes on what follows it: batch normalisation as other
 weights, the rest while its output is still in the processor's registers (oneDNN's post-operations,
-which torch.compile uses too, after a minute of compilation). Weights are put into the library's own
-order once, and not at each call.
+which torch.compile uses too, after a minute of compilation). A depthwise one also takes on the
+padding before it, which TensorFlow's networks have more of on one side. Weights are put into the
+library's own order once, and not at each call.
 
-Shapes: N pictures, D channels of an output.
+Shapes: N pictures, C channels of an input, D of an output.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
@@ -136,8 +138,10 @@ class _Layer:
     """A convolution and the operations behind it that have become part of it."""
 
     nodes: list[fx.Node]  # the convolution first; the last one's value is the layer's
-    weight: torch.Tensor  # (D, C, height, width)
+    images: fx.Node
+    weight: torch.Tensor  # (D, C / groups, height, width)
     bias: torch.Tensor | None  # (D,)
+    padding: list[int]  # rows, columns
     added: fx.Node | None = None
     activation: str = "none"
     limits: tuple[Any, ...] = ()
@@ -160,6 +164,7 @@ def _fuse(graph: fx.Graph, constants: dict[str, torch.Tensor]) -> None:
     for node in graph.find_nodes(op="call_function", target=_aten.convolution.default):
         layer = _layer(node)
         if layer is not None:
+            _take_on_padding(layer)
             _take_on_norm(layer)
             _take_on_addition(layer, place)
             _take_on_activation(layer)
@@ -171,7 +176,7 @@ def _fuse(graph: fx.Graph, constants: dict[str, torch.Tensor]) -> None:
 
 
 def _layer(node: fx.Node) -> _Layer | None:
-    _, weight, bias, *_, is_transposed, _, _ = _arguments(node)
+    images, weight, bias, _, padding, _, is_transposed, _, _ = _arguments(node)
     constants = _constants(weight, bias)
     if is_transposed or constants is None:
         return None
@@ -180,7 +185,26 @@ def _layer(node: fx.Node) -> _Layer | None:
         return None
     weight, bias = constants
     assert weight is not None
-    return _Layer([node], weight, bias)
+    return _Layer([node], images, weight, bias, list(padding))
+
+
+def _take_on_padding(layer: _Layer) -> None:
+    """Let a depthwise convolution pad on all sides as much as on the widest, by itself.
+
+    Its kernel gets zeros where that is too much. They cost little, for there is one channel to sum
+    over, and the padded copy of the map much.
+    """
+    *_, dilation, _, _, groups = _arguments(layer.convolution)
+    if layer.images.target is not _aten.constant_pad_nd.default or groups != len(layer.weight):
+        return
+    images, sides, *value = _arguments(layer.images)
+    if len(sides) != 4 or min(sides) < 0 or any(value) or max(dilation) > 1:
+        return
+    left, right, above, below = sides
+    rows, columns = max(above, below), max(left, right)
+    zeros = (columns - left, columns - right, rows - above, rows - below)
+    layer.images, layer.weight = images, F.pad(layer.weight, zeros)
+    layer.padding = [layer.padding[0] + rows, layer.padding[1] + columns]
 
 
 def _take_on_norm(layer: _Layer) -> None:
@@ -237,10 +261,10 @@ def _take_on_activation(layer: _Layer) -> None:
 
 
 def _replace(graph: fx.Graph, constants: dict[str, torch.Tensor], layer: _Layer) -> fx.Node:
-    images, _, _, stride, padding, dilation, *_, groups = _arguments(layer.convolution)
+    _, _, _, stride, _, dilation, *_, groups = _arguments(layer.convolution)
     _, dtype = _kind(layer.convolution)
     weight = torch.ops.mkldnn._reorder_convolution_weight(
-        layer.weight.to(dtype), padding, stride, dilation, groups, _kind(images)[0]
+        layer.weight.to(dtype), layer.padding, stride, dilation, groups, _kind(layer.images)[0]
     )
     bias = None if layer.bias is None else layer.bias.to(dtype)
     library = torch.ops.mkldnn._convolution_pointwise
@@ -248,15 +272,15 @@ def _replace(graph: fx.Graph, constants: dict[str, torch.Tensor], layer: _Layer)
         held = (
             _hold(graph, constants, weight),
             None if bias is None else _hold(graph, constants, bias),
-            *(padding, stride, dilation, groups),
+            *(layer.padding, stride, dilation, groups),
         )
         if layer.added is None:
             behind = (layer.activation, list(layer.limits), "")
-            node = graph.call_function(library.default, (images, *held, *behind))
+            node = graph.call_function(library.default, (layer.images, *held, *behind))
         else:
             activation = None if layer.activation == "none" else layer.activation
             added: tuple[Any, ...] = ("add", 1.0, activation, [], "")
-            node = graph.call_function(library.binary, (images, layer.added, *held, *added))
+            node = graph.call_function(library.binary, (layer.images, layer.added, *held, *added))
     node.meta = dict(layer.nodes[-1].meta)
     layer.nodes[-1].replace_all_uses_with(node)
     for replaced in reversed(layer.nodes):

@@ -87,6 +87,12 @@ def changed_view(output: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return images + view.permute(0, 3, 1, 2)
 
 
+def padded(sides: tuple[int, ...], *, groups: int = 8, value: float = 0.0) -> nn.Module:
+    """A convolution at stride 2 of (left, right, above, below) padded images."""
+    pad = nn.ConstantPad2d(sides, value)  # type: ignore[arg-type]  # four numbers
+    return nn.Sequential(pad, nn.Conv2d(8, 8, 3, 2, groups=groups), nn.BatchNorm2d(8), nn.ReLU6())
+
+
 CASES = [
     # network, operations that are left
     (nn.Sequential(conv(), nn.BatchNorm2d(8), nn.ReLU()), {"conv": 1}),
@@ -114,6 +120,17 @@ CASES = [
     (Using(lambda output, images: output + images[:1]), {"conv": 1, "slice": 1, "add": 1}),
     (Using(lambda output, images: output + images.neg()), {"conv": 1, "neg": 1, "add": 1}),
     (Using(changed_view), {"mul": 1, "permute": 2, "conv": 1, "add_": 1, "add": 1}),
+    (padded((0, 1, 0, 1)), {"conv": 1}),
+    (padded((2, 0, 1, 3)), {"conv": 1}),
+    (nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), conv(2, 8)), {"conv": 1}),
+    # more arithmetic than it saves; cut off; not zeros; dilated
+    (padded((0, 1, 0, 1), groups=1), {"constant_pad_nd": 1, "conv": 1}),
+    (padded((0, -1, 0, 1)), {"constant_pad_nd": 1, "conv": 1}),
+    (padded((0, 1, 0, 1), value=0.5), {"constant_pad_nd": 1, "conv": 1}),
+    (
+        nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 8, 3, dilation=2, groups=8)),
+        {"constant_pad_nd": 1, "conv": 1},
+    ),
     (nn.Sequential(nn.ConvTranspose2d(8, 8, 3), nn.ReLU()), {"convolution": 1, "relu": 1}),
 ]
 
@@ -131,7 +148,9 @@ def operations(graph: object) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(("network", "left"), CASES, ids=[" ".join(left) for _, left in CASES])
-def test_a_convolution_takes_on_what_follows_it(network: nn.Module, left: dict[str, int]) -> None:
+def test_a_convolution_takes_on_what_stands_around_it(
+    network: nn.Module, left: dict[str, int]
+) -> None:
     network = prepared(network)
     with torch.no_grad():
         expected = network(IMAGES.clone())

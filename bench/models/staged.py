@@ -49,8 +49,8 @@ class StagedModel(nn.Module):
 
     def __init__(self, network: nn.Module, spec: BackboneSpec, image_size: int) -> None:
         super().__init__()
-        self._kept_in_eval: list[nn.Module] = []
         self.network = network
+        self._switched = _Switched.of(network, [])
         self.spec = spec
         std = torch.tensor(spec.std).view(1, 3, 1, 1)
         mean = torch.tensor(spec.mean).view(1, 3, 1, 1)
@@ -191,15 +191,16 @@ class StagedModel(nn.Module):
         self._depth, self._batch_norm = depth, batch_norm
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(self._part_of[name] >= depth)
-        self._kept_in_eval = list(self._modules_kept_in_eval())
+        kept_in_eval = list(self._modules_kept_in_eval())
+        for module in kept_in_eval:
+            module.eval()
+        self._switched = _Switched.of(self.network, kept_in_eval)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> StagedModel:
         """Set training mode, leaving frozen parts (dropout and batch norm too) in eval mode."""
-        super().train(mode)
-        if mode:
-            for module in self._kept_in_eval:
-                module.eval()
+        self.training = mode
+        self._switched.switch(mode)
         return self
 
     def updating_norms(self) -> list[_BatchNorm]:
@@ -257,6 +258,44 @@ class StagedModel(nn.Module):
             name: PARTS if id(parameter) in head else self._body.part_of(name)
             for name, parameter in self.network.named_parameters()
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Switched:
+    """What goes from eval to training mode and back; what is frozen is left as it is.
+
+    Setting every module of a network takes longer than an epoch of its classifier.
+    """
+
+    whole: list[nn.Module]  # with all modules within them
+    alone: list[nn.Module]
+    kept_in_eval: list[nn.Module]  # within the whole ones
+
+    @classmethod
+    def of(cls, network: nn.Module, kept_in_eval: list[nn.Module]) -> _Switched:
+        kept, switched = set(kept_in_eval), cls([], [], [])
+        pending = [network]
+        while pending:
+            module = pending.pop()
+            within = [inner for inner in module.modules() if inner in kept]
+            if module in kept:
+                continue
+            # Some attention forgets in a `train` of its own what it keeps for predictions.
+            if not within or type(module).train is not nn.Module.train:
+                switched.whole.append(module)
+                switched.kept_in_eval.extend(within)
+            else:
+                switched.alone.append(module)
+                pending.extend(module.children())
+        return switched
+
+    def switch(self, mode: bool) -> None:
+        for module in self.alone:
+            module.training = mode
+        for module in self.whole:
+            module.train(mode)
+        for module in self.kept_in_eval:
+            module.eval()
 
 
 def _body_of(network: nn.Module, architecture: str, image_size: int) -> Body:

@@ -289,6 +289,30 @@ def test_going_back_to_training_keeps_frozen_parts_in_eval(make_model: ModelMake
     assert model.classifier.training
 
 
+def test_a_module_hears_of_the_mode_though_some_of_it_is_frozen(make_model: ModelMaker) -> None:
+    """Some attention keeps for predictions what its own `train` makes it forget."""
+    model = make_model("test_resnet")
+    block = model.network.layer4[0]
+    heard: list[bool] = []
+
+    class Hearing(type(block)):  # type: ignore[misc]  # whatever class of block it is
+        def train(self, mode: bool = True) -> nn.Module:
+            heard.append(mode)
+            return super().train(mode)
+
+    block.__class__ = Hearing
+    model.freeze(3, "frozen")
+    heard.clear()
+
+    model.train()
+    model.eval()
+    model.train()
+
+    assert heard == [True, False, True]
+    modes = {isinstance(module, _BatchNorm): module.training for module in block.children()}
+    assert modes == {True: False, False: True}
+
+
 # --- optimiser groups and building ----------------------------------------------------------
 
 

@@ -30,8 +30,9 @@ BATCH_SIZES = (1, 4, 17)
 # Largest difference between probabilities: float32 sums in another order give 1e-6 to 5e-5.
 _TOLERANCE = 1e-4
 # Beyond that the file's largest distance from float64 may be so many times the model's: both are
-# maxima over few pictures, and kernels differ in how they sum.
-_ROUNDING_FACTOR = 2.0
+# maxima over few pictures, and kernels differ in how they sum. Of the export table's networks, at
+# three batch sizes on a Zen 4, eight of 72 comparisons gave more than 2 and none more than 2.7.
+_ROUNDING_FACTOR = 4.0
 # What no rounding excuses.
 _MOST_DIFFERENCE = 1e-3
 _BALANCED_ACCURACY_TOLERANCE = 0.005
@@ -114,9 +115,9 @@ def compare(
 
     Raises:
         ParityError: a probability is no number or differs by more than 1e-4, unless the file lies
-            within twice the model's own distance from float64 (and never by more than 1e-3); the
-            top class differs where the model had decided (where the two best are closer than what
-            is allowed, either may win); or the balanced accuracy differs by more than 0.005.
+            within four times the model's own distance from float64 (and never by more than 1e-3);
+            the top class differs where the model had decided (where the two best are closer than
+            what is allowed, either may win); or the balanced accuracy differs by more than 0.005.
     """
     difference = float(np.abs(expected_nk - actual_nk).max())
     rounding = None

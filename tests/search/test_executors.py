@@ -99,9 +99,9 @@ def ray_cluster(node_workspace: Path) -> Iterator[None]:
         pytest.skip(NO_RAY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENCH_WORKSPACE", str(node_workspace))
-        require_ray("local")
-        import ray
+        import ray  # before it can be told what it reads then, as another program may
 
+        require_ray("local")
         from bench.search.executors.cluster import connect
 
         connect("local")

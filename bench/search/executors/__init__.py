@@ -12,6 +12,7 @@ however it is executed.
 from __future__ import annotations
 
 import os
+import sys
 from importlib.util import find_spec
 
 from bench.errors import InputError
@@ -64,3 +65,7 @@ def require_ray(address: str) -> None:
         # Ray has no authentication. This switch, the default on macOS and Windows, keeps its
         # ports on the loopback interface.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        if "ray" in sys.modules:  # it has read the switch already
+            from ray._private import ray_constants
+
+            ray_constants.ENABLE_RAY_CLUSTER = False

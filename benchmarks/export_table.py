@@ -182,7 +182,7 @@ def as_markdown(rows: Sequence[Row], failures: dict[str, str], machine: str, dat
         "spread out: random weights and gains, batch normalisation fitted to the pictures, a "
         f"classifier scaled so that each logit has a standard deviation of {SPREAD:g}. The "
         "differences are the largest of any probability; 1e-4 is allowed, and more where the file "
-        "is as near to the network in float64 as torch in float32 is. Verified on "
+        "is about as near to the network in float64 as torch in float32 is. Verified on "
         f"{', '.join(providers)}. Sizes include five classes.",
         "",
         f"Made by `benchmarks/export_table.py` on {machine}, {date}: {used}. The seconds are of "

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -50,7 +50,7 @@ class StagedModel(nn.Module):
     def __init__(self, network: nn.Module, spec: BackboneSpec, image_size: int) -> None:
         super().__init__()
         self.network = network
-        self._switched = _Switched.of(network, [])
+        self._mode = _ModeSwitch.of(network, [])
         self.spec = spec
         std = torch.tensor(spec.std).view(1, 3, 1, 1)
         mean = torch.tensor(spec.mean).view(1, 3, 1, 1)
@@ -194,13 +194,13 @@ class StagedModel(nn.Module):
         kept_in_eval = list(self._modules_kept_in_eval())
         for module in kept_in_eval:
             module.eval()
-        self._switched = _Switched.of(self.network, kept_in_eval)
+        self._mode = _ModeSwitch.of(self.network, kept_in_eval)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> StagedModel:
         """Set training mode, leaving frozen parts (dropout and batch norm too) in eval mode."""
         self.training = mode
-        self._switched.switch(mode)
+        self._mode.switch(mode)
         return self
 
     def updating_norms(self) -> list[_BatchNorm]:
@@ -230,7 +230,11 @@ class StagedModel(nn.Module):
 
     @torch.no_grad()
     def copy_weights(self, other: StagedModel) -> None:
-        """Take over the weights and statistics of a model of the same network, in place."""
+        """Take over the weights and statistics of a model of the same network, in place.
+
+        Those of frozen parts have to be what they are already: some attention keeps what it has
+        computed of its weights until its mode changes, which that of a frozen part does not.
+        """
         ours = [*self.network.parameters(), *self.network.buffers()]
         theirs = [*other.network.parameters(), *other.network.buffers()]
         for own, given in zip(ours, theirs, strict=True):
@@ -260,39 +264,41 @@ class StagedModel(nn.Module):
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Switched:
+@dataclass(slots=True)
+class _ModeSwitch:
     """What goes from eval to training mode and back; what is frozen is left as it is.
 
-    Setting every module of a network takes longer than an epoch of its classifier.
+    Setting every module of a network takes longer than an epoch of its classifier. `roots` are set
+    with all that is within them, of which `kept_in_eval` are set back.
     """
 
-    whole: list[nn.Module]  # with all modules within them
-    alone: list[nn.Module]
-    kept_in_eval: list[nn.Module]  # within the whole ones
+    roots: list[nn.Module] = field(default_factory=list)
+    single: list[nn.Module] = field(default_factory=list)
+    kept_in_eval: list[nn.Module] = field(default_factory=list)
 
     @classmethod
-    def of(cls, network: nn.Module, kept_in_eval: list[nn.Module]) -> _Switched:
-        kept, switched = set(kept_in_eval), cls([], [], [])
+    def of(cls, network: nn.Module, frozen: list[nn.Module]) -> _ModeSwitch:
+        """The switch of a network of which some modules, and all within them, stay in eval mode."""
+        kept, switch = {inner for module in frozen for inner in module.modules()}, cls()
         pending = [network]
         while pending:
             module = pending.pop()
-            within = [inner for inner in module.modules() if inner in kept]
             if module in kept:
                 continue
+            within = [inner for inner in module.modules() if inner in kept]
             # Some attention forgets in a `train` of its own what it keeps for predictions.
             if not within or type(module).train is not nn.Module.train:
-                switched.whole.append(module)
-                switched.kept_in_eval.extend(within)
+                switch.roots.append(module)
+                switch.kept_in_eval.extend(within)
             else:
-                switched.alone.append(module)
+                switch.single.append(module)
                 pending.extend(module.children())
-        return switched
+        return switch
 
     def switch(self, mode: bool) -> None:
-        for module in self.alone:
+        for module in self.single:
             module.training = mode
-        for module in self.whole:
+        for module in self.roots:
             module.train(mode)
         for module in self.kept_in_eval:
             module.eval()

@@ -3,7 +3,7 @@
 Both round to float32, in different orders, so they never agree to the last bit. As a rule their
 probabilities lie within 1e-4 of each other. Where they do not, the model in float64 is the judge:
 a network that cancels large numbers is not determined better than that in float32, and a file
-that is as near to float64 as torch's own float32 is computes the same network. A wrong weight
+that is about as near to float64 as torch's own float32 is computes the same network. A wrong weight
 moves the file alone.
 """
 
@@ -30,8 +30,8 @@ BATCH_SIZES = (1, 4, 17)
 # Largest difference between probabilities: float32 sums in another order give 1e-6 to 5e-5.
 _TOLERANCE = 1e-4
 # Beyond that the file's largest distance from float64 may be so many times the model's: both are
-# maxima over few pictures, and kernels differ in how they sum. Of the export table's networks, at
-# three batch sizes on a Zen 4, eight of 72 comparisons gave more than 2 and none more than 2.7.
+# maxima over few pictures, and kernels differ in how they sum. 24 networks gave up to 2.7 on one
+# processor (benchmarks/results/rounding.md), and others may give somewhat more.
 _ROUNDING_FACTOR = 4.0
 # What no rounding excuses.
 _MOST_DIFFERENCE = 1e-3

@@ -1,5 +1,8 @@
 """The frozen parts of a network, whose outputs are the same wherever a picture stands.
 
+(But for attention with a single query, as some networks pool by, on some processors: the library
+rounds its products by the place in the batch.)
+
 Shapes: N pictures; an activation is (N, ...) at a boundary, (N, 3, S, S) pixels at boundary 0.
 """
 

@@ -61,8 +61,8 @@ def fused(function: Function, example: torch.Tensor) -> tuple[Function, torch.Te
     The function itself is given back where its operations cannot be recorded (one that looks at
     values to decide what to do), or where fusing would change more than rounding. It must always do
     the same operations on the same weights, without random numbers. What a convolution's output is
-    added to must not be changed meanwhile through another view of its memory. No gradients are
-    computed.
+    added to, or what is padded for it, must not be changed meanwhile through another view of its
+    memory. No gradients are computed.
     """
     try:
         recorded = example.clone()  # which the function may change in place
@@ -135,7 +135,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(slots=True)
 class _Layer:
-    """A convolution and the operations behind it that have become part of it."""
+    """A convolution and the operations around it that have become part of it."""
 
     nodes: list[fx.Node]  # the convolution first; the last one's value is the layer's
     images: fx.Node
@@ -169,7 +169,7 @@ def _fuse(graph: fx.Graph, constants: dict[str, torch.Tensor]) -> None:
             _take_on_addition(layer, place)
             _take_on_activation(layer)
             place[_replace(graph, constants, layer)] = place[node]
-    graph.eliminate_dead_code()  # weights that were cast
+    graph.eliminate_dead_code()  # weights that were cast, maps that were padded
     used = {node.target for node in graph.find_nodes(op="get_attr")}
     for name in constants.keys() - used:
         del constants[name]
@@ -185,26 +185,37 @@ def _layer(node: fx.Node) -> _Layer | None:
         return None
     weight, bias = constants
     assert weight is not None
-    return _Layer([node], images, weight, bias, list(padding))
+    both = list(padding) * (2 // len(padding))  # "valid" is recorded as a single zero
+    return _Layer([node], images, weight, bias, both)
 
 
 def _take_on_padding(layer: _Layer) -> None:
-    """Let a depthwise convolution pad on all sides as much as on the widest, by itself.
+    """Let a depthwise convolution pad by itself: on all sides as much as on the widest.
 
-    Its kernel gets zeros where that is too much. They cost little, for there is one channel to sum
-    over, and the padded copy of the map much.
+    Its kernel gets zeros where that is too much. With one channel to sum over they cost little, and
+    the padded copy of the map takes longer than the convolution.
     """
-    *_, dilation, _, _, groups = _arguments(layer.convolution)
-    if layer.images.target is not _aten.constant_pad_nd.default or groups != len(layer.weight):
+    pad = layer.images
+    *_, dilation, _, _, _ = _arguments(layer.convolution)
+    if pad.target is not _aten.constant_pad_nd.default or layer.weight.shape[1] != 1:
         return
-    images, sides, *value = _arguments(layer.images)
+    images, sides, *value = _arguments(pad)
     if len(sides) != 4 or min(sides) < 0 or any(value) or max(dilation) > 1:
         return
-    left, right, above, below = sides
-    rows, columns = max(above, below), max(left, right)
-    zeros = (columns - left, columns - right, rows - above, rows - below)
+    left, right, top, bottom = sides
+    rows, columns = max(top, bottom), max(left, right)
+    zeros = (columns - left, columns - right, rows - top, rows - bottom)
+    # "Same" padding is wider by one at the most. What else reads the copy would need it all the
+    # same, and what changes the map in place may do so between the two.
+    if max(zeros) > 1 or len(pad.users) > 1 or any(map(_changes, images.users)):
+        return
     layer.images, layer.weight = images, F.pad(layer.weight, zeros)
     layer.padding = [layer.padding[0] + rows, layer.padding[1] + columns]
+
+
+def _changes(node: fx.Node) -> bool:
+    """Whether an operation changes something in place."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _take_on_norm(layer: _Layer) -> None:

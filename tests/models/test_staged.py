@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -309,8 +310,63 @@ def test_a_module_hears_of_the_mode_though_some_of_it_is_frozen(make_model: Mode
     model.train()
 
     assert heard == [True, False, True]
-    modes = {isinstance(module, _BatchNorm): module.training for module in block.children()}
-    assert modes == {True: False, False: True}
+    leaves = [module for module in block.modules() if not any(module.children())]
+    modes = {(isinstance(module, _BatchNorm), module.training) for module in leaves}
+    assert modes == {(True, False), (False, True)}
+
+
+def test_what_is_frozen_hears_of_no_mode(make_model: ModelMaker) -> None:
+    """Setting each module of a network takes longer than an epoch of its classifier."""
+    model = make_model("test_resnet")
+    model.freeze(5, "updating")
+    changed: set[nn.Module] = set()
+
+    class Watched(type(model.network.layer1)):  # type: ignore[misc]  # whatever class it is
+        def __setattr__(self, name: str, value: object) -> None:
+            changed.add(self)
+            super().__setattr__(name, value)
+
+    model.network.layer1.__class__ = Watched
+
+    model.eval()
+    model.train()
+
+    assert changed == set()
+    assert model.classifier.training
+
+
+def test_a_module_of_a_frozen_and_of_a_free_one_stays_in_eval(make_model: ModelMaker) -> None:
+    model = make_model("test_resnet")
+    shared = nn.Dropout(0.5)
+    model.network.layer1[0].dropped = model.network.layer4[0].dropped = shared
+    model.freeze(3, "updating")
+
+    model.eval()
+    model.train()
+
+    assert not shared.training
+
+
+def test_freezing_again_sets_the_modes_of_the_new_depth(make_model: ModelMaker) -> None:
+    model = make_model("test_resnet")
+    model.train()
+    modes = []
+    for depth in (5, 1, 4):
+        model.freeze(depth, "updating")
+        modes.append((model.network.layer1.training, model.network.layer4[0].bn1.training))
+
+    assert modes == [(False, False), (True, True), (False, True)]
+
+
+def test_a_copy_of_a_frozen_model_switches_its_own_modules(make_model: ModelMaker) -> None:
+    model = make_model("test_resnet")
+    model.freeze(3, "updating")
+    model.eval()
+
+    again = copy.deepcopy(model).train()
+
+    assert again.classifier.training
+    assert not model.classifier.training
 
 
 # --- optimiser groups and building ----------------------------------------------------------

@@ -6,6 +6,8 @@ import multiprocessing.connection
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -97,16 +99,21 @@ def ray_cluster(node_workspace: Path) -> Iterator[None]:
     """A real one, of this machine alone; started once, because that takes seconds."""
     if find_spec("ray") is None:
         pytest.skip(NO_RAY)
+    import ray
+    from ray._private import ray_constants
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BENCH_WORKSPACE", str(node_workspace))
-        import ray  # before it can be told what it reads then, as another program may
-
+        # What `require_ray` sets is undone too: other tests have a cluster of another kind.
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "")
+        patch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
         require_ray("local")
-        from bench.search.executors.cluster import connect
+        with patch.context() as in_nodes:
+            in_nodes.setenv("BENCH_WORKSPACE", str(node_workspace))
+            from bench.search.executors.cluster import connect
 
-        connect("local")
-    yield
-    ray.shutdown()
+            connect("local")
+        yield
+        ray.shutdown()
 
 
 def _inline(plan: StudyPlan, make_trainer: MakeTrainer) -> Executor:
@@ -575,6 +582,40 @@ def test_a_silent_address_is_refused_at_once(study_plan: StudyPlan) -> None:
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         with pytest.raises(InputError, match=f"--ray {address}: no cluster answers"):
             make_executor(study_plan, None, address)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "order", ["require_ray('local'); import ray", "import ray; require_ray('local')"]
+)
+def test_ray_is_told_to_stay_on_this_machine_whenever_it_is_imported(order: str) -> None:
+    pytest.importorskip("ray", reason=NO_RAY)
+    script = (
+        f"from bench.search.executors import require_ray; {order}; "
+        "from ray._private import ray_constants; print(ray_constants.ENABLE_RAY_CLUSTER)"
+    )
+    unset = {k: v for k, v in os.environ.items() if k != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
+    told = subprocess.run(
+        [sys.executable, "-c", script], env=unset, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == ["False"]
+
+
+def test_a_cluster_of_this_machine_that_others_would_reach_is_ended_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray", reason=NO_RAY)
+    from bench.search.executors.cluster import connect
+
+    ended = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.7")
+
+    with pytest.raises(InputError, match=r"listen on 192\.0\.2\.7 .* before Ray is imported"):
+        connect("local")
+    assert ended == [True]
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from bench.training.folds import fold_file
 from bench.workspace import Workspace, usable_cores, write_atomic
 
 _LOCAL = "local"
+_LOOPBACK = "127.0.0.1"
 # A plan is a few megabytes; Ray would reserve a third of the memory for larger things.
 _OBJECT_STORE_BYTES = 128 << 20
 _ANSWER_S = 5.0
@@ -303,7 +304,7 @@ def connect(address: str) -> bool:
     """Join or start a cluster; return whether that was needed, and is to be undone.
 
     Raises:
-        InputError: no cluster answers at `address`.
+        InputError: no cluster answers at `address`, or this machine's own would answer others.
     """
     host, _, port = address.rpartition(":")
     if port.isdecimal() and "//" not in host:
@@ -324,6 +325,13 @@ def connect(address: str) -> bool:
         )
     except (ConnectionError, ValueError) as error:
         raise _no_cluster(address, error) from error
+    own_address = ray.util.get_node_ip_address()
+    if address == _LOCAL and own_address != _LOOPBACK:
+        ray.shutdown()
+        raise InputError(
+            f"--ray local: Ray would listen on {own_address} and obey whoever reaches it; set "
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before Ray is imported"
+        )
     return True
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -50,7 +49,7 @@ class StagedModel(nn.Module):
     def __init__(self, network: nn.Module, spec: BackboneSpec, image_size: int) -> None:
         super().__init__()
         self.network = network
-        self._mode = _ModeSwitch.of(network, [])
+        self._mode = _ModeSwitch.of(network, set())
         self.spec = spec
         std = torch.tensor(spec.std).view(1, 3, 1, 1)
         mean = torch.tensor(spec.mean).view(1, 3, 1, 1)
@@ -191,7 +190,7 @@ class StagedModel(nn.Module):
         self._depth, self._batch_norm = depth, batch_norm
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(self._part_of[name] >= depth)
-        kept_in_eval = list(self._modules_kept_in_eval())
+        kept_in_eval = self._modules_kept_in_eval()
         for module in kept_in_eval:
             module.eval()
         self._mode = _ModeSwitch.of(self.network, kept_in_eval)
@@ -240,20 +239,20 @@ class StagedModel(nn.Module):
         for own, given in zip(ours, theirs, strict=True):
             own.copy_(given)
 
-    def _modules_kept_in_eval(self) -> Iterator[nn.Module]:
-        """Yield them without those that lie within another one, which `eval` reaches anyway."""
+    def _modules_kept_in_eval(self) -> set[nn.Module]:
+        """What is frozen, with all modules within it, be they shared with what is not."""
         # Modules without parameters (activations, pooling, dropout) freeze with their part.
         before = set(self._body.modules_before(self.network, self._depth))
-        reached: set[nn.Module] = set()
+        kept: set[nn.Module] = set()
         for module in self.network.modules():  # the outer ones first
-            if module in reached:
+            if module in kept:
                 continue
             parameters = list(module.parameters())
             frozen = bool(parameters) and not any(p.requires_grad for p in parameters)
             fixed_norm = self._batch_norm == "frozen" and isinstance(module, _BatchNorm)
             if module in before or frozen or fixed_norm:
-                reached.update(module.modules())
-                yield module
+                kept.update(module.modules())
+        return kept
 
     def _assign_parameters(self) -> dict[str, int]:
         """Number the part (0..4, and 5 for the classifier) that each parameter belongs to."""
@@ -277,10 +276,9 @@ class _ModeSwitch:
     kept_in_eval: list[nn.Module] = field(default_factory=list)
 
     @classmethod
-    def of(cls, network: nn.Module, frozen: list[nn.Module]) -> _ModeSwitch:
-        """The switch of a network of which some modules, and all within them, stay in eval mode."""
-        kept, switch = {inner for module in frozen for inner in module.modules()}, cls()
-        pending = [network]
+    def of(cls, network: nn.Module, kept: set[nn.Module]) -> _ModeSwitch:
+        """The switch of a network of which some modules are kept in eval mode."""
+        switch, pending = cls(), [network]
         while pending:
             module = pending.pop()
             if module in kept:

@@ -145,7 +145,7 @@ def judged(file: float, exact: float) -> ParityCheck:
     return compare("CPU", 1, expected, actual, np.asarray([0]), lambda: exact_nk)
 
 
-@pytest.mark.parametrize(("of_model", "of_file"), [(1.5e-4, 1.5e-4), (1e-4, 3.8e-4)])
+@pytest.mark.parametrize(("of_model", "of_file"), [(1.5e-4, 1.5e-4), (1e-4, 2.8e-4)])
 def test_rounding_to_float32_excuses_a_file_about_as_near_to_float64_as_the_model(
     of_model: float, of_file: float
 ) -> None:
@@ -160,7 +160,7 @@ def test_rounding_to_float32_excuses_a_file_about_as_near_to_float64_as_the_mode
 @pytest.mark.parametrize(
     ("file", "exact", "told"),
     [
-        (0.70052, 0.7001, "from float64 the file by 0.00042, the model by 0.0001"),
+        (0.70042, 0.7001, "from float64 the file by 0.00032, the model by 0.0001"),
         (0.7003, 0.7, "from float64 the file by 0.0003, the model by"),
         (0.704, 0.702, "by up to 0.004 (allowed 0.0001)"),  # more than any rounding
     ],

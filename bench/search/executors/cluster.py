@@ -325,11 +325,10 @@ def connect(address: str) -> bool:
         )
     except (ConnectionError, ValueError) as error:
         raise _no_cluster(address, error) from error
-    own_address = ray.util.get_node_ip_address()
-    if address == _LOCAL and own_address != _LOOPBACK:
+    if address == _LOCAL and (reached_at := ray.util.get_node_ip_address()) != _LOOPBACK:
         ray.shutdown()
         raise InputError(
-            f"--ray local: Ray would listen on {own_address} and obey whoever reaches it; set "
+            f"--ray local: Ray would listen on {reached_at} and obey whoever reaches it; set "
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before Ray is imported"
         )
     return True

@@ -13,7 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from bench.training import depthwise, products
 from bench.training.depthwise import Depthwise, Pair
-from bench.training.products import Product
+from bench.training.products import GradientProducts, PointwiseProduct
+
+_Function = type[Depthwise] | type[GradientProducts] | type[PointwiseProduct]
 
 
 class FastConvolutions(TorchFunctionMode):
@@ -37,7 +39,8 @@ class FastConvolutions(TorchFunctionMode):
         if torch.is_autocast_enabled("cpu"):
             # Autocast would cast inside the function, where autograd no longer sees it.
             dtype = torch.get_autocast_dtype("cpu")
-            images, weight = images.to(dtype), weight.to(dtype)
+            images = images.to(dtype)
+            weight = weight.to(dtype) if function is Depthwise else weight  # others round it
             bias = None if bias is None else bias.to(dtype)
         with torch.autocast("cpu", enabled=False):
             return function.apply(images, weight, bias, stride, padding)
@@ -51,14 +54,14 @@ def _faster(
     padding: object = 0,
     dilation: object = 1,
     groups: int = 1,
-) -> type[Depthwise] | type[Product] | None:
+) -> _Function | None:
     """What is faster than the library at this convolution, if anything is."""
     ordinary = images.device.type == "cpu" and images.ndim == 4 and dilation == (1, 1)
     if not (ordinary and _is_pair(stride) and _is_pair(padding)):
         return None
     half = torch.is_autocast_enabled("cpu")
     if groups == 1:
-        return Product if products.pays(images, weight, stride, padding, half=half) else None
+        return products.faster(images, weight, stride, padding, half=half)
     if torch.is_grad_enabled() and groups == images.shape[1] == len(weight):
         return Depthwise if depthwise.pays(weight, stride, padding, half=half) else None
     return None

@@ -6,7 +6,7 @@ Shapes: N pictures of a batch, K classes, G groups of the optimiser's parameters
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
@@ -57,7 +57,7 @@ class Learner:
         in_memory = [[_InMemory.of(own) for own in group.parameters] for group in groups]
         self._optimizer = torch.optim.AdamW(
             [{"params": [own.contiguous for own in of_group]} for of_group in in_memory],
-            weight_decay=0.0,  # `_rates` decays: here it would be part of a recording
+            weight_decay=0.0,  # `_rates` sets it, or decays itself
             fused=True,
             capturable=records,
         )
@@ -69,7 +69,7 @@ class Learner:
         self._trainable = [own.parameter for own in self._in_memory]
         self._rates: _Rates = (
             _RatesInMemory(groups, self._optimizer, arithmetic.device)
-            if records
+            if arithmetic.device == "cuda"
             else _RatesAsNumbers(groups, self._optimizer)
         )
         # Methods that are kept make a cycle, which the garbage collector alone resolves: on a CPU
@@ -119,11 +119,20 @@ class Learner:
         for own in self._in_memory:
             own.hand_over_gradient()
         self._scaler.unscale_(self._optimizer)
-        nn.utils.clip_grad_norm_(self._trainable, _CLIP_NORM)
+        self._clip()
         self._rates.decay()  # also in float16's rare steps that overflow and are left out
         self._scaler.step(self._optimizer)
         self._scaler.update()
         return torch.stack(losses).sum()
+
+    def _clip(self) -> None:
+        if self.arithmetic.device == "cuda":
+            nn.utils.clip_grad_norm_(self._trainable, _CLIP_NORM)
+            return
+        gradients = [own.grad for own in self._trainable if own.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        # As a `GradScaler` would: the step divides what it reads, which saves a pass over memory.
+        self._optimizer.grad_scale = (norm / _CLIP_NORM).clamp(min=1.0)  # type: ignore[attr-defined]
 
     def _logits(self, activations: torch.Tensor) -> torch.Tensor:
         with autocast(self.arithmetic):
@@ -168,29 +177,30 @@ class _Rates(Protocol):
         ...
 
     def decay(self) -> None:
-        """Let the weights decay by what the step's rates make it."""
+        """Let the weights decay by what the step's rates make it, unless the optimiser does so."""
         ...
 
 
 class _RatesAsNumbers:
-    """Learning rates and weight decay that are numbers of each step's own."""
+    """Learning rates and weight decay that are numbers of the optimiser's own."""
 
     def __init__(self, groups: Sequence[ParameterGroup], optimizer: torch.optim.Optimizer) -> None:
         self._groups = groups
         self._of_optimizer = optimizer.param_groups
-        self._steps_2g: Iterator[list[list[float]]] = iter(())
-        self._left_g: list[float] = []
+        self._steps_g: Iterator[list[float]] = iter(())
 
     def plan(self, recipe: Recipe, steps: int) -> None:
-        self._steps_2g = iter(_rates_and_rests(self._groups, recipe, steps).tolist())
+        rates_sg, decays_g = _rates_and_decays(self._groups, recipe, steps)
+        self._steps_g = iter(rates_sg.tolist())
+        for group, decay in zip(self._of_optimizer, decays_g, strict=True):
+            group["weight_decay"] = decay
 
     def advance(self) -> None:
-        rates_g, self._left_g = next(self._steps_2g)
-        for group, rate in zip(self._of_optimizer, rates_g, strict=True):
+        for group, rate in zip(self._of_optimizer, next(self._steps_g), strict=True):
             group["lr"] = rate
 
     def decay(self) -> None:
-        _decay(self._groups, self._left_g)
+        pass  # it is part of the optimiser's own pass over memory
 
 
 class _RatesInMemory:
@@ -209,37 +219,34 @@ class _RatesInMemory:
             group["lr"] = rate
 
     def plan(self, recipe: Recipe, steps: int) -> None:
-        steps_s2g = _rates_and_rests(self._groups, recipe, steps).astype(np.float32)
+        rates_sg, decays_g = _rates_and_decays(self._groups, recipe, steps)
+        # Decoupled from the gradient (Loshchilov and Hutter, ICLR 2019): what a step leaves.
+        left_sg = 1.0 - rates_sg * decays_g
+        steps_s2g = np.stack([rates_sg, left_sg], axis=1).astype(np.float32)
         self._steps_2g = iter(to_device(steps_s2g, self._now_2g.device.type))
 
     def advance(self) -> None:
         self._now_2g.copy_(next(self._steps_2g))
 
+    @torch.no_grad()
     def decay(self) -> None:
-        _decay(self._groups, self._now_2g[1])
+        for group, left in zip(self._groups, self._now_2g[1], strict=True):
+            if group.decays:
+                # What nothing used stays as it is, as in torch's own steps.
+                used = [parameter for parameter in group.parameters if parameter.grad is not None]
+                if used:  # torch refuses an empty list
+                    torch._foreach_mul_(used, left)
 
 
-def _rates_and_rests(
+def _rates_and_decays(
     groups: Sequence[ParameterGroup], recipe: Recipe, steps: int
-) -> npt.NDArray[np.float64]:
-    """(S, 2, G): each group's learning rate, and what a step's decay leaves of its weights."""
+) -> tuple[npt.NDArray[np.float64], list[float]]:
+    """(S, G) learning rates and (G) weight decays of each group."""
     rates_g = [
         recipe.learning_rate * (recipe.head_lr_factor if group.in_head else 1.0) for group in groups
     ]
     decays_g = [recipe.weight_decay if group.decays else 0.0 for group in groups]
-    rates_sg = np.outer(_warmup_cosine(steps), rates_g)
-    # Decoupled from the gradient (Loshchilov and Hutter, ICLR 2019).
-    return np.stack([rates_sg, 1.0 - rates_sg * decays_g], axis=1)
-
-
-@torch.no_grad()
-def _decay(groups: Sequence[ParameterGroup], left_g: Iterable[float] | torch.Tensor) -> None:
-    for group, left in zip(groups, left_g, strict=True):
-        if group.decays:
-            # What nothing used stays as it is, as in torch's own steps.
-            used = [parameter for parameter in group.parameters if parameter.grad is not None]
-            if used:  # torch refuses an empty list
-                torch._foreach_mul_(used, left)
+    return np.outer(_warmup_cosine(steps), rates_g), decays_g
 
 
 def _warmup_cosine(steps: int) -> npt.NDArray[np.float64]:

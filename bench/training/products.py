@@ -1,18 +1,22 @@
-"""Dense convolutions of small maps, computed as matrix products on a CPU.
+"""Dense convolutions of small maps whose work is done by matrix products on a CPU.
 
 For a convolution the CPU library (oneDNN) brings the weights into an order of its own at each call,
 and their gradient back out of it; for a matrix product it does not. Late layers have hundreds of
 weights for each position of their small maps, so that the reordering takes longer than the
-arithmetic. There, what each position's kernel sees is laid out as a row, and all three of the
-layer's products (output, gradient of the input, gradient of the weight) are matrix products of rows
-(im2col: Chellapilla, Puri and Simard, 2006).
+arithmetic. What helps there:
+
+- a convolution of single positions (1 x 1 kernels) is a matrix product, and so are its gradients;
+- the gradients of a larger kernel are products for each place in it, over the positions where that
+  place meets the input (im2col, place by place: Chellapilla, Puri and Simard, 2006). On a map of
+  3 x 3, two fifths of what a 3 x 3 kernel sees is padding, which needs no arithmetic.
 
 Shapes: N pictures, C and D channels of the input and the output, H x W of the input, P x Q of the
-output, k x l kernels; rows are (N P Q, k l C), channels last.
+output, k x l kernels; rows are (N P Q, channels), channels last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,23 +24,44 @@ import torch.nn.functional as F
 
 from bench.training.depthwise import Pair
 
-# From so many weights a position of the output on, of all pictures together, products were faster
-# on two cores with AVX-512 and with AVX2. Kernels of one position need no rows laid out.
-_LEAST_OF_1X1 = {"half": 6, "float32": 50}
-_LEAST = {"half": 128, "float32": 2000}
+# From so many weights a position of the output on, of all pictures together, products were faster:
+# kernels of a single position, and larger ones. In 16 bits the faster the arithmetic, the more the
+# reordering weighs. Measured on two cores with AMX, with AVX-512 in bfloat16 and float32, and with
+# AVX2.
+_LEAST_WITH_TILES = 6, 128
+_LEAST_IN_BFLOAT16 = 100, 1500
+_LEAST_IN_FLOAT32 = 50, 2000
 
 
-def pays(
+def faster(
     images: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pair, *, half: bool
-) -> bool:
-    """Whether products are faster; in 16 bits the library's reordering costs the most."""
-    least = _LEAST_OF_1X1 if weight.shape[2:] == (1, 1) else _LEAST
-    rows, columns = _extents(images, weight, stride, padding)
-    return weight.numel() >= least["half" if half else "float32"] * len(images) * rows * columns
+) -> type[PointwiseProduct] | type[GradientProducts] | None:
+    """What is faster than the library at a convolution without groups, if anything is."""
+    of_single_positions, of_larger = _least(half)
+    positions = len(images)
+    for extent, size, step, beside in zip(
+        images.shape[2:], weight.shape[2:], stride, padding, strict=True
+    ):
+        positions *= (extent + 2 * beside - size) // step + 1
+    if weight.shape[2:] == (1, 1) and padding == (0, 0):
+        return PointwiseProduct if weight.numel() >= of_single_positions * positions else None
+    return GradientProducts if weight.numel() >= of_larger * positions else None
 
 
-class Product(torch.autograd.Function):
-    """A convolution without groups, and its gradients, as products of rows."""
+def _least(half: bool) -> tuple[int, int]:
+    if not half:
+        return _LEAST_IN_FLOAT32
+    # Early versions of torch 2 cannot be asked.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return _LEAST_WITH_TILES if capabilities.get("amx_bf16") else _LEAST_IN_BFLOAT16
+
+
+class PointwiseProduct(torch.autograd.Function):
+    """A convolution of 1 x 1 kernels without groups and padding, and its gradients.
+
+    They are computed in the number format of the images, which the weight is rounded to; its
+    gradient comes in the weight's own.
+    """
 
     @staticmethod
     def forward(
@@ -47,102 +72,118 @@ class Product(torch.autograd.Function):
         stride: Pair,
         padding: Pair,
     ) -> torch.Tensor:
-        ctx.save_for_backward(images, weight)  # rows would take k l times the memory
-        ctx.stride, ctx.padding = stride, padding
-        extents = _extents(images, weight, stride, padding)
+        ctx.weight_dtype, weight = weight.dtype, weight.to(images.dtype)
+        ctx.save_for_backward(images, weight)
+        ctx.seen = (..., *(slice(None, None, step) for step in stride))
+        seen = images[ctx.seen]
         # Not a view of the product: what follows may change the output in place.
         output = torch.empty(
-            (len(images), len(weight), *extents),
+            (len(seen), len(weight), *seen.shape[2:]),
             dtype=images.dtype,
             memory_format=torch.channels_last,
         )
-        rows, kernels = _im2col(images, weight, stride, padding), _matrix(weight).t()
-        output_rows = output.permute(0, 2, 3, 1).view(len(rows), len(weight))
+        rows, kernels = _rows(seen), weight[:, :, 0, 0].t()
         if bias is None:
-            torch.mm(rows, kernels, out=output_rows)
+            torch.mm(rows, kernels, out=_rows(output))
         else:
-            torch.addmm(bias, rows, kernels, out=output_rows)
+            torch.addmm(bias, rows, kernels, out=_rows(output))
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         images, weight = ctx.saved_tensors
         (grad_output,) = gradients
-        grad_rows = grad_output.permute(0, 2, 3, 1).reshape(-1, len(weight))
+        grad_rows = _rows(grad_output)
         to_images, to_weight, to_bias, *_ = ctx.needs_input_grad
         grad_images = grad_weight = None
         if to_images:
-            grad_seen = (grad_rows @ _matrix(weight)).view(
-                len(images), *grad_output.shape[2:], *weight.shape[2:], weight.shape[1]
-            )
-            grad_images = _col2im(grad_seen, images.shape, ctx.stride, ctx.padding)
+            grad_images = _images(grad_rows @ weight[:, :, 0, 0], grad_output.shape)
+            if grad_images.shape != images.shape:  # at strides some positions are not seen
+                grad_seen, grad_images = grad_images, torch.zeros_like(images)
+                grad_images[ctx.seen] = grad_seen
         if to_weight:
-            channels, *kernel = weight.shape[1:]
-            rows = _im2col(images, weight, ctx.stride, ctx.padding)
-            grad_weight = (grad_rows.t() @ rows).view(len(weight), *kernel, channels)
-            grad_weight = grad_weight.permute(0, 3, 1, 2)
+            grad_weight = torch.empty_like(weight, dtype=ctx.weight_dtype)
+            grad_weight[:, :, 0, 0] = grad_rows.t() @ _rows(images[ctx.seen])
         return grad_images, grad_weight, grad_rows.sum(0) if to_bias else None, None, None
 
 
-def _extents(
-    images: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pair
-) -> tuple[int, int]:
-    """P and Q."""
-    p, q = (
-        (extent + 2 * beside - size) // step + 1
-        for extent, beside, size, step in zip(
-            images.shape[2:], padding, weight.shape[2:], stride, strict=True
-        )
-    )
-    return p, q
+class GradientProducts(torch.autograd.Function):
+    """A convolution without groups: the library's output, with the gradients of this module.
 
+    They are computed in the number format of the images, which the weight is rounded to; its
+    gradient comes in the weight's own.
+    """
 
-def _matrix(weight: torch.Tensor) -> torch.Tensor:
-    """(D, C, k, l) -> (D, k l C), the same memory where that is channels last."""
-    return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
+    @staticmethod
+    def forward(
+        ctx: Any,
+        images: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        stride: Pair,
+        padding: Pair,
+    ) -> torch.Tensor:
+        ctx.weight_dtype, weight = weight.dtype, weight.to(images.dtype)
+        ctx.save_for_backward(images, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(images, weight, bias, stride, padding)
 
-
-def _im2col(
-    images: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pair
-) -> torch.Tensor:
-    """(N, C, H, W) -> (N P Q, k l C): what the kernel sees at each position."""
-    extents, kernel = _extents(images, weight, stride, padding), weight.shape[2:]
-    above, left = padding
-    if above or left:
-        images = F.pad(images, (left, left, above, above))
-    images_nhwc = images.permute(0, 2, 3, 1)
-    n, row, column, channel = images_nhwc.stride()
-    seen = images_nhwc.as_strided(
-        (len(images), *extents, *kernel, images.shape[1]),
-        (n, stride[0] * row, stride[1] * column, row, column, channel),
-    )
-    return seen.reshape(len(images) * extents[0] * extents[1], -1)
-
-
-def _col2im(
-    grad_seen: torch.Tensor, shape: torch.Size, stride: Pair, padding: Pair
-) -> torch.Tensor:
-    """(N, P, Q, k, l, C) gradients of what each position saw -> (N, C, H, W), their sums."""
-    (n, channels, height, width), kernel = shape, grad_seen.shape[3:5]
-    if kernel == (1, 1) == stride and padding == (0, 0):
-        return grad_seen.view(n, height, width, channels).permute(0, 3, 1, 2)
-    above, left = padding
-    # In 32 bits, so that up to k l terms are rounded once.
-    sums = torch.zeros(
-        n,
-        height + 2 * above,
-        width + 2 * left,
-        channels,
-        dtype=torch.promote_types(grad_seen.dtype, torch.float32),
-    )
-    for row in range(kernel[0]):
-        for column in range(kernel[1]):
-            rows, columns = (
-                slice(first, first + step * (extent - 1) + 1, step)
-                for first, step, extent in zip(
-                    (row, column), stride, grad_seen.shape[1:3], strict=True
-                )
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        images, weight = ctx.saved_tensors
+        (grad_output,) = gradients
+        to_images, to_weight, to_bias, *_ = ctx.needs_input_grad
+        # Rows outermost, so that neighbouring ones of all pictures are one piece of memory.
+        grad_pnqd, images_hnwc = grad_output.permute(2, 0, 3, 1), images.permute(2, 0, 3, 1)
+        kernel_kldc = weight.permute(2, 3, 0, 1)
+        grad_weight = torch.empty_like(weight, dtype=ctx.weight_dtype) if to_weight else None
+        # In 32 bits, so that up to k l terms are rounded once.
+        at_least_float32 = torch.promote_types(images.dtype, torch.float32)
+        sums_hnwc = images.new_zeros(images_hnwc.shape, dtype=at_least_float32)
+        met_rows, met_columns = (
+            list(_meetings(images.shape[axis], grad_output.shape[axis], *place))
+            for axis, place in zip(
+                (2, 3), zip(weight.shape[2:], ctx.stride, ctx.padding, strict=True), strict=True
             )
-            sums[:, rows, columns] += grad_seen[:, :, :, row, column]
-    sums = sums[:, above : above + height, left : left + width]
-    return sums.to(grad_seen.dtype).permute(0, 3, 1, 2)
+        )
+        for column, (to_columns, of_columns) in enumerate(met_columns):
+            grad_column = grad_pnqd[:, :, to_columns].contiguous()
+            images_column = images_hnwc[:, :, of_columns].contiguous()
+            for row, (to_rows, of_rows) in enumerate(met_rows):
+                grad_met = grad_column[to_rows]
+                grad_rows = grad_met.view(-1, len(weight))
+                if grad_weight is not None:
+                    rows = images_column[of_rows].reshape(-1, weight.shape[1])
+                    grad_weight[:, :, row, column] = grad_rows.t() @ rows
+                if to_images:
+                    term = grad_rows @ kernel_kldc[row, column]
+                    sums_hnwc[of_rows, :, of_columns] += term.view(
+                        *grad_met.shape[:3], term.shape[1]
+                    )
+        grad_images = None
+        if to_images:
+            grad_images = torch.empty_like(images).copy_(sums_hnwc.permute(1, 3, 0, 2))
+        grad_bias = grad_output.sum((0, 2, 3)) if to_bias else None
+        return grad_images, grad_weight, grad_bias, None, None
+
+
+def _meetings(
+    extent: int, outputs: int, size: int, step: int, padding: int
+) -> Iterator[tuple[slice, slice]]:
+    """For each place along a kernel: the outputs at which it meets the input, and what it meets."""
+    for place in range(size):
+        first = max(0, -((place - padding) // step))
+        last = min(outputs - 1, (extent - 1 + padding - place) // step)
+        count = max(0, last + 1 - first)
+        met = first * step + place - padding
+        yield slice(first, first + count), slice(met, met + step * count, step)
+
+
+def _rows(images: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) -> (N H W, C), the same memory where channels lie last."""
+    return images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
+
+
+def _images(rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """(N H W, C) -> (N, C, H, W), the same memory; `shape` is that of another C."""
+    return rows.view(shape[0], *shape[2:], rows.shape[1]).permute(0, 3, 1, 2)

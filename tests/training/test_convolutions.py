@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.training.convolutions import FastConvolutions
 from bench.training.depthwise import Depthwise
-from bench.training.products import Product
+from bench.training.products import GradientProducts, PointwiseProduct
 
 HALF = torch.autocast("cpu", torch.bfloat16)
 FLOAT32 = nullcontext()
@@ -44,6 +44,16 @@ LAYERS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def a_processor_with_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From where on products are faster differs from processor to processor."""
+    processor(monkeypatch, amx_bf16=True)
+
+
+def processor(monkeypatch: pytest.MonkeyPatch, **capabilities: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+
+
 @pytest.fixture
 def conv(request: pytest.FixtureRequest) -> nn.Conv2d:
     """A copy of the layer that the test is given, which it may change."""
@@ -51,7 +61,7 @@ def conv(request: pytest.FixtureRequest) -> nn.Conv2d:
 
 
 def record_detours(monkeypatch: pytest.MonkeyPatch, taken: list[type]) -> None:
-    for function in (Depthwise, Product):
+    for function in (Depthwise, GradientProducts, PointwiseProduct):
         monkeypatch.setattr(
             function,
             "apply",
@@ -124,14 +134,14 @@ def test_what_is_frozen_is_given_no_gradient(
         (nn.Conv2d(8, 16, 5, groups=8), HALF, 12, None),  # two outputs of a channel
         (nn.Conv2d(8, 8, 5, groups=8, dilation=2), HALF, 12, None),
         (nn.Conv2d(8, 8, 5, padding="same", groups=8), HALF, 12, None),
-        (dense(512, 1), HALF, 12, Product),  # 4,096 weights, 576 positions
+        (dense(512, 1), HALF, 12, PointwiseProduct),  # 4,096 weights, 576 positions
         (dense(256, 1), HALF, 12, None),
         (dense(512, 1), FLOAT32, 12, None),
-        (dense(512, 1), FLOAT32, 4, Product),
-        (dense(256, 3), HALF, 6, Product),  # 18,432 weights, 144 positions
+        (dense(512, 1), FLOAT32, 4, PointwiseProduct),
+        (dense(256, 3), HALF, 6, GradientProducts),  # 18,432 weights, 144 positions
         (dense(128, 3), HALF, 6, None),
         (dense(256, 3), FLOAT32, 6, None),
-        (dense(256, 3), FLOAT32, 1, Product),
+        (dense(256, 3), FLOAT32, 1, GradientProducts),
         (nn.Conv2d(8, 512, 3, dilation=2), HALF, 6, None),
         (nn.Conv2d(8, 512, 1, padding="same"), HALF, 6, None),
     ],
@@ -140,12 +150,36 @@ def test_only_what_the_library_is_slow_at_takes_the_detour(
     conv: nn.Conv2d,
     context: AbstractContextManager[None],
     pixels: int,
-    way: type[Depthwise] | type[Product] | None,
+    way: type[torch.autograd.Function] | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     taken: list[type] = []
     record_detours(monkeypatch, taken)
     with context, FastConvolutions():
+        conv(torch.zeros(4, 8, pixels, pixels))
+    assert taken == [way] * (way is not None)
+
+
+@pytest.mark.parametrize(
+    ("conv", "pixels", "way"),
+    [
+        (dense(512, 1), 5, None),  # 4,096 weights, 100 positions
+        (dense(512, 1), 3, PointwiseProduct),  # 36 positions
+        (dense(512, 3), 2, GradientProducts),  # 36,864 weights, 16 positions
+        (dense(256, 3), 2, None),
+    ],
+)
+def test_where_bfloat16_gains_less_fewer_layers_take_it(
+    conv: nn.Conv2d,
+    pixels: int,
+    way: type[torch.autograd.Function] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without tiles, the arithmetic takes longer beside the reordering."""
+    processor(monkeypatch, amx_bf16=False, avx512_bf16=True)
+    taken: list[type] = []
+    record_detours(monkeypatch, taken)
+    with HALF, FastConvolutions():
         conv(torch.zeros(4, 8, pixels, pixels))
     assert taken == [way] * (way is not None)
 
@@ -156,7 +190,7 @@ def test_without_gradients_only_a_dense_layer_takes_it(monkeypatch: pytest.Monke
     with HALF, FastConvolutions(), torch.no_grad():
         dense(512, 1)(small_map(2))
         layer(5, 1, bias=True)(small_map())
-    assert taken == [Product]
+    assert taken == [PointwiseProduct]
 
 
 @pytest.mark.parametrize("context", [HALF, FLOAT32])

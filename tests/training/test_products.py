@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.training.products import Product
+from bench.training.products import GradientProducts, PointwiseProduct
 
 CASES = [
     # kernel, stride, padding, height, width
@@ -45,7 +45,8 @@ def test_output_and_gradients_are_those_of_the_library(
     outer = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     expected_gradients = torch.autograd.grad(expected, inputs, outer)
 
-    output = Product.apply(images, weight, bias, stride, padding)
+    function = PointwiseProduct if (kernel, padding) == ((1, 1), (0, 0)) else GradientProducts
+    output = function.apply(images, weight, bias, stride, padding)
     gradients = torch.autograd.grad(output, inputs, outer)
 
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
@@ -57,7 +58,34 @@ def test_a_gradient_may_be_one_number_for_all_positions() -> None:
     """As that of a sum is, whose strides are 0."""
     images, weight = torch.randn(3, 4, 3, 3), torch.randn(6, 4, 1, 1, requires_grad=True)
     (expected,) = torch.autograd.grad(F.conv2d(images, weight).sum(), [weight])
-    (ours,) = torch.autograd.grad(
-        Product.apply(images, weight, None, (1, 1), (0, 0)).sum(), [weight]
-    )
-    torch.testing.assert_close(ours, expected)
+    for function in (PointwiseProduct, GradientProducts):
+        output = function.apply(images, weight, None, (1, 1), (0, 0))
+        (ours,) = torch.autograd.grad(output.sum(), [weight])
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("function", [PointwiseProduct, GradientProducts])
+def test_a_weight_is_rounded_as_the_images_are_and_its_gradient_is_not(
+    function: type[torch.autograd.Function],
+) -> None:
+    """A sum of many terms that are rounded one by one would lose three of bfloat16's eight bits."""
+    generator = torch.Generator().manual_seed(0)
+    size = 1 if function is PointwiseProduct else 3
+    images = torch.randn(2, 64, 4, 4, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(32, 64, size, size, generator=generator).requires_grad_()
+    place = (1, 1), (size // 2, size // 2)
+    exact = F.conv2d(images.float(), weight.bfloat16().float(), None, *place)
+    outer = torch.randn(exact.shape, generator=generator).bfloat16()
+    expected = torch.autograd.grad(exact, [images, weight], outer.float())
+
+    output = function.apply(images, weight, None, *place)
+    gradients = torch.autograd.grad(output, [images, weight], outer)
+
+    assert [tensor.dtype for tensor in (output, *gradients)] == [
+        torch.bfloat16,
+        torch.bfloat16,
+        torch.float32,
+    ]
+    for ours, theirs in zip((output, *gradients), (exact, *expected), strict=True):
+        error = (ours.float() - theirs.float()).norm() / theirs.float().norm()
+        assert error < 2**-8

@@ -135,6 +135,14 @@ class SearchSpace:
         """Return Optuna's distribution of every tuned parameter."""
         return {name: parameter.distribution() for name, parameter in self.parameters.items()}
 
+    @property
+    def freeze_depths(self) -> tuple[int, ...]:
+        """How many of the five parts its recipes freeze, ascending."""
+        tuned = self.parameters.get("freeze_depth")
+        if tuned is None:
+            return (self.defaults["freeze_depth"],)
+        return tuple(depth for depth in range(6) if tuned.contains(depth))
+
     def recipe(self, params: Mapping[str, object]) -> Recipe:
         """Return the recipe that a trial's parameters stand for.
 

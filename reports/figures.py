@@ -173,7 +173,7 @@ def reliability(report: StudyReport, model: ModelRecord) -> Figure:
     after_nk = np.asarray(model.predictions.probabilities, dtype=np.float64)
     right_n = after_nk.argmax(axis=1) == np.asarray(model.predictions.labels)
     before_nk = with_temperature(after_nk, 1.0 / model.temperature)
-    figure = Figure(figsize=(WIDTH_IN * 0.55, 5.6))
+    figure = Figure(figsize=(WIDTH_IN * 0.55, 6.2))
     diagram, histogram = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     diagram.plot([0, 1], [0, 1], color=GREY, linewidth=1.0, label="as often right as it says")
     shown = [(f"after: temperature {model.temperature:.3f}", after_nk, BLUE, "o")]
@@ -196,7 +196,7 @@ def reliability(report: StudyReport, model: ModelRecord) -> Figure:
         xlim=(0, 1),
         ylim=(-0.02, 1.02),
     )
-    diagram.legend(loc="upper left")
+    figure.legend(loc="outside lower center")
     histogram.set(xlabel="probability of the predicted class", ylabel="pictures")
     histogram.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     return figure

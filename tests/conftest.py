@@ -131,7 +131,13 @@ def plan() -> StudyPlan:
     )
     return StudyPlan(
         study="pets",
-        space={"name": "cpu", "parameters": {"learning_rate": {"low": 1e-5, "high": 0.1}}},
+        space={
+            "name": "cpu",
+            "parameters": {
+                "backbone": {"choices": ["resnet50"]},
+                "learning_rate": {"low": 1e-5, "high": 0.1},
+            },
+        },
         dataset=dataset,
         split=split,
         settings=Settings(

@@ -15,13 +15,14 @@ import torch
 
 from bench.models.backbones import describe_backbone
 from bench.models.body import PARTS
+from bench.models.processor import has_instructions
 from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
 from bench.runtime.preprocess import Geometry
 
 AUDIT_SIZE = 128  # px; labels are judged by features of pictures of this side
 _BATCH = 16  # what its layers write still fits into the cache of a core
-# What `torch.cpu` calls instructions that multiply in bfloat16; without them float32 is faster.
+# Instructions that multiply in bfloat16; without them float32 is faster.
 _BFLOAT16 = ("avx512_bf16", "amx_bf16")
 
 
@@ -61,9 +62,7 @@ class PooledFeatures:
         source = resolve_weights(spec, pretrained=True, files={})
         model = build_model(spec, source, classes=2, image_size=image_size, seed=0).eval()
         self._model = model.to(memory_format=torch.channels_last)
-        # Early versions of torch 2 cannot be asked.
-        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        self._is_rounded = any(capabilities.get(name) for name in _BFLOAT16)
+        self._is_rounded = has_instructions(*_BFLOAT16)
         self.geometry: Geometry = spec.geometry(image_size=image_size, crop=None, resize="squash")
 
     @torch.inference_mode()

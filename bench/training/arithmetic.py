@@ -38,7 +38,8 @@ _BATCH = 8
 # A small one leaves most of a GPU idle in every format: it is for where a larger one does not fit.
 _CUDA_BATCHES = (32, 8, 2)
 _ROUNDS = 6
-# After the first timed round, formats that took so many times as long as the fastest are done with.
+# After two timed rounds, formats that took so many times as long as the fastest are done with; one
+# step alone may have been held up by another program.
 _OUT_OF_QUESTION = 1.5
 # Steps that take long are timed often enough by then.
 _ENOUGH_S = 20.0
@@ -198,8 +199,8 @@ def _step_times_ms(
         _step_ms(kind, network, pixels)  # pays for choosing and packing
     least_ms = {kind: _step_ms(kind, network, pixels) for kind, network in networks.items()}
     spent_ms = 0.0
-    for _ in range(_ROUNDS - 1):
-        limit_ms = _OUT_OF_QUESTION * min(least_ms.values())
+    for timed in range(1, _ROUNDS):
+        limit_ms = math.inf if timed == 1 else _OUT_OF_QUESTION * min(least_ms.values())
         for kind, network in networks.items():
             if least_ms[kind] <= limit_ms and spent_ms < _ENOUGH_S * 1e3:
                 took_ms = _step_ms(kind, network, pixels)

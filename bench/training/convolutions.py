@@ -40,7 +40,8 @@ class FastConvolutions(TorchFunctionMode):
             # Autocast would cast inside the function, where autograd no longer sees it.
             dtype = torch.get_autocast_dtype("cpu")
             images = images.to(dtype)
-            weight = weight.to(dtype) if function is Depthwise else weight  # others round it
+            if function is Depthwise:  # the others round it themselves
+                weight = weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         with torch.autocast("cpu", enabled=False):
             return function.apply(images, weight, bias, stride, padding)
@@ -61,7 +62,8 @@ def _faster(
         return None
     half = torch.is_autocast_enabled("cpu")
     if groups == 1:
-        return products.faster(images, weight, stride, padding, half=half)
+        function = products.faster(images, weight, stride, padding, half=half)
+        return None if function is GradientProducts and not torch.is_grad_enabled() else function
     if torch.is_grad_enabled() and groups == images.shape[1] == len(weight):
         return Depthwise if depthwise.pays(weight, stride, padding, half=half) else None
     return None

@@ -120,7 +120,7 @@ class Learner:
             own.hand_over_gradient()
         self._scaler.unscale_(self._optimizer)
         self._clip()
-        self._rates.decay()  # also in float16's rare steps that overflow and are left out
+        self._rates.decay()  # on CUDA also in float16's rare steps that overflow and are left out
         self._scaler.step(self._optimizer)
         self._scaler.update()
         return torch.stack(losses).sum()
@@ -206,7 +206,8 @@ class _RatesAsNumbers:
 class _RatesInMemory:
     """Learning rates and weight decay that lie on the device, where a recorded step reads them.
 
-    It does not see another number, only another content of its memory.
+    It does not see another number, only another content of its memory. Steps that are not recorded
+    read them there too, for the numbers have to be the same.
     """
 
     def __init__(

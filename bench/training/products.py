@@ -22,12 +22,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from bench.models.processor import has_instructions
 from bench.training.depthwise import Pair
 
 # From so many weights a position of the output on, of all pictures together, products were faster:
-# kernels of a single position, and larger ones. In 16 bits the faster the arithmetic, the more the
-# reordering weighs. Measured on two cores with AMX, with AVX-512 in bfloat16 and float32, and with
-# AVX2.
+# kernels of a single position, and larger ones. The faster the arithmetic in 16 bits, the more the
+# reordering weighs. `benchmarks/results/cpu-steps.md` has the timings: with tiles (AMX) they are of
+# outputs that were products too.
 _LEAST_WITH_TILES = 6, 128
 _LEAST_IN_BFLOAT16 = 100, 1500
 _LEAST_IN_FLOAT32 = 50, 2000
@@ -51,16 +52,14 @@ def faster(
 def _least(half: bool) -> tuple[int, int]:
     if not half:
         return _LEAST_IN_FLOAT32
-    # Early versions of torch 2 cannot be asked.
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return _LEAST_WITH_TILES if capabilities.get("amx_bf16") else _LEAST_IN_BFLOAT16
+    return _LEAST_WITH_TILES if has_instructions("amx_bf16") else _LEAST_IN_BFLOAT16
 
 
 class PointwiseProduct(torch.autograd.Function):
     """A convolution of 1 x 1 kernels without groups and padding, and its gradients.
 
-    They are computed in the number format of the images, which the weight is rounded to; its
-    gradient comes in the weight's own.
+    They are computed in the number format of the images, and handed on in that of what they belong
+    to.
     """
 
     @staticmethod
@@ -72,7 +71,8 @@ class PointwiseProduct(torch.autograd.Function):
         stride: Pair,
         padding: Pair,
     ) -> torch.Tensor:
-        ctx.weight_dtype, weight = weight.dtype, weight.to(images.dtype)
+        ctx.weight_dtype = weight.dtype
+        weight = weight.to(images.dtype)
         ctx.save_for_backward(images, weight)
         ctx.seen = (..., *(slice(None, None, step) for step in stride))
         seen = images[ctx.seen]
@@ -83,10 +83,11 @@ class PointwiseProduct(torch.autograd.Function):
             memory_format=torch.channels_last,
         )
         rows, kernels = _rows(seen), weight[:, :, 0, 0].t()
+        output_rows = output.permute(0, 2, 3, 1).view(len(rows), len(weight))
         if bias is None:
-            torch.mm(rows, kernels, out=_rows(output))
+            torch.mm(rows, kernels, out=output_rows)
         else:
-            torch.addmm(bias, rows, kernels, out=_rows(output))
+            torch.addmm(bias, rows, kernels, out=output_rows)
         return output
 
     @staticmethod
@@ -110,8 +111,8 @@ class PointwiseProduct(torch.autograd.Function):
 class GradientProducts(torch.autograd.Function):
     """A convolution without groups: the library's output, with the gradients of this module.
 
-    They are computed in the number format of the images, which the weight is rounded to; its
-    gradient comes in the weight's own.
+    They are computed in the number format of the images, and handed on in that of what they belong
+    to.
     """
 
     @staticmethod
@@ -123,7 +124,8 @@ class GradientProducts(torch.autograd.Function):
         stride: Pair,
         padding: Pair,
     ) -> torch.Tensor:
-        ctx.weight_dtype, weight = weight.dtype, weight.to(images.dtype)
+        ctx.weight_dtype = weight.dtype
+        weight = weight.to(images.dtype)
         ctx.save_for_backward(images, weight)
         ctx.stride, ctx.padding = stride, padding
         return F.conv2d(images, weight, bias, stride, padding)
@@ -136,17 +138,19 @@ class GradientProducts(torch.autograd.Function):
         # Rows outermost, so that neighbouring ones of all pictures are one piece of memory.
         grad_pnqd, images_hnwc = grad_output.permute(2, 0, 3, 1), images.permute(2, 0, 3, 1)
         kernel_kldc = weight.permute(2, 3, 0, 1)
-        grad_weight = torch.empty_like(weight, dtype=ctx.weight_dtype) if to_weight else None
-        # In 32 bits, so that up to k l terms are rounded once.
-        at_least_float32 = torch.promote_types(images.dtype, torch.float32)
-        sums_hnwc = images.new_zeros(images_hnwc.shape, dtype=at_least_float32)
-        met_rows, met_columns = (
-            list(_meetings(images.shape[axis], grad_output.shape[axis], *place))
-            for axis, place in zip(
-                (2, 3), zip(weight.shape[2:], ctx.stride, ctx.padding, strict=True), strict=True
-            )
-        )
-        for column, (to_columns, of_columns) in enumerate(met_columns):
+        (height, _, width, _), (p, _, q, _) = images_hnwc.shape, grad_pnqd.shape
+        (of_k, of_l), (down, across), (above, beside) = weight.shape[2:], ctx.stride, ctx.padding
+        met_rows = [*_meetings(height, p, of_k, down, above)]
+        grad_weight = sums_hnwc = grad_images = None
+        if to_weight:
+            grad_weight = torch.empty_like(weight, dtype=ctx.weight_dtype)
+        if to_images:
+            # In 32 bits, so that up to k l terms are rounded once.
+            at_least_float32 = torch.promote_types(images.dtype, torch.float32)
+            sums_hnwc = images.new_zeros(images_hnwc.shape, dtype=at_least_float32)
+        for column, (to_columns, of_columns) in enumerate(
+            _meetings(width, q, of_l, across, beside)
+        ):
             grad_column = grad_pnqd[:, :, to_columns].contiguous()
             images_column = images_hnwc[:, :, of_columns].contiguous()
             for row, (to_rows, of_rows) in enumerate(met_rows):
@@ -155,13 +159,12 @@ class GradientProducts(torch.autograd.Function):
                 if grad_weight is not None:
                     rows = images_column[of_rows].reshape(-1, weight.shape[1])
                     grad_weight[:, :, row, column] = grad_rows.t() @ rows
-                if to_images:
+                if sums_hnwc is not None:
                     term = grad_rows @ kernel_kldc[row, column]
                     sums_hnwc[of_rows, :, of_columns] += term.view(
                         *grad_met.shape[:3], term.shape[1]
                     )
-        grad_images = None
-        if to_images:
+        if sums_hnwc is not None:
             grad_images = torch.empty_like(images).copy_(sums_hnwc.permute(1, 3, 0, 2))
         grad_bias = grad_output.sum((0, 2, 3)) if to_bias else None
         return grad_images, grad_weight, grad_bias, None, None

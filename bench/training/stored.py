@@ -384,8 +384,13 @@ class StoredActivations:
         identity: str,
         store: Store,
         *,
+        on_the_way: Sequence[int],
         in_memory: bool,
     ) -> None:
+        """Take what computes the rows of `pictures` at `boundary`.
+
+        `on_the_way` are the boundaries before it, ascending, whose activations are kept as well.
+        """
         self._pixels = pixels
         self._frozen = frozen
         self._boundary = boundary
@@ -395,6 +400,7 @@ class StoredActivations:
         self._cache = cache
         self._identity = identity
         self._store: Store = store
+        self._on_the_way = on_the_way
         self._in_memory = in_memory
         self._batch = _GPU_BATCH if in_memory else FROZEN_BATCH
 
@@ -422,7 +428,7 @@ class StoredActivations:
         )
 
     def _compute(self, wanted: EntryKey) -> None:
-        """Compute an entry from the deepest shallower one, keeping small ones on the way."""
+        """Compute an entry from the deepest shallower one, keeping others on the way."""
         keys = {
             boundary: self._key(wanted.policy, wanted.view, boundary)
             for boundary in range(wanted.boundary + 1)
@@ -431,8 +437,8 @@ class StoredActivations:
         start = max((b for b in there if self._cache.is_exact(keys[b])), default=0)
         count, size = len(self._pictures), self._batch
         everything = np.arange(count)
-        on_the_way = worth_keeping(self._frozen.elements, start, wanted.boundary)
-        kept = [b for b in on_the_way if b not in there]
+        missing = [b for b in self._on_the_way if b > start and b not in there]
+        kept = [*missing, wanted.boundary]
         wanted_keys = [keys[boundary] for boundary in kept]
         with (
             self._cache.gathering(wanted_keys, count)
@@ -454,11 +460,3 @@ class StoredActivations:
         if key.boundary or self._cache.has(key):
             return self._cache.rows(key, batch)
         return self._pixels.read(self._pictures[batch], policy=key.policy, view=key.view)
-
-
-def worth_keeping(elements: Sequence[int], start: int, stop: int) -> list[int]:
-    """Boundaries on the way to `stop` that are no larger than the picture; `stop` itself.
-
-    `elements` are those of one picture's activation at each boundary.
-    """
-    return [b for b in range(start + 1, stop) if elements[b] <= elements[0]] + [stop]

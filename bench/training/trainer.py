@@ -38,6 +38,7 @@ from bench.records import (
     fingerprint_of,
 )
 from bench.runtime.preprocess import Geometry
+from bench.space import SearchSpace
 from bench.training.activations import (
     ActivationStore,
     ComputedActivations,
@@ -51,7 +52,7 @@ from bench.training.frozen import FrozenPart
 from bench.training.learner import Learner
 from bench.training.loop import Schedule, fit
 from bench.training.start import Start, find_start
-from bench.training.stored import ActivationCache, StoredActivations, worth_keeping
+from bench.training.stored import ActivationCache, StoredActivations
 from bench.workspace import Workspace
 
 _DISK_ERRORS = frozenset(
@@ -65,6 +66,9 @@ TrialEvents = Generator[Event, bool, None]
 # size and what a recorded step works in.
 _LEARNERS_ON_CUDA = 6
 _FREE_ON_CUDA = 0.25  # of its memory; with less, learners make room for a new one
+# Of the disk for activations, what a policy's views may take at a boundary that they are kept at
+# only because they pass it. There are three policies that augment, and about two such boundaries.
+_SHARE_ON_THE_WAY = 1 / 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,7 @@ class Trainer:
         self._workspace = Workspace(Path(plan.workspace))
         self._folds_in = folds_in or self._workspace
         self._labels = np.asarray(plan.dataset.labels, dtype=np.int64)
+        self._freeze_depths = SearchSpace.from_dict(plan.space).freeze_depths
         self._templates: dict[str, StagedModel] = {}
         self._images: dict[str, DecodedStore] = {}
         self._frozen_parts: dict[str, FrozenPart] = {}
@@ -331,16 +336,21 @@ class Trainer:
         """What feeds the part of a backbone behind `boundary`."""
         plan, store = self.plan, self.plan.settings.store
         pixels, frozen = self.pixels(backbone), self.frozen_part(backbone)
-        # What one trial alone would push out again is not worth storing.
         pictures, elements = len(plan.split.development), frozen.elements
-        on_disk = boundary > 0 and plan.cache_bytes >= (
-            (4 if store == "exact" else 2) * elements[boundary] * pictures * plan.settings.epochs
-        )
+        # Of each number at a boundary, what a policy's views of all pictures take on the disk.
+        number_bytes = (4 if store == "exact" else 2) * pictures * plan.settings.epochs
+        # What one trial alone would push out again is not worth storing.
+        on_disk = boundary > 0 and plan.cache_bytes >= number_bytes * elements[boundary]
+        # A GPU computes again sooner what is larger than a picture.
+        on_the_way = self._frozen_at(backbone, boundary, most=elements[0])
         # In memory nothing is halved, and validation's view is one more.
-        kept = sum(elements[b] for b in worth_keeping(elements, 0, boundary))
+        kept = elements[boundary] + sum(elements[b] for b in on_the_way)
         in_memory = plan.device == "cuda" and self._cache.memory_bytes >= (
             4 * kept * pictures * (plan.settings.epochs + 1)
         )
+        if not in_memory:
+            most = int(_SHARE_ON_THE_WAY * plan.cache_bytes) // number_bytes
+            on_the_way = self._frozen_at(backbone, boundary, most=most)
         if plan.cache_bytes == 0 or not (in_memory or on_disk):
             return ComputedActivations(pixels, frozen, boundary, store)
         if backbone not in self._frozen_identities:
@@ -365,8 +375,15 @@ class Trainer:
             self._cache,
             self._frozen_identities[backbone],
             store,
+            on_the_way=on_the_way,
             in_memory=in_memory,
         )
+
+    def _frozen_at(self, backbone: str, before: int, *, most: int) -> list[int]:
+        """The boundaries before one that trials begin at, and that have at most so many numbers."""
+        template = self._template(backbone)
+        boundaries = {template.boundary(depth) for depth in self._freeze_depths}
+        return [b for b in sorted(boundaries) if 0 < b < before and template.elements[b] <= most]
 
     def _remark(self, parts: int, refused: bool) -> str | None:
         """What a trial's reader should know of how it was trained."""

@@ -184,11 +184,14 @@ def test_where_bfloat16_gains_less_fewer_layers_take_it(
     assert taken == [way] * (way is not None)
 
 
-def test_without_gradients_only_a_dense_layer_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_gradients_only_a_dense_layer_of_single_positions_takes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     taken: list[type] = []
     record_detours(monkeypatch, taken)
     with HALF, FastConvolutions(), torch.no_grad():
         dense(512, 1)(small_map(2))
+        dense(512, 3)(small_map(2))
         layer(5, 1, bias=True)(small_map())
     assert taken == [PointwiseProduct]
 

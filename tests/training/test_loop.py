@@ -18,7 +18,7 @@ from bench.errors import NonFiniteLossError
 from bench.models.backbones import describe_backbone
 from bench.models.staged import StagedModel, build_model
 from bench.records import BatchNormMode, Policy, Recipe, WeightSource
-from bench.training.learner import Learner, batches
+from bench.training.learner import Learner, _RatesInMemory, batches
 from bench.training.loop import EpochOutcome, Schedule, class_targets, fit, mixup
 from tests.tiny import BACKBONE, PLAIN, coloured_noise
 
@@ -290,10 +290,13 @@ def test_a_learner_that_begins_anew_trains_as_a_new_one(batch_norm: BatchNormMod
         np.testing.assert_array_equal(one.probabilities_nk, new.probabilities_nk)
 
 
+@pytest.mark.parametrize("rates", ["as numbers", "in memory"])  # as on a CPU, as on CUDA
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_steps_are_those_of_adamw(memory_format: torch.memory_format, parts: int) -> None:
-    """Weight decay by hand is the decoupled one: none of vectors, and none of what is frozen."""
+def test_steps_are_those_of_adamw(
+    memory_format: torch.memory_format, parts: int, rates: str
+) -> None:
+    """Decay is decoupled; vectors do not decay, nor does what is frozen. Gradients are clipped."""
     recipe = replace(RECIPE, weight_decay=0.2, head_lr_factor=5.0, augmentation="none")
     ours, theirs = copy.deepcopy(TEMPLATE), copy.deepcopy(TEMPLATE)
     for model in (ours, theirs):
@@ -301,6 +304,9 @@ def test_steps_are_those_of_adamw(memory_format: torch.memory_format, parts: int
         model.train()
         model.network.unused = nn.Parameter(torch.ones(2, 3))  # as some networks have
     learner = Learner(ours, 0, PLAIN, parts=parts)
+    if rates == "in memory":
+        groups = ours.parameter_groups()
+        learner._rates = _RatesInMemory(groups, learner._optimizer, "cpu")
     learner.begin(recipe, 5)
     optimizer = torch.optim.AdamW(
         [
@@ -315,13 +321,16 @@ def test_steps_are_those_of_adamw(memory_format: torch.memory_format, parts: int
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [1.0, *COSINE_OF_FOUR].__getitem__)
     targets = torch.from_numpy(np.eye(3)[LABELS[:8]]).float() / 8
     images = Pixels().read(EVERY[:8], policy="none", view=0)
-    for _ in range(4):
-        learner.step(images, targets)
+    norms = []
+    for weight in (1, 4, 1, 8):
+        learner.step(images, weight * targets)
         optimizer.zero_grad()
-        F.cross_entropy(theirs(images), targets, reduction="sum").backward()
-        nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        F.cross_entropy(theirs(images), weight * targets, reduction="sum").backward()
+        norms.append(float(nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)))
         optimizer.step()
         schedule.step()
+    # Steps do not depend on a factor that all gradients have in common: some are clipped.
+    assert min(norms) < 1 < max(norms)
     for (name, mine), reference in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, reference, msg=name)
 

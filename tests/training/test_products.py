@@ -65,10 +65,10 @@ def test_a_gradient_may_be_one_number_for_all_positions() -> None:
 
 
 @pytest.mark.parametrize("function", [PointwiseProduct, GradientProducts])
-def test_a_weight_is_rounded_as_the_images_are_and_its_gradient_is_not(
+def test_numbers_are_rounded_once_and_the_weights_gradient_has_its_own_format(
     function: type[torch.autograd.Function],
 ) -> None:
-    """A sum of many terms that are rounded one by one would lose three of bfloat16's eight bits."""
+    """An input's gradient of nine terms that are rounded one by one would be off by 0.0037."""
     generator = torch.Generator().manual_seed(0)
     size = 1 if function is PointwiseProduct else 3
     images = torch.randn(2, 64, 4, 4, generator=generator).bfloat16().requires_grad_()
@@ -88,4 +88,4 @@ def test_a_weight_is_rounded_as_the_images_are_and_its_gradient_is_not(
     ]
     for ours, theirs in zip((output, *gradients), (exact, *expected), strict=True):
         error = (ours.float() - theirs.float()).norm() / theirs.float().norm()
-        assert error < 2**-8
+        assert error < 0.003

@@ -97,7 +97,15 @@ def test_entries_in_memory_equal_computed_ones_and_leave_the_disk_alone(
         pixels, frozen = trainer.pixels("test_resnet"), trainer.frozen_part("test_resnet")
         development = np.asarray(plan.split.development)
         kept = StoredActivations(
-            pixels, frozen, depth, development, cache, "part", store, in_memory=True
+            pixels,
+            frozen,
+            depth,
+            development,
+            cache,
+            "part",
+            store,
+            on_the_way=[b for b in (1, 3) if b < depth],
+            in_memory=True,
         ).read(batch, policy="light", view=1)
         plain = ComputedActivations(pixels, frozen, depth, store).read(
             batch, policy="light", view=1
@@ -118,6 +126,31 @@ def test_memory_lets_go_what_was_used_least_recently(tmp_path: Path) -> None:
     assert cache.give_up_memory()
     assert not any(cache.has(key) for key in keys)
     assert not cache.give_up_memory(), "there was nothing left"
+
+
+@pytest.mark.parametrize(("most", "kept"), [(8192, [2, 3, 4, 5]), (8191, [3, 4, 5])])
+def test_what_trials_begin_at_is_kept_on_the_way_where_it_takes_an_eighth_of_the_disk_at_most(
+    plan: StudyPlan, most: int, kept: list[int]
+) -> None:
+    plan = with_backbone(plan, "test_resnet")  # (12288, 8192, 8192, 3072, 3072, 96) numbers
+    parameters = {**plan.space["parameters"], "freeze_depth": {"low": 2, "high": 4}}
+    pictures = len(plan.split.development)
+    plan = replace(
+        plan,
+        space={**plan.space, "parameters": parameters},
+        cache_bytes=8 * most * 4 * pictures * plan.settings.epochs,
+    )
+    recipe = Recipe(backbone="test_resnet", freeze_depth=5)
+    activations(plan, recipe, np.asarray(plan.split.development[:1]), view=0)
+
+    elements = Trainer(plan).model(recipe, seed=0).elements
+    expected = sorted(4 * elements[boundary] * pictures for boundary in kept)
+    assert sizes_of_entries(plan) == expected
+
+
+def sizes_of_entries(plan: StudyPlan) -> list[int]:
+    files = Path(plan.workspace).glob("cache/activations/*/rows.bin")
+    return sorted(file.stat().st_size for file in files)
 
 
 def rounding(plan: StudyPlan) -> StudyPlan:
@@ -150,8 +183,7 @@ def test_rounded_entries_take_half_of_the_disk_and_stand_beside_exact_ones(plan:
     sizes = []
     for study in (plan, rounding(plan)):
         activations(study, recipe, np.asarray(plan.split.development[:1]), view=0)
-        files = Path(plan.workspace).glob("cache/activations/*/rows.bin")
-        sizes.append(sum(file.stat().st_size for file in files))
+        sizes.append(sum(sizes_of_entries(study)))
     assert sizes[1] - sizes[0] == pytest.approx(0.5 * sizes[0], rel=0.01)
 
 

@@ -62,8 +62,7 @@ def _faster(
         return None
     half = torch.is_autocast_enabled("cpu")
     if groups == 1:
-        function = products.faster(images, weight, stride, padding, half=half)
-        return None if function is GradientProducts and not torch.is_grad_enabled() else function
+        return products.faster(images, weight, stride, padding, half=half)
     if torch.is_grad_enabled() and groups == images.shape[1] == len(weight):
         return Depthwise if depthwise.pays(weight, stride, padding, half=half) else None
     return None

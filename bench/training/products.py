@@ -46,7 +46,8 @@ def faster(
         positions *= (extent + 2 * beside - size) // step + 1
     if weight.shape[2:] == (1, 1) and padding == (0, 0):
         return PointwiseProduct if weight.numel() >= of_single_positions * positions else None
-    return GradientProducts if weight.numel() >= of_larger * positions else None
+    pays = torch.is_grad_enabled() and weight.numel() >= of_larger * positions
+    return GradientProducts if pays else None
 
 
 def _least(half: bool) -> tuple[int, int]:
@@ -71,9 +72,7 @@ class PointwiseProduct(torch.autograd.Function):
         stride: Pair,
         padding: Pair,
     ) -> torch.Tensor:
-        ctx.weight_dtype = weight.dtype
-        weight = weight.to(images.dtype)
-        ctx.save_for_backward(images, weight)
+        weight = _saved_and_rounded(ctx, images, weight)
         ctx.seen = (..., *(slice(None, None, step) for step in stride))
         seen = images[ctx.seen]
         # Not a view of the product: what follows may change the output in place.
@@ -124,9 +123,7 @@ class GradientProducts(torch.autograd.Function):
         stride: Pair,
         padding: Pair,
     ) -> torch.Tensor:
-        ctx.weight_dtype = weight.dtype
-        weight = weight.to(images.dtype)
-        ctx.save_for_backward(images, weight)
+        weight = _saved_and_rounded(ctx, images, weight)
         ctx.stride, ctx.padding = stride, padding
         return F.conv2d(images, weight, bias, stride, padding)
 
@@ -168,6 +165,14 @@ class GradientProducts(torch.autograd.Function):
             grad_images = torch.empty_like(images).copy_(sums_hnwc.permute(1, 3, 0, 2))
         grad_bias = grad_output.sum((0, 2, 3)) if to_bias else None
         return grad_images, grad_weight, grad_bias, None, None
+
+
+def _saved_and_rounded(ctx: Any, images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Save for the backward pass what it needs; return the weight in the images' number format."""
+    ctx.weight_dtype = weight.dtype
+    weight = weight.to(images.dtype)
+    ctx.save_for_backward(images, weight)
+    return weight
 
 
 def _meetings(

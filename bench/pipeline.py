@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.data.audit.tying import tie_duplicates
+from bench.data.decoded import KEEP_NONE, DecodedPictures
 from bench.data.demo import keep_or_make_demo
 from bench.data.groups import (
     UNGROUPED_REMEDY,
@@ -21,6 +21,7 @@ from bench.data.groups import (
 from bench.data.protocols import make_splits
 from bench.data.sources import dataset_name, list_source, read_pictures
 from bench.data.splits import refuse_scarce_classes
+from bench.data.store import DecodedStore
 from bench.database import Database
 from bench.errors import (
     BenchError,
@@ -33,7 +34,7 @@ from bench.errors import (
     did_you_mean,
 )
 from bench.latency import LatencyJob, LatencyProtocol, measure_many
-from bench.models.backbones import describe_backbone
+from bench.models.backbones import describe_backbone, geometry_of
 from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
 from bench.promote.further import FurtherProtocol
@@ -70,7 +71,7 @@ from bench.search.lock import own
 from bench.search.options import SearchOptions
 from bench.search.study import open_study, refuse_changes
 from bench.space import SearchSpace, load_space
-from bench.training.arithmetic import Device, choose_arithmetic, choose_device
+from bench.training.arithmetic import Device, choose_arithmetic, choose_device, load_if_busy
 from bench.training.rounding import measure_rounding
 from bench.training.trainer import Trainer
 from bench.words import counted
@@ -81,6 +82,8 @@ _TREATED_AS: dict[Family, str] = {
     "spectrogram": "spectrograms: no flips, no colour changes",
     "photo": "photos: flips and colour changes",
 }
+# The pixels of 1,339 pictures as GTZAN has them; more than fit are decoded again at each look.
+_KEPT_PIXELS_BYTES = 500_000_000
 _LATENCY_NOTE = "Limit of latency, ms,"
 # What a promoted model's latency is measured of: (scope, batch size).
 MEASURED: tuple[tuple[LatencyScope, int], ...] = (("model", 1), ("model", 8), ("end-to-end", 1))
@@ -113,7 +116,12 @@ def search(
     listener.stage(f"study: {name}" if options.study else f"study: {name} (--study names another)")
     with own(name, database, listener.stage), _resumable():
         with _preparing(name, database):
-            plan = make_plan(data, replace(options, study=name), workspace, database, listener)
+            pictures = DecodedPictures(_KEPT_PIXELS_BYTES)
+            plan = make_plan(
+                data, replace(options, study=name), workspace, database, listener, pictures
+            )
+            _store_pictures(plan, workspace, pictures, listener)
+            pictures.forget()
             database.save_plan(plan, describe_environment(_gpu_name(plan)))
         study = open_study(plan, database)
         executor = make_executor(plan, options.workers, options.ray)
@@ -389,11 +397,12 @@ def make_plan(
     workspace: Workspace,
     database: Database,
     listener: Display,
+    pictures: DecodedPictures = KEEP_NONE,
 ) -> StudyPlan:
     """Settle everything that all trials share, and refuse what cannot work, before training.
 
     What can be refused before the pictures are read is, and the rest before duplicates are looked
-    for, which may take minutes.
+    for, which may take minutes. `pictures` keeps what is decoded on the way.
     """
     device = choose_device(options.device)
     is_demo = data is None
@@ -403,7 +412,7 @@ def make_plan(
     _refuse_strange_weights(options.weights, space)
     if is_demo and (remark := keep_or_make_demo(workspace.demo)) is not None:
         listener.stage(remark)
-    dataset = _read(data or workspace.demo, options, listener)
+    dataset = _read(data or workspace.demo, options, listener, pictures)
     refuse_scarce_classes(dataset, options.protocols, folds=space.folds)
     # Asked before duplicates are tied, which puts pictures into groups that nobody gave.
     groups_given = any(picture.group is not None for picture in dataset.pictures)
@@ -413,7 +422,7 @@ def make_plan(
     space, limited = _limited(space, options, stored, dataset, device, listener)
     weights = {name: _weights_of(name, options, dataset, listener) for name in space.backbones}
     if options.tie_duplicates:
-        dataset = tie_duplicates(dataset, workspace.duplicates, listener.stage)
+        dataset = tie_duplicates(dataset, workspace.duplicates, listener.stage, pictures)
     listener.stage(_describe(dataset, groups_given=groups_given))
     if groups_given and leak is not None:
         listener.stage(leak)
@@ -456,11 +465,22 @@ def make_plan(
     return replace(plan, notes=(*plan.notes, *_rounding_notes(plan, listener)))
 
 
-def _read(data: str | Path, options: SearchOptions, listener: Display) -> Dataset:
+def _store_pictures(
+    plan: StudyPlan, workspace: Workspace, pictures: DecodedPictures, listener: Display
+) -> None:
+    """Store the pictures as the backbones see them, where they are not stored yet."""
+    with listener.steps() as steps:
+        for geometry in {geometry_of(plan, backbone) for backbone in plan.weights}:
+            DecodedStore.open(plan.dataset, geometry, workspace.cache, pictures, steps)
+
+
+def _read(
+    data: str | Path, options: SearchOptions, listener: Display, pictures: DecodedPictures
+) -> Dataset:
     with listener.steps() as steps:
         steps.begin(f"reading the pictures of {data}")
         listing = list_source(data)
-        dataset = read_pictures(listing, crop=options.crop, progress=steps.reach)
+        dataset = read_pictures(listing, crop=options.crop, progress=steps.reach, pictures=pictures)
     if (passed_over := listing.passed_over.in_words) is not None:
         listener.stage(passed_over)
     return load_groups(dataset, file=options.groups, pattern=options.group_pattern)
@@ -603,14 +623,13 @@ def _arithmetic_of(
 
 
 def _load_remark() -> str | None:
-    """Say that other programs disturb what is timed; our own preparation hardly loads a minute."""
-    cores = usable_cores()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load < 1.5 * cores:
+    """Say that other programs disturb what is timed."""
+    if (load := load_if_busy()) is None:
         return None
+    cores = counted(usable_cores(), "core")
     return (
-        f"  other programs keep this machine busy (load {load:.1f} on {counted(cores, 'core')}): "
-        "the format that is fastest now may not be when it is idle, and a study keeps its own"
+        f"  other programs keep this machine busy (load {load:.1f} on {cores}): the format that "
+        "is fastest now may not be when it is idle, and a study keeps its own"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 import signal
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 
 import cli
 from bench import pipeline
+from bench.data import decoded
 from bench.database import Database
 from bench.errors import NonFiniteLossError, ParityError
 from bench.latency import LatencyJob, LatencyProtocol
@@ -34,9 +36,10 @@ from bench.records import (
 )
 from bench.runtime.machine import cpu_name
 from bench.runtime.predictor import Predictor
+from bench.runtime.preprocess import PictureSource, open_rgb
 from bench.runtime.session import machine_name
 from bench.search.options import SearchOptions
-from bench.training import trainer
+from bench.training import arithmetic, trainer
 from bench.workspace import Workspace
 from tests.command import Outcome
 from tests.records import latency_row
@@ -45,11 +48,12 @@ from tests.tiny import BACKBONE, CLASSES, write_pictures
 
 @dataclass(frozen=True)
 class Place:
-    """Where the story happens, and what it said."""
+    """Where the story happens, what it said, and what it decoded more than once."""
 
     pictures: Path
     workspace: Path
     first: Outcome
+    decoded_again: Sequence[object]
 
     @property
     def report(self) -> StudyReport:
@@ -119,9 +123,22 @@ def no_measurement() -> Iterator[None]:
 def place(tmp_path_factory: pytest.TempPathFactory, no_measurement: None) -> Place:
     folder = tmp_path_factory.mktemp("story")
     pictures = write_pictures(folder / "pictures")
-    first = search(pictures, folder / "runs", "--trials", TRIALS)
+    decoded_again: list[object] = []
+
+    def decode_again(source: PictureSource) -> Image.Image:
+        decoded_again.append(source)
+        return open_rgb(source)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoded, "open_rgb", decode_again)
+        first = search(pictures, folder / "runs", "--trials", TRIALS)
     assert first.code == 0, first.err
-    return Place(pictures, folder / "runs", first)
+    return Place(pictures, folder / "runs", first, decoded_again)
+
+
+def test_each_picture_is_decoded_once_in_a_search(place):
+    assert not place.decoded_again
+    assert place.first.err.count("decoding") == 1
 
 
 # --- the first run --------------------------------------------------------------------------
@@ -711,7 +728,8 @@ def test_the_winner_is_trained_again_under_a_further_protocol_once(
 def test_a_busy_machine_is_told_of_before_formats_are_timed(
     monkeypatch: pytest.MonkeyPatch, load: float, told: bool
 ) -> None:
-    monkeypatch.setattr(pipeline.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(arithmetic, "usable_cores", lambda: 2)
     monkeypatch.setattr(pipeline, "usable_cores", lambda: 2)
     remark = pipeline._load_remark()
     assert (remark is not None) == told

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from bench.data.decoded import KEEP_NONE, DecodedPictures
 from bench.data.frame import FrameFinder
 from bench.data.paths import as_text, refuse_broken_names
 from bench.errors import DataError, did_you_mean
@@ -169,16 +171,17 @@ def read_pictures(
     crop: CropChoice = "auto",
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    pictures: DecodedPictures = KEEP_NONE,
 ) -> Dataset:
     """Open every listed picture once.
 
-    `progress` hears how many pictures are read, and of how many.
+    `progress` hears how many pictures are read, and of how many; `pictures` keeps them.
 
     Raises:
         DataError: no picture of a class can be decoded, or `crop` does not fit.
     """
     root, labels = listing.root, listing.labels
-    inspected = _inspect(listing, threads, progress or (lambda _done, _all: None))
+    inspected = _inspect(listing, threads, progress or (lambda _done, _all: None), pictures)
     if crop == "auto":
         box = inspected.frame.box()
     else:
@@ -442,14 +445,18 @@ def _is_demo(root: Path) -> bool:
 
 
 def _inspect(
-    listing: Listing, threads: int | None, progress: Callable[[int, int], None]
+    listing: Listing,
+    threads: int | None,
+    progress: Callable[[int, int], None],
+    pictures: DecodedPictures,
 ) -> _Inspected:
     root, listed = listing.root, listing.pictures
     label_index = {label: index for index, label in enumerate(listing.labels)}
     chunks = [listed[start : start + _CHUNK] for start in range(0, len(listed), _CHUNK)]
     whole = _Inspected()
     with ThreadPoolExecutor(threads) as pool:
-        for part in pool.map(lambda chunk: _inspect_chunk(root, chunk, label_index), chunks):
+        inspect = partial(_inspect_chunk, root, label_index=label_index, pictures=pictures)
+        for part in pool.map(inspect, chunks):
             whole.pictures += part.pictures
             whole.broken += part.broken
             whole.frame.merge(part.frame)
@@ -458,18 +465,24 @@ def _inspect(
 
 
 def _inspect_chunk(
-    root: Path, listed: Sequence[_Listed], label_index: dict[str, int]
+    root: Path,
+    listed: Sequence[_Listed],
+    *,
+    label_index: dict[str, int],
+    pictures: DecodedPictures,
 ) -> _Inspected:
     part = _Inspected()
     for item in listed:
         try:
-            data = (root / item.path).read_bytes()
+            path = root / item.path
+            data = path.read_bytes()
             mode, pixels = _decode(data)
         except (PictureError, OSError) as error:
             missing = isinstance(error, FileNotFoundError)
             reason = _NO_SUCH_FILE if missing else str(error).removeprefix("these bytes: ")
             part.broken.append(BrokenPicture(path=item.path, reason=reason))
             continue
+        pictures.keep(path, pixels)
         part.frame.add(pixels)
         part.pictures.append(
             Picture(

@@ -17,10 +17,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bench.data.decoded import KEEP_NONE, DecodedPictures
 from bench.data.rows import RowFile
 from bench.errors import DataError
 from bench.records import Dataset, fingerprint_of, from_json, to_json
-from bench.runtime.preprocess import Geometry, PictureError, prepare
+from bench.runtime.preprocess import Geometry, PictureError, fit
+from bench.steps import SILENT, Steps
+from bench.words import counted
 from bench.workspace import locked, write_atomic
 
 _ARRAY = "images.u8"
@@ -46,8 +49,19 @@ class DecodedStore:
         self.key = key
 
     @classmethod
-    def open(cls, dataset: Dataset, geometry: Geometry, cache: Path) -> DecodedStore:
-        """Open the stored pictures, decoding them first where they are missing or damaged."""
+    def open(
+        cls,
+        dataset: Dataset,
+        geometry: Geometry,
+        cache: Path,
+        pictures: DecodedPictures = KEEP_NONE,
+        steps: Steps = SILENT,
+    ) -> DecodedStore:
+        """Open the stored pictures, decoding them first where they are missing or damaged.
+
+        Raises:
+            DataError: a picture that could be read before can no longer be.
+        """
         key = fingerprint_of((_FORMAT, dataset.fingerprint, asdict(geometry)))
         folder = cache / "decoded" / key
         store = cls._read(folder, key)
@@ -55,7 +69,7 @@ class DecodedStore:
             with locked(folder.with_suffix(".lock")):
                 store = cls._read(folder, key)  # another process may have been first
                 if store is None:
-                    _build(dataset, geometry, folder)
+                    _build(dataset, geometry, folder, pictures, steps)
                     store = cls._read(folder, key)
             if store is None:
                 raise OSError(f"{folder}: what was just written cannot be read back")
@@ -87,7 +101,9 @@ class DecodedStore:
         return cls(file, mark.shape, key)
 
 
-def _build(dataset: Dataset, geometry: Geometry, folder: Path) -> None:
+def _build(
+    dataset: Dataset, geometry: Geometry, folder: Path, pictures: DecodedPictures, steps: Steps
+) -> None:
     """Decode into a sibling folder that takes its name when it is whole.
 
     Raises:
@@ -104,15 +120,19 @@ def _build(dataset: Dataset, geometry: Geometry, folder: Path) -> None:
 
         def decode(index: int) -> int:
             try:
-                image = prepare(dataset.picture_path(index), geometry)
+                image = fit(pictures.open(dataset.picture_path(index)), geometry)
             except PictureError as error:
                 raise DataError(f"{error}: put the picture back, or begin a new study") from error
             if os.pwrite(file.fileno(), image.data, index * row_bytes) != row_bytes:
                 raise OSError(f"{file.name}: the disk took only a part of a picture")
             return zlib.crc32(image.data)
 
+        steps.begin(f"decoding {counted(shape[0], 'picture')} to {size} x {size} pixels", shape[0])
+        checksums = []
         with ThreadPoolExecutor() as pool:
-            checksums = tuple(pool.map(decode, range(shape[0])))
+            for checksum in pool.map(decode, range(shape[0])):
+                checksums.append(checksum)
+                steps.advance()
         os.fsync(file.fileno())
-    write_atomic(part / _MARK, to_json(_Mark(shape, checksums)))
+    write_atomic(part / _MARK, to_json(_Mark(shape, tuple(checksums))))
     part.rename(folder)

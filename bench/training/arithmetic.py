@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from bench.models.staged import StagedModel
 from bench.records import Arithmetic
 from bench.training.convolutions import FastConvolutions
 from bench.training.recorded import Recorded
+from bench.workspace import usable_cores
 
 DTYPES = {
     "float32": torch.float32,
@@ -38,9 +40,16 @@ _BATCH = 8
 # A small one leaves most of a GPU idle in every format: it is for where a larger one does not fit.
 _CUDA_BATCHES = (32, 8, 2)
 _ROUNDS = 6
+# Beside other programs, moments in which a step runs undisturbed are rare.
+_ROUNDS_WHEN_BUSY = 12
 # After two timed rounds, formats that took so many times as long as the fastest are done with; one
 # step alone may have been held up by another program.
 _OUT_OF_QUESTION = 1.5
+# And so are those whose two least times differ by no more than this factor, on a quiet machine: on
+# a busy one both may have been held up.
+_AGREE = 1.05
+# Load of a core from which a machine is busy; our own preparation hardly loads a minute.
+_BUSY_LOAD = 1.5
 # Steps that take long are timed often enough by then.
 _ENOUGH_S = 20.0
 # Names of mallopt(3).
@@ -77,7 +86,7 @@ def choose_arithmetic(device: Device, model: StagedModel, image_size: int) -> Ar
         return _choose_on_cuda(model, image_size)
     keep_freed_memory()
     kinds = (*_FLOAT32_KINDS, _BFLOAT16) if has_bfloat16() else _FLOAT32_KINDS
-    times_ms = _step_times_ms(model, image_size, kinds)
+    times_ms = _step_times_ms(model, image_size, kinds, busy=load_if_busy() is not None)
     kind = _fastest(times_ms)
     measured = ", ".join(f"{_name(kind)} {ms:.0f} ms" for kind, ms in times_ms.items())
     left_out = "" if _BFLOAT16 in kinds else "; this processor has no bfloat16"
@@ -96,6 +105,12 @@ def has_bfloat16() -> bool:
     ResNet50 on a Zen 3) that trying it costs more than a trial.
     """
     return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def load_if_busy() -> float | None:
+    """The average load of the last minute, if it says that other programs disturb what is timed."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return load if load >= _BUSY_LOAD * usable_cores() else None
 
 
 def _choose_on_cuda(model: StagedModel, image_size: int) -> Arithmetic:
@@ -186,7 +201,7 @@ def keep_freed_memory() -> None:
 
 
 def _step_times_ms(
-    model: StagedModel, image_size: int, kinds: Sequence[_Kind]
+    model: StagedModel, image_size: int, kinds: Sequence[_Kind], *, busy: bool
 ) -> dict[_Kind, float]:
     """Least time of a forward and backward pass in each format, measured in turns."""
     pixels = torch.rand(_BATCH, 3, image_size, image_size)
@@ -197,17 +212,21 @@ def _step_times_ms(
     networks = {kind: in_layout[kind[1]] for kind in kinds}
     for kind, network in networks.items():
         _step_ms(kind, network, pixels)  # pays for choosing and packing
-    least_ms = {kind: _step_ms(kind, network, pixels) for kind, network in networks.items()}
+    times_ms = {kind: [_step_ms(kind, network, pixels)] for kind, network in networks.items()}
     spent_ms = 0.0
-    for timed in range(1, _ROUNDS):
-        limit_ms = math.inf if timed == 1 else _OUT_OF_QUESTION * min(least_ms.values())
+    for timed in range(1, _ROUNDS_WHEN_BUSY if busy else _ROUNDS):
+        limit_ms = _OUT_OF_QUESTION * min(map(min, times_ms.values()))
         for kind, network in networks.items():
-            if least_ms[kind] <= limit_ms and spent_ms < _ENOUGH_S * 1e3:
+            least_ms, *others_ms = sorted(times_ms[kind])
+            settled = timed > 1 and (
+                least_ms > limit_ms or (not busy and others_ms[0] <= _AGREE * least_ms)
+            )
+            if not settled and spent_ms < _ENOUGH_S * 1e3:
                 took_ms = _step_ms(kind, network, pixels)
                 spent_ms += took_ms
-                # What else the machine does can only make a step slower.
-                least_ms[kind] = min(least_ms[kind], took_ms)
-    return least_ms
+                times_ms[kind].append(took_ms)
+    # What else the machine does can only make a step slower.
+    return {kind: min(of_kind) for kind, of_kind in times_ms.items()}
 
 
 def _step_ms(kind: _Kind, network: StagedModel, pixels: torch.Tensor) -> float:

@@ -20,7 +20,7 @@ from torch import nn
 from bench.data.store import DecodedStore
 from bench.errors import BenchError, NonFiniteLossError
 from bench.metrics import score_epoch
-from bench.models.backbones import BackboneSpec, describe_backbone
+from bench.models.backbones import BackboneSpec, describe_backbone, geometry_of
 from bench.models.body import PARTS
 from bench.models.staged import StagedModel, build_model
 from bench.records import (
@@ -195,10 +195,7 @@ class Trainer:
 
     def geometry(self, backbone: str) -> Geometry:
         """How the study's pictures are cut and resized for a backbone."""
-        settings = self.plan.settings
-        return self.spec(backbone).geometry(
-            image_size=settings.image_size, crop=self.plan.dataset.crop, resize=settings.resize
-        )
+        return geometry_of(self.plan, backbone)
 
     def images(self, backbone: str) -> DecodedStore:
         """The decoded pictures in a backbone's geometry."""

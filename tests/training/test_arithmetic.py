@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from itertools import chain, repeat
 from typing import cast
@@ -34,7 +35,7 @@ def test_the_fastest_format_is_taken_if_it_gains_enough(
     monkeypatch: pytest.MonkeyPatch, times_ms: tuple[float, ...], chosen: tuple[str, bool]
 ) -> None:
     monkeypatch.setattr(
-        arithmetic, "_step_times_ms", lambda *_: dict(zip(KINDS, times_ms, strict=True))
+        arithmetic, "_step_times_ms", lambda *_, busy: dict(zip(KINDS, times_ms, strict=True))
     )
     made = choose_arithmetic("cpu", cast(StagedModel, None), 64)
     assert (made.dtype, made.channels_last) == chosen
@@ -47,7 +48,9 @@ def test_bfloat16_is_tried_only_where_the_processor_can_gain_by_it(
 ) -> None:
     asked: list[Kind] = []
 
-    def step_times_ms(_model: object, _size: int, kinds: tuple[Kind, ...]) -> dict[Kind, float]:
+    def step_times_ms(
+        _model: object, _size: int, kinds: tuple[Kind, ...], *, busy: bool
+    ) -> dict[Kind, float]:
         asked.extend(kinds)
         return dict.fromkeys(kinds, 10.0)
 
@@ -136,24 +139,26 @@ def test_a_device_that_is_not_there_is_refused(
 
 
 def test_all_formats_are_really_timed(small_model: StagedModel) -> None:
-    times_ms = arithmetic._step_times_ms(small_model, 32, KINDS)
+    times_ms = arithmetic._step_times_ms(small_model, 32, KINDS, busy=False)
     assert set(times_ms) == {PLAIN, WIDE, HALF}
     assert all(ms > 0 for ms in times_ms.values())
 
 
 @pytest.mark.parametrize(
-    ("times_ms", "steps"),
+    ("times_ms", "busy", "steps"),
     [
-        ({PLAIN: 14, WIDE: 10, HALF: 11}, dict.fromkeys(KINDS, 7)),
-        ({PLAIN: 40, WIDE: 16, HALF: 10}, {PLAIN: 3, WIDE: 3, HALF: 7}),
-        ({PLAIN: 1e5, WIDE: 1e5, HALF: 9e4}, dict.fromkeys(KINDS[1:], 2)),
+        ({PLAIN: 14, WIDE: 10, HALF: 11}, False, dict.fromkeys(KINDS, 3)),
+        ({PLAIN: 14, WIDE: 10, HALF: 11}, True, dict.fromkeys(KINDS, 13)),
+        ({PLAIN: 40, WIDE: 16, HALF: 10}, True, {PLAIN: 3, WIDE: 3, HALF: 13}),
+        ({PLAIN: 1e5, WIDE: 1e5, HALF: 9e4}, True, dict.fromkeys(KINDS[1:], 2)),
     ],
-    ids=["all in question", "two are not", "steps of a minute and a half"],
+    ids=["times agree", "all in question", "two are not", "steps of a minute and a half"],
 )
-def test_what_is_clearly_slower_or_takes_minutes_is_not_timed_again(
+def test_what_is_known_or_clearly_slower_or_takes_minutes_is_not_timed_again(
     small_model: StagedModel,
     monkeypatch: pytest.MonkeyPatch,
     times_ms: dict[tuple[str, bool], float],
+    busy: bool,
     steps: dict[tuple[str, bool], int],
 ) -> None:
     run: Counter[tuple[str, bool]] = Counter()
@@ -163,17 +168,36 @@ def test_what_is_clearly_slower_or_takes_minutes_is_not_timed_again(
         return times_ms[kind]
 
     monkeypatch.setattr(arithmetic, "_step_ms", step_ms)
-    assert arithmetic._step_times_ms(small_model, 32, KINDS) == times_ms
+    assert arithmetic._step_times_ms(small_model, 32, KINDS, busy=busy) == times_ms
     assert {kind: run[kind] for kind in steps} == steps
+
+
+@pytest.mark.parametrize(("load", "busy"), [(2.9, False), (3.1, True)])
+def test_more_steps_are_timed_beside_other_programs(
+    monkeypatch: pytest.MonkeyPatch, load: float, busy: bool
+) -> None:
+    told: list[bool] = []
+
+    def step_times_ms(
+        _model: object, _size: int, kinds: tuple[Kind, ...], *, busy: bool
+    ) -> dict[Kind, float]:
+        told.append(busy)
+        return dict.fromkeys(kinds, 10.0)
+
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(arithmetic, "usable_cores", lambda: 2)
+    monkeypatch.setattr(arithmetic, "_step_times_ms", step_times_ms)
+    choose_arithmetic("cpu", cast(StagedModel, None), 64)
+    assert told == [busy]
 
 
 def test_the_least_of_several_times_counts(
     small_model: StagedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another program can only make a step slower, and only now and then."""
-    times_ms = iter([*[99.0] * 3, 12.0, 11.0, 10.0, *[50.0] * 9, *[8.0] * 6])
+    times_ms = iter([*[99.0] * 3, 12.0, 11.0, 10.0, *[50.0] * 9, *[8.0] * 24])
     monkeypatch.setattr(arithmetic, "_step_ms", lambda *_: next(times_ms))
-    least = arithmetic._step_times_ms(small_model, 32, KINDS)
+    least = arithmetic._step_times_ms(small_model, 32, KINDS, busy=True)
     assert set(least.values()) == {8.0}
 
 
@@ -182,7 +206,7 @@ def test_a_format_is_not_lost_to_one_step_that_another_program_held_up(
 ) -> None:
     times_ms = {PLAIN: repeat(40.0), WIDE: repeat(30.0), HALF: chain([10.0, 2317.0], repeat(10.0))}
     monkeypatch.setattr(arithmetic, "_step_ms", lambda kind, *_: next(times_ms[kind]))
-    assert arithmetic._step_times_ms(small_model, 32, KINDS)[HALF] == 10.0
+    assert arithmetic._step_times_ms(small_model, 32, KINDS, busy=False)[HALF] == 10.0
 
 
 @pytest.fixture

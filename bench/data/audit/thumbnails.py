@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops
 
+from bench.data.decoded import KEEP_NONE, DecodedPictures
 from bench.errors import DataError
 from bench.records import Dataset
-from bench.runtime.preprocess import Geometry, PictureError, fit, open_rgb
+from bench.runtime.preprocess import Geometry, PictureError, fit
 from bench.steps import SILENT, Steps
 from bench.words import counted
 from bench.workspace import usable_cores
@@ -71,8 +72,9 @@ def make_thumbnails(
     dataset: Dataset,
     features: Features | None = None,
     steps: Steps = SILENT,
+    pictures: DecodedPictures = KEEP_NONE,
 ) -> Thumbnails:
-    """Decode all pictures; what the data set's crop cuts off is not in the small ones.
+    """Open all pictures; what the data set's crop cuts off is not in the small ones.
 
     Raises:
         DataError: a picture that could be read before can no longer be.
@@ -83,7 +85,7 @@ def make_thumbnails(
 
     def reduce(index: int) -> Colours | None:
         try:
-            image = open_rgb(dataset.picture_path(index))
+            image = pictures.open(dataset.picture_path(index))
             inside = image.crop(dataset.crop) if dataset.crop else image
             colours = fit(inside, features.geometry) if features else None
         except PictureError as error:

@@ -1,0 +1,76 @@
+"""Pictures are decoded once for all stages, as far as their pixels fit in memory."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.data.audit.duplicates import find_duplicates
+from bench.data.decoded import DecodedPictures
+from bench.data.sources import list_source, read_pictures
+from bench.data.store import DecodedStore
+from bench.runtime.preprocess import Geometry, PictureError, open_rgb
+
+SIZE = (24, 16)
+BYTES = 24 * 16 * 3  # of a picture's pixels
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.*"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_kept_picture_is_what_its_file_was_decoded_to(make_pictures, mode):
+    files = files_of(make_pictures(size=SIZE, mode=mode))
+    pictures = DecodedPictures(len(files) * BYTES)
+    decoded = {file: np.asarray(open_rgb(file)) for file in files}
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(pictures.keep, decoded, decoded.values()))
+    for file in files:
+        file.unlink()
+        assert pictures.open(file).mode == "RGB"
+        assert np.array_equal(np.asarray(pictures.open(file)), decoded[file])
+
+
+def test_what_does_not_fit_is_decoded_again(make_pictures):
+    first, second, *_ = files_of(make_pictures(size=SIZE))
+    pictures = DecodedPictures(2 * BYTES - 1)
+    for file in (first, second):
+        pictures.keep(file, np.asarray(open_rgb(file)))
+    first.unlink()
+    pictures.open(first)
+    assert np.array_equal(np.asarray(pictures.open(second)), np.asarray(open_rgb(second)))
+    second.unlink()
+    with pytest.raises(PictureError, match="no such file"):
+        pictures.open(second)
+
+
+def test_what_is_forgotten_is_decoded_again(make_pictures):
+    file, *_ = files_of(make_pictures(size=SIZE))
+    pictures = DecodedPictures(BYTES)
+    pictures.keep(file, np.zeros((16, 24, 3), dtype=np.uint8))
+    pictures.forget()
+    assert np.array_equal(np.asarray(pictures.open(file)), np.asarray(open_rgb(file)))
+    pictures.keep(file, np.zeros((16, 24, 3), dtype=np.uint8))
+    assert np.asarray(pictures.open(file)).any(), "there is no room any more"
+
+
+def test_what_was_read_is_not_decoded_again_for_duplicates_or_the_store(make_pictures, tmp_path):
+    folder = make_pictures(size=SIZE, each=8)
+    geometry = Geometry(image_size=12)
+    expected = read_pictures(list_source(folder))
+    images = DecodedStore.open(expected, geometry, tmp_path / "again").read(range(16))
+
+    pictures = DecodedPictures(16 * BYTES)
+    dataset = read_pictures(list_source(folder), pictures=pictures)
+    pairs = find_duplicates(expected)
+    for file in files_of(folder):
+        if file.is_file():
+            file.unlink()
+    assert dataset == expected
+    assert find_duplicates(dataset, pictures) == pairs
+    store = DecodedStore.open(dataset, geometry, tmp_path / "cache", pictures)
+    assert np.array_equal(store.read(range(16)), images)

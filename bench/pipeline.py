@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from bench.data.audit.tying import tie_duplicates
-from bench.data.decoded import KEEP_NONE, DecodedPictures
 from bench.data.demo import keep_or_make_demo
 from bench.data.groups import (
     UNGROUPED_REMEDY,
@@ -18,6 +17,7 @@ from bench.data.groups import (
     load_groups,
     remarks,
 )
+from bench.data.pixel_cache import PixelCache
 from bench.data.protocols import make_splits
 from bench.data.sources import dataset_name, list_source, read_pictures
 from bench.data.splits import refuse_scarce_classes
@@ -31,10 +31,11 @@ from bench.errors import (
     NonFiniteLossError,
     ParityError,
     WeightsError,
+    WorkspaceError,
     did_you_mean,
 )
 from bench.latency import LatencyJob, LatencyProtocol, measure_many
-from bench.models.backbones import describe_backbone, geometry_of
+from bench.models.backbones import describe_backbone
 from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
 from bench.promote.further import FurtherProtocol
@@ -75,15 +76,21 @@ from bench.training.arithmetic import Device, choose_arithmetic, choose_device, 
 from bench.training.rounding import measure_rounding
 from bench.training.trainer import Trainer
 from bench.words import counted
-from bench.workspace import Workspace, as_study_name, describe_environment, usable_cores
+from bench.workspace import (
+    DISK_ERRORS,
+    Workspace,
+    as_study_name,
+    describe_environment,
+    usable_cores,
+)
 
 # What a person must know of a space's augmentation, to see whether it suits the pictures.
 _TREATED_AS: dict[Family, str] = {
     "spectrogram": "spectrograms: no flips, no colour changes",
     "photo": "photos: flips and colour changes",
 }
-# The pixels of 1,339 pictures as GTZAN has them; more than fit are decoded again at each look.
-_KEPT_PIXELS_BYTES = 500_000_000
+# Those of 1,339 pictures as GTZAN has them; what does not fit is decoded at each look.
+_PIXEL_CACHE_BYTES = 500_000_000
 _LATENCY_NOTE = "Limit of latency, ms,"
 # What a promoted model's latency is measured of: (scope, batch size).
 MEASURED: tuple[tuple[LatencyScope, int], ...] = (("model", 1), ("model", 8), ("end-to-end", 1))
@@ -108,6 +115,7 @@ def search(
         DataError, SpaceError, WeightsError, DeviceError: something given cannot work.
         StudyMismatchError: the study exists and was begun differently.
         StudyLockedError: another live process runs it.
+        WorkspaceError: the disk is full or cannot be written.
         StorageError: the study's lock was lost.
         BenchError: too many trials failed.
         InterruptedRun: Ctrl-C, once the study has a name.
@@ -116,12 +124,7 @@ def search(
     listener.stage(f"study: {name}" if options.study else f"study: {name} (--study names another)")
     with own(name, database, listener.stage), _resumable():
         with _preparing(name, database):
-            pictures = DecodedPictures(_KEPT_PIXELS_BYTES)
-            plan = make_plan(
-                data, replace(options, study=name), workspace, database, listener, pictures
-            )
-            _store_pictures(plan, workspace, pictures, listener)
-            pictures.forget()
+            plan = make_plan(data, replace(options, study=name), workspace, database, listener)
             database.save_plan(plan, describe_environment(_gpu_name(plan)))
         study = open_study(plan, database)
         executor = make_executor(plan, options.workers, options.ray)
@@ -397,12 +400,11 @@ def make_plan(
     workspace: Workspace,
     database: Database,
     listener: Display,
-    pictures: DecodedPictures = KEEP_NONE,
 ) -> StudyPlan:
     """Settle everything that all trials share, and refuse what cannot work, before training.
 
     What can be refused before the pictures are read is, and the rest before duplicates are looked
-    for, which may take minutes. `pictures` keeps what is decoded on the way.
+    for, which may take minutes. A new study's pictures are stored as its backbones see them.
     """
     device = choose_device(options.device)
     is_demo = data is None
@@ -412,17 +414,19 @@ def make_plan(
     _refuse_strange_weights(options.weights, space)
     if is_demo and (remark := keep_or_make_demo(workspace.demo)) is not None:
         listener.stage(remark)
-    dataset = _read(data or workspace.demo, options, listener, pictures)
+    name = study_name(data, options)
+    stored = database.load_plan(name)
+    # A study that was begun has found its duplicates and stored its pictures.
+    pixel_cache = PixelCache(_PIXEL_CACHE_BYTES if stored is None else 0)
+    dataset = _read(data or workspace.demo, options, listener, pixel_cache)
     refuse_scarce_classes(dataset, options.protocols, folds=space.folds)
     # Asked before duplicates are tied, which puts pictures into groups that nobody gave.
     groups_given = any(picture.group is not None for picture in dataset.pictures)
     leak = _leak_of_groups(dataset)
-    name = study_name(data, options)
-    stored = database.load_plan(name)
     space, limited = _limited(space, options, stored, dataset, device, listener)
     weights = {name: _weights_of(name, options, dataset, listener) for name in space.backbones}
     if options.tie_duplicates:
-        dataset = tie_duplicates(dataset, workspace.duplicates, listener.stage, pictures)
+        dataset = tie_duplicates(dataset, workspace.duplicates, listener.stage, pixel_cache)
     listener.stage(_describe(dataset, groups_given=groups_given))
     if groups_given and leak is not None:
         listener.stage(leak)
@@ -436,6 +440,9 @@ def make_plan(
     )
     for remark in said:
         listener.stage(remark)
+    if stored is None:
+        _store_pictures(dataset, space, workspace, pixel_cache, listener)
+        pixel_cache.clear()
     if stored is not None and stored.device == device:
         # Numbers of one study are computed in one way, whatever a new measurement would say.
         arithmetic = stored.arithmetic
@@ -466,21 +473,46 @@ def make_plan(
 
 
 def _store_pictures(
-    plan: StudyPlan, workspace: Workspace, pictures: DecodedPictures, listener: Display
+    dataset: Dataset,
+    space: SearchSpace,
+    workspace: Workspace,
+    pixel_cache: PixelCache,
+    listener: Display,
 ) -> None:
-    """Store the pictures as the backbones see them, where they are not stored yet."""
+    """Store the pictures as the backbones of a space see them, where they are not stored yet.
+
+    Raises:
+        DataError: a picture that could be read before can no longer be.
+        WorkspaceError: the disk is full or cannot be written.
+    """
+    geometries = {
+        describe_backbone(backbone).geometry(
+            image_size=space.image_size, crop=dataset.crop, resize=space.resize
+        )
+        for backbone in space.backbones
+    }
     with listener.steps() as steps:
-        for geometry in {geometry_of(plan, backbone) for backbone in plan.weights}:
-            DecodedStore.open(plan.dataset, geometry, workspace.cache, pictures, steps)
+        for geometry in geometries:
+            try:
+                DecodedStore.open(dataset, geometry, workspace.cache, pixel_cache, steps)
+            except OSError as error:
+                if error.errno not in DISK_ERRORS:
+                    raise
+                raise WorkspaceError(
+                    f"the pictures cannot be stored in {workspace.cache}: {error}; make room there "
+                    "or choose another --workspace, and give the same command again"
+                ) from error
 
 
 def _read(
-    data: str | Path, options: SearchOptions, listener: Display, pictures: DecodedPictures
+    data: str | Path, options: SearchOptions, listener: Display, pixel_cache: PixelCache
 ) -> Dataset:
     with listener.steps() as steps:
         steps.begin(f"reading the pictures of {data}")
         listing = list_source(data)
-        dataset = read_pictures(listing, crop=options.crop, progress=steps.reach, pictures=pictures)
+        dataset = read_pictures(
+            listing, crop=options.crop, progress=steps.reach, pixel_cache=pixel_cache
+        )
     if (passed_over := listing.passed_over.in_words) is not None:
         listener.stage(passed_over)
     return load_groups(dataset, file=options.groups, pattern=options.group_pattern)

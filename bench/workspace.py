@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import platform
@@ -32,6 +33,11 @@ _PACKAGES = (
     "onnxruntime-gpu",
     "onnxruntime",
     "sqlalchemy",
+)
+
+# What is wrong with the disk, or with the right to write on it, rather than with us.
+DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 )
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

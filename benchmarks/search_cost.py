@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -86,6 +87,8 @@ def main(arguments: Sequence[str]) -> None:
 def compare_trials(options: argparse.Namespace, workspace: Workspace) -> dict[str, object]:
     """Train the same recipes with both, in turns; the order flips from trial to trial."""
     plan = _plan(options, workspace, linear_probe=False)
+    # Storing the pictures belongs to the first trial's time.
+    shutil.rmtree(workspace.cache / "decoded")
     task = _plain_task(plan, options)
     sides = ["bench", "plain", "plain_bf16"][: 3 if options.bf16 else 2]
     rows: list[dict[str, Any]] = []
@@ -95,7 +98,6 @@ def compare_trials(options: argparse.Namespace, workspace: Workspace) -> dict[st
         for side in sides if number % 2 else reversed(sides):
             watch = Stopwatch()
             if side == "bench":
-                # Decoding and opening the store belong to the first trial's time.
                 trainer = trainer or Trainer(plan)
                 job = TrialJob(number=number, recipe=recipe)
                 score = statistics.fmean(trainer.fold_scores(job))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -19,9 +20,9 @@ from PIL import Image
 
 import cli
 from bench import pipeline
-from bench.data import decoded
+from bench.data import pixel_cache, store
 from bench.database import Database
-from bench.errors import NonFiniteLossError, ParityError
+from bench.errors import NonFiniteLossError, ParityError, WorkspaceError
 from bench.latency import LatencyJob, LatencyProtocol
 from bench.progress import SilentProgress, make_progress
 from bench.promote import promotion, seeds
@@ -130,13 +131,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, no_measurement: None) -> Pla
         return open_rgb(source)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoded, "open_rgb", decode_again)
+        patch.setattr(pixel_cache, "open_rgb", decode_again)
         first = search(pictures, folder / "runs", "--trials", TRIALS)
     assert first.code == 0, first.err
     return Place(pictures, folder / "runs", first, decoded_again)
 
 
-def test_each_picture_is_decoded_once_in_a_search(place):
+def test_each_picture_is_decoded_once_in_a_search(place: Place) -> None:
     assert not place.decoded_again
     assert place.first.err.count("decoding") == 1
 
@@ -566,8 +567,9 @@ def test_a_study_is_not_gone_on_with_otherwise_than_it_was_begun(
 
 
 def test_a_rounding_store_states_its_error_in_the_output_and_in_the_report(
-    place: Place, tmp_path: Path
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pixel_cache, "open_rgb", no_decoding)
     told = search(place.pictures, tmp_path, "--trials", "1", "--store", "half", "--no-promote")
 
     assert told.code == 0, told.err
@@ -576,6 +578,26 @@ def test_a_rounding_store_states_its_error_in_the_output_and_in_the_report(
     (note,) = [note for note in report.notes if note.startswith("Stored activations")]
     assert BACKBONE in note
     assert note in told.err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_cannot_take_the_pictures_is_told_with_what_to_do(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(store.os, "pwrite", refuse)
+    told = search(place.pictures, tmp_path)
+
+    assert told.code == WorkspaceError.exit_code
+    assert os.strerror(number) in told.err
+    assert f"{tmp_path / 'cache'}" in told.err and "make room" in told.err
+    assert "Traceback" not in told.err
+
+
+def no_decoding(source: PictureSource) -> Image.Image:
+    raise AssertionError(f"{source!s} was decoded when it was read")
 
 
 def test_a_picture_more_is_another_data_set(

@@ -77,6 +77,26 @@ def test_the_type_of_a_field_of_recipe_decides_its_distribution(tmp_path: Path) 
     }
 
 
+@pytest.mark.parametrize(
+    ("parameters", "depths"),
+    [
+        ("freeze_depth: {low: 2, high: 4}", (2, 3, 4)),
+        ("mixup: {low: 0, high: 0.4}", (1,)),
+    ],
+    ids=["a range", "the default"],
+)
+def test_it_is_known_how_much_its_recipes_freeze(
+    tmp_path: Path, parameters: str, depths: tuple[int, ...]
+) -> None:
+    text = f"""\
+        parameters:
+          backbone: {{choices: [resnet50]}}
+          {parameters}
+        defaults: {{{"" if "freeze" in parameters else "freeze_depth: 1"}}}
+        """
+    assert load(tmp_path, text).freeze_depths == depths
+
+
 def test_what_the_trials_share_is_read(tmp_path: Path) -> None:
     space = load(tmp_path)
     assert (space.name, space.family, space.resize) == ("mine", "photo", "center-crop")

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bench.data.decoded import KEEP_NONE, DecodedPictures
 from bench.data.frame import FrameFinder
 from bench.data.paths import as_text, refuse_broken_names
+from bench.data.pixel_cache import NO_CACHE, PixelCache
 from bench.errors import DataError, did_you_mean
 from bench.records import Box, BrokenPicture, Dataset, Picture, SourceKind
 from bench.runtime.preprocess import SUFFIXES, PictureError, open_rgb
@@ -171,17 +171,18 @@ def read_pictures(
     crop: CropChoice = "auto",
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    pictures: DecodedPictures = KEEP_NONE,
+    pixel_cache: PixelCache = NO_CACHE,
 ) -> Dataset:
     """Open every listed picture once.
 
-    `progress` hears how many pictures are read, and of how many; `pictures` keeps them.
+    `progress` hears how many pictures are read, and of how many; `pixel_cache` keeps what they
+    were decoded to.
 
     Raises:
         DataError: no picture of a class can be decoded, or `crop` does not fit.
     """
     root, labels = listing.root, listing.labels
-    inspected = _inspect(listing, threads, progress or (lambda _done, _all: None), pictures)
+    inspected = _inspect(listing, threads, progress or (lambda _done, _all: None), pixel_cache)
     if crop == "auto":
         box = inspected.frame.box()
     else:
@@ -448,14 +449,14 @@ def _inspect(
     listing: Listing,
     threads: int | None,
     progress: Callable[[int, int], None],
-    pictures: DecodedPictures,
+    pixel_cache: PixelCache,
 ) -> _Inspected:
     root, listed = listing.root, listing.pictures
     label_index = {label: index for index, label in enumerate(listing.labels)}
     chunks = [listed[start : start + _CHUNK] for start in range(0, len(listed), _CHUNK)]
     whole = _Inspected()
     with ThreadPoolExecutor(threads) as pool:
-        inspect = partial(_inspect_chunk, root, label_index=label_index, pictures=pictures)
+        inspect = partial(_inspect_chunk, root, label_index=label_index, pixel_cache=pixel_cache)
         for part in pool.map(inspect, chunks):
             whole.pictures += part.pictures
             whole.broken += part.broken
@@ -469,7 +470,7 @@ def _inspect_chunk(
     listed: Sequence[_Listed],
     *,
     label_index: dict[str, int],
-    pictures: DecodedPictures,
+    pixel_cache: PixelCache,
 ) -> _Inspected:
     part = _Inspected()
     for item in listed:
@@ -482,7 +483,7 @@ def _inspect_chunk(
             reason = _NO_SUCH_FILE if missing else str(error).removeprefix("these bytes: ")
             part.broken.append(BrokenPicture(path=item.path, reason=reason))
             continue
-        pictures.keep(path, pixels)
+        pixel_cache.keep(path, pixels)
         part.frame.add(pixels)
         part.pictures.append(
             Picture(

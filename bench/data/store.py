@@ -1,10 +1,11 @@
-"""Pictures decoded once: a uint8 array on disk, shared by all folds, trials and processes.
+"""Pictures cropped and resized once: a uint8 array on disk for all folds, trials and processes.
 
 Shapes: N pictures, S = `Geometry.image_size` pixels on either side, 3 colours.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bench.data.decoded import KEEP_NONE, DecodedPictures
+from bench.data.pixel_cache import NO_CACHE, PixelCache
 from bench.data.rows import RowFile
 from bench.errors import DataError
 from bench.records import Dataset, fingerprint_of, from_json, to_json
@@ -54,7 +55,7 @@ class DecodedStore:
         dataset: Dataset,
         geometry: Geometry,
         cache: Path,
-        pictures: DecodedPictures = KEEP_NONE,
+        pixel_cache: PixelCache = NO_CACHE,
         steps: Steps = SILENT,
     ) -> DecodedStore:
         """Open the stored pictures, decoding them first where they are missing or damaged.
@@ -69,7 +70,7 @@ class DecodedStore:
             with locked(folder.with_suffix(".lock")):
                 store = cls._read(folder, key)  # another process may have been first
                 if store is None:
-                    _build(dataset, geometry, folder, pictures, steps)
+                    _build(dataset, geometry, folder, pixel_cache, steps)
                     store = cls._read(folder, key)
             if store is None:
                 raise OSError(f"{folder}: what was just written cannot be read back")
@@ -102,7 +103,7 @@ class DecodedStore:
 
 
 def _build(
-    dataset: Dataset, geometry: Geometry, folder: Path, pictures: DecodedPictures, steps: Steps
+    dataset: Dataset, geometry: Geometry, folder: Path, pixel_cache: PixelCache, steps: Steps
 ) -> None:
     """Decode into a sibling folder that takes its name when it is whole.
 
@@ -120,11 +121,11 @@ def _build(
 
         def decode(index: int) -> int:
             try:
-                image = fit(pictures.open(dataset.picture_path(index)), geometry)
+                image = fit(pixel_cache.open(dataset.picture_path(index)), geometry)
             except PictureError as error:
                 raise DataError(f"{error}: put the picture back, or begin a new study") from error
             if os.pwrite(file.fileno(), image.data, index * row_bytes) != row_bytes:
-                raise OSError(f"{file.name}: the disk took only a part of a picture")
+                raise OSError(errno.ENOSPC, "the disk took only a part of a picture", file.name)
             return zlib.crc32(image.data)
 
         steps.begin(f"decoding {counted(shape[0], 'picture')} to {size} x {size} pixels", shape[0])

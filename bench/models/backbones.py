@@ -9,7 +9,7 @@ import timm
 
 from bench.errors import InputError, did_you_mean
 from bench.models.names import check_backbone_name
-from bench.records import Box, ResizeRule, StudyPlan
+from bench.records import Box, ResizeRule
 from bench.runtime.preprocess import Geometry
 
 
@@ -39,14 +39,6 @@ class BackboneSpec:
             crop_pct=self.crop_pct,
             interpolation=self.interpolation,
         )
-
-
-def geometry_of(plan: StudyPlan, backbone: str) -> Geometry:
-    """How a study's pictures are cut and resized for a backbone."""
-    settings = plan.settings
-    return describe_backbone(backbone).geometry(
-        image_size=settings.image_size, crop=plan.dataset.crop, resize=settings.resize
-    )
 
 
 def describe_backbone(name: str) -> BackboneSpec:

@@ -218,9 +218,8 @@ def _step_times_ms(
         limit_ms = _OUT_OF_QUESTION * min(map(min, times_ms.values()))
         for kind, network in networks.items():
             least_ms, *others_ms = sorted(times_ms[kind])
-            settled = timed > 1 and (
-                least_ms > limit_ms or (not busy and others_ms[0] <= _AGREE * least_ms)
-            )
+            agree = not busy and others_ms and others_ms[0] <= _AGREE * least_ms
+            settled = timed > 1 and (agree or least_ms > limit_ms)
             if not settled and spent_ms < _ENOUGH_S * 1e3:
                 took_ms = _step_ms(kind, network, pixels)
                 spent_ms += took_ms

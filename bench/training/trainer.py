@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import gc
 import time
 import traceback
@@ -20,7 +19,7 @@ from torch import nn
 from bench.data.store import DecodedStore
 from bench.errors import BenchError, NonFiniteLossError
 from bench.metrics import score_epoch
-from bench.models.backbones import BackboneSpec, describe_backbone, geometry_of
+from bench.models.backbones import BackboneSpec, describe_backbone
 from bench.models.body import PARTS
 from bench.models.staged import StagedModel, build_model
 from bench.records import (
@@ -53,11 +52,7 @@ from bench.training.learner import Learner
 from bench.training.loop import Schedule, fit
 from bench.training.start import Start, find_start
 from bench.training.stored import ActivationCache, StoredActivations
-from bench.workspace import Workspace
-
-_DISK_ERRORS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
-)
+from bench.workspace import DISK_ERRORS, Workspace
 
 TrialEvents = Generator[Event, bool, None]
 
@@ -66,8 +61,9 @@ TrialEvents = Generator[Event, bool, None]
 # size and what a recorded step works in.
 _LEARNERS_ON_CUDA = 6
 _FREE_ON_CUDA = 0.25  # of its memory; with less, learners make room for a new one
-# Of the disk for activations, what a policy's views may take at a boundary that they are kept at
-# only because they pass it. There are three policies that augment, and about two such boundaries.
+# Of the disk for activations, what the float32 views of a policy that augments may take at a
+# boundary that they are kept at only because they pass it. There are three such policies, and with
+# the usual spaces two such boundaries a backbone; of more, what was used least recently goes.
 _SHARE_ON_THE_WAY = 1 / 8
 
 
@@ -195,7 +191,10 @@ class Trainer:
 
     def geometry(self, backbone: str) -> Geometry:
         """How the study's pictures are cut and resized for a backbone."""
-        return geometry_of(self.plan, backbone)
+        settings = self.plan.settings
+        return self.spec(backbone).geometry(
+            image_size=settings.image_size, crop=self.plan.dataset.crop, resize=settings.resize
+        )
 
     def images(self, backbone: str) -> DecodedStore:
         """The decoded pictures in a backbone's geometry."""
@@ -498,6 +497,6 @@ def _kind_of(error: Exception) -> FailureKind:
         return "out of memory"
     if isinstance(error, NonFiniteLossError):
         return "non-finite loss"
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return "workspace"
     return "bad input" if isinstance(error, BenchError) else "bad trial code"

@@ -151,8 +151,15 @@ def test_all_formats_are_really_timed(small_model: StagedModel) -> None:
         ({PLAIN: 14, WIDE: 10, HALF: 11}, True, dict.fromkeys(KINDS, 13)),
         ({PLAIN: 40, WIDE: 16, HALF: 10}, True, {PLAIN: 3, WIDE: 3, HALF: 13}),
         ({PLAIN: 1e5, WIDE: 1e5, HALF: 9e4}, True, dict.fromkeys(KINDS[1:], 2)),
+        ({PLAIN: 1e5, WIDE: 1e5, HALF: 9e4}, False, dict.fromkeys(KINDS[1:], 2)),
     ],
-    ids=["times agree", "all in question", "two are not", "steps of a minute and a half"],
+    ids=[
+        "times agree",
+        "all in question",
+        "two are not",
+        "steps of a minute and a half",
+        "the same on a quiet machine",
+    ],
 )
 def test_what_is_known_or_clearly_slower_or_takes_minutes_is_not_timed_again(
     small_model: StagedModel,
@@ -170,6 +177,23 @@ def test_what_is_known_or_clearly_slower_or_takes_minutes_is_not_timed_again(
     monkeypatch.setattr(arithmetic, "_step_ms", step_ms)
     assert arithmetic._step_times_ms(small_model, 32, KINDS, busy=busy) == times_ms
     assert {kind: run[kind] for kind in steps} == steps
+
+
+@pytest.mark.parametrize(("second_ms", "steps"), [(10.4, 3), (9.7, 3), (10.6, 7), (9.4, 7)])
+def test_a_time_is_known_once_a_second_one_comes_within_a_twentieth(
+    small_model: StagedModel, monkeypatch: pytest.MonkeyPatch, second_ms: float, steps: int
+) -> None:
+    # The first step is for choosing and packing; further ones are slower by far.
+    times_ms = iter([99.0, 10.0, second_ms, 30.0, 40.0, 50.0, 60.0])
+    taken: list[float] = []
+
+    def step_ms(*_: object) -> float:
+        taken.append(next(times_ms))
+        return taken[-1]
+
+    monkeypatch.setattr(arithmetic, "_step_ms", step_ms)
+    arithmetic._step_times_ms(small_model, 32, [PLAIN], busy=False)
+    assert len(taken) == steps
 
 
 @pytest.mark.parametrize(("load", "busy"), [(2.9, False), (3.1, True)])

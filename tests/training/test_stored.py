@@ -13,6 +13,7 @@ import torch
 
 from bench.records import Arithmetic, Recipe, Store, StudyPlan, TrialJob, WeightSource
 from bench.training.activations import ComputedActivations, Indices
+from bench.training.frozen import FrozenPart
 from bench.training.half import rounded
 from bench.training.stored import ActivationCache, Entry, EntryKey, StoredActivations
 from bench.training.trainer import Trainer
@@ -112,6 +113,11 @@ def test_entries_in_memory_equal_computed_ones_and_leave_the_disk_alone(
         )
         torch.testing.assert_close(kept, plain)
         assert kept.stride() == plain.stride()
+        key = EntryKey(
+            frozen_part="part", policy="light", view=1, boundary=1, store=store, batch=128
+        )
+        on_the_way = [cache.has(replace(key, boundary=boundary)) for boundary in (1, 2, 3)]
+        assert on_the_way == [True, depth in (2, 5), True], "2 is read later, not passed"
     assert not (Path(plan.workspace) / "memory").exists()
 
 
@@ -130,7 +136,7 @@ def test_memory_lets_go_what_was_used_least_recently(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("most", "kept"), [(8192, [2, 3, 4, 5]), (8191, [3, 4, 5])])
 def test_what_trials_begin_at_is_kept_on_the_way_where_it_takes_an_eighth_of_the_disk_at_most(
-    plan: StudyPlan, most: int, kept: list[int]
+    plan: StudyPlan, monkeypatch: pytest.MonkeyPatch, most: int, kept: list[int]
 ) -> None:
     plan = with_backbone(plan, "test_resnet")  # (12288, 8192, 8192, 3072, 3072, 96) numbers
     parameters = {**plan.space["parameters"], "freeze_depth": {"low": 2, "high": 4}}
@@ -140,8 +146,17 @@ def test_what_trials_begin_at_is_kept_on_the_way_where_it_takes_an_eighth_of_the
         space={**plan.space, "parameters": parameters},
         cache_bytes=8 * most * 4 * pictures * plan.settings.epochs,
     )
+    stops: list[int] = []
+    run = FrozenPart.run
+
+    def noting(part: FrozenPart, rows: torch.Tensor, start: int, stop: int, size: int) -> object:
+        stops.append(stop)
+        return run(part, rows, start, stop, size)
+
+    monkeypatch.setattr(FrozenPart, "run", noting)
     recipe = Recipe(backbone="test_resnet", freeze_depth=5)
     activations(plan, recipe, np.asarray(plan.split.development[:1]), view=0)
+    assert sorted(set(stops)) == kept
 
     elements = Trainer(plan).model(recipe, seed=0).elements
     expected = sorted(4 * elements[boundary] * pictures for boundary in kept)

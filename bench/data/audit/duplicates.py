@@ -20,8 +20,8 @@ from bench.data.audit.crops import Match, find_crops
 from bench.data.audit.detail import MOST_SHIFT, Alignment, Detail, Indices, align, weigh
 from bench.data.audit.shifts import ShiftScreen
 from bench.data.audit.thumbnails import COLUMNS, Thumbnails, make_thumbnails
-from bench.data.decoded import KEEP_NONE, DecodedPictures
 from bench.data.groups import Tie
+from bench.data.pixel_cache import NO_CACHE, PixelCache
 from bench.records import Dataset, Pair, PairKind
 from bench.steps import SILENT, Steps
 
@@ -65,7 +65,7 @@ class Search:
     thresholds: tuple[float, ...]
 
 
-def find_duplicates(dataset: Dataset, pictures: DecodedPictures = KEEP_NONE) -> tuple[Pair, ...]:
+def find_duplicates(dataset: Dataset, pixel_cache: PixelCache = NO_CACHE) -> tuple[Pair, ...]:
     """Find pairs of pictures that must not stand on both sides of a split.
 
     Each pair is two indices into `dataset.pictures`, `first < second`. Of several identical files
@@ -74,7 +74,7 @@ def find_duplicates(dataset: Dataset, pictures: DecodedPictures = KEEP_NONE) -> 
     Raises:
         DataError: a picture that could be read before can no longer be.
     """
-    return search_duplicates(dataset, make_thumbnails(dataset, pictures=pictures)).pairs
+    return search_duplicates(dataset, make_thumbnails(dataset, pixel_cache=pixel_cache)).pairs
 
 
 def search_duplicates(dataset: Dataset, thumbnails: Thumbnails, steps: Steps = SILENT) -> Search:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops
 
-from bench.data.decoded import KEEP_NONE, DecodedPictures
+from bench.data.pixel_cache import NO_CACHE, PixelCache
 from bench.errors import DataError
 from bench.records import Dataset
 from bench.runtime.preprocess import Geometry, PictureError, fit
@@ -72,7 +72,7 @@ def make_thumbnails(
     dataset: Dataset,
     features: Features | None = None,
     steps: Steps = SILENT,
-    pictures: DecodedPictures = KEEP_NONE,
+    pixel_cache: PixelCache = NO_CACHE,
 ) -> Thumbnails:
     """Open all pictures; what the data set's crop cuts off is not in the small ones.
 
@@ -85,7 +85,7 @@ def make_thumbnails(
 
     def reduce(index: int) -> Colours | None:
         try:
-            image = pictures.open(dataset.picture_path(index))
+            image = pixel_cache.open(dataset.picture_path(index))
             inside = image.crop(dataset.crop) if dataset.crop else image
             colours = fit(inside, features.geometry) if features else None
         except PictureError as error:

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 
 from bench.data.audit.duplicates import find_duplicates, ties_of_pairs
-from bench.data.decoded import KEEP_NONE, DecodedPictures
 from bench.data.groups import join
+from bench.data.pixel_cache import NO_CACHE, PixelCache
 from bench.records import Dataset, Pair, from_json, to_json
 from bench.workspace import write_atomic
 
@@ -24,7 +24,7 @@ def tie_duplicates(
     dataset: Dataset,
     cache: Path | None = None,
     tell: Callable[[str], None] | None = None,
-    pictures: DecodedPictures = KEEP_NONE,
+    pixel_cache: PixelCache = NO_CACHE,
 ) -> Dataset:
     """Join the pictures of every pair that the audit finds into one group.
 
@@ -39,7 +39,7 @@ def tie_duplicates(
     if pairs is None:
         if tell is not None:
             tell(f"looking for duplicates among {len(dataset.pictures)} pictures")
-        pairs = find_duplicates(dataset, pictures)
+        pairs = find_duplicates(dataset, pixel_cache)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(file, to_json(pairs))

@@ -1,4 +1,4 @@
-"""Pictures as decoded, for the stages before a search that each look at all of them once.
+"""Decoded pixels, kept for the stages before a search that each look at all pictures.
 
 Reading finds the frame that all share, duplicates are looked for inside it, and the store holds
 what is inside it resized: each needs what the one before has found out of all pictures.
@@ -7,6 +7,7 @@ what is inside it resized: each needs what the one before has found out of all p
 from __future__ import annotations
 
 import math
+import mmap
 import threading
 from pathlib import Path
 
@@ -17,23 +18,21 @@ from PIL import Image
 from bench.runtime.preprocess import open_rgb
 
 
-class DecodedPictures:
-    """Decodes picture files, and keeps the pixels of the first ones, as many as fit.
+class PixelCache:
+    """Opens picture files, and keeps the pixels of the first ones, as many as fit.
 
     All stages go through the pictures in one order, so what was kept last would be gone each time
     before it is asked for again. Several threads may use it.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        # One piece of memory, which the system has back as a whole; it gives a page when that is
-        # first written to.
-        self._kept = np.empty(most_bytes, dtype=np.uint8)
+    def __init__(self, capacity_bytes: int) -> None:
+        self._pixels = _memory(capacity_bytes)
         self._filled = 0
         self._places: dict[Path, tuple[int, tuple[int, ...]]] = {}
         self._lock = threading.Lock()
 
     def open(self, path: Path) -> Image.Image:
-        """Return a picture as `open_rgb` does; from memory if it is kept.
+        """Return a picture as `open_rgb` does; from memory if its pixels are kept.
 
         Raises:
             PictureError: the file is not there, or is not a picture that can be decoded whole.
@@ -42,23 +41,33 @@ class DecodedPictures:
         if place is None:
             return open_rgb(path)
         start, shape = place
-        return Image.fromarray(self._kept[start : start + math.prod(shape)].reshape(shape))
+        return Image.fromarray(self._pixels[start : start + math.prod(shape)].reshape(shape))
 
     def keep(self, path: Path, pixels_hw3: npt.NDArray[np.uint8]) -> None:
         """Keep what a file was decoded to, if it fits."""
         with self._lock:
             start, end = self._filled, self._filled + pixels_hw3.size
-            if end > len(self._kept):
+            if end > len(self._pixels):
                 return
             self._filled = end
-        self._kept[start:end] = pixels_hw3.ravel()
+        self._pixels[start:end] = pixels_hw3.ravel()
         self._places[path] = start, pixels_hw3.shape
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Give the memory back; pictures can still be opened."""
         self._places.clear()
-        self._kept = np.empty(0, dtype=np.uint8)
+        self._pixels = _memory(0)
+
+
+def _memory(size_bytes: int) -> npt.NDArray[np.uint8]:
+    """Memory of the system's own, which has it back as a whole whatever an allocator keeps.
+
+    It gives a page when that is first written to.
+    """
+    if size_bytes == 0:
+        return np.empty(0, dtype=np.uint8)
+    return np.frombuffer(mmap.mmap(-1, size_bytes), dtype=np.uint8)
 
 
 # For a single look at each picture.
-KEEP_NONE = DecodedPictures(most_bytes=0)
+NO_CACHE = PixelCache(capacity_bytes=0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.data.audit.duplicates import find_duplicates
-from bench.data.decoded import DecodedPictures
+from bench.data.pixel_cache import PixelCache
 from bench.data.sources import list_source, read_pictures
 from bench.data.store import DecodedStore
 from bench.runtime.preprocess import Geometry, PictureError, open_rgb
@@ -25,37 +25,37 @@ def files_of(folder: Path) -> list[Path]:
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_a_kept_picture_is_what_its_file_was_decoded_to(make_pictures, mode):
     files = files_of(make_pictures(size=SIZE, mode=mode))
-    pictures = DecodedPictures(len(files) * BYTES)
+    cache = PixelCache(len(files) * BYTES)
     decoded = {file: np.asarray(open_rgb(file)) for file in files}
     with ThreadPoolExecutor() as pool:
-        list(pool.map(pictures.keep, decoded, decoded.values()))
+        list(pool.map(cache.keep, decoded, decoded.values()))
     for file in files:
         file.unlink()
-        assert pictures.open(file).mode == "RGB"
-        assert np.array_equal(np.asarray(pictures.open(file)), decoded[file])
+        assert cache.open(file).mode == "RGB"
+        assert np.array_equal(np.asarray(cache.open(file)), decoded[file])
 
 
 def test_what_does_not_fit_is_decoded_again(make_pictures):
     first, second, *_ = files_of(make_pictures(size=SIZE))
-    pictures = DecodedPictures(2 * BYTES - 1)
+    cache = PixelCache(2 * BYTES - 1)
     for file in (first, second):
-        pictures.keep(file, np.asarray(open_rgb(file)))
+        cache.keep(file, np.asarray(open_rgb(file)))
     first.unlink()
-    pictures.open(first)
-    assert np.array_equal(np.asarray(pictures.open(second)), np.asarray(open_rgb(second)))
+    cache.open(first)
+    assert np.array_equal(np.asarray(cache.open(second)), np.asarray(open_rgb(second)))
     second.unlink()
     with pytest.raises(PictureError, match="no such file"):
-        pictures.open(second)
+        cache.open(second)
 
 
-def test_what_is_forgotten_is_decoded_again(make_pictures):
+def test_what_was_cleared_is_decoded_again(make_pictures):
     file, *_ = files_of(make_pictures(size=SIZE))
-    pictures = DecodedPictures(BYTES)
-    pictures.keep(file, np.zeros((16, 24, 3), dtype=np.uint8))
-    pictures.forget()
-    assert np.array_equal(np.asarray(pictures.open(file)), np.asarray(open_rgb(file)))
-    pictures.keep(file, np.zeros((16, 24, 3), dtype=np.uint8))
-    assert np.asarray(pictures.open(file)).any(), "there is no room any more"
+    cache = PixelCache(BYTES)
+    cache.keep(file, np.zeros((16, 24, 3), dtype=np.uint8))
+    cache.clear()
+    assert np.array_equal(np.asarray(cache.open(file)), np.asarray(open_rgb(file)))
+    cache.keep(file, np.zeros((16, 24, 3), dtype=np.uint8))
+    assert np.asarray(cache.open(file)).any(), "there is no room any more"
 
 
 def test_what_was_read_is_not_decoded_again_for_duplicates_or_the_store(make_pictures, tmp_path):
@@ -64,13 +64,13 @@ def test_what_was_read_is_not_decoded_again_for_duplicates_or_the_store(make_pic
     expected = read_pictures(list_source(folder))
     images = DecodedStore.open(expected, geometry, tmp_path / "again").read(range(16))
 
-    pictures = DecodedPictures(16 * BYTES)
-    dataset = read_pictures(list_source(folder), pictures=pictures)
+    cache = PixelCache(16 * BYTES)
+    dataset = read_pictures(list_source(folder), pixel_cache=cache)
     pairs = find_duplicates(expected)
     for file in files_of(folder):
         if file.is_file():
             file.unlink()
     assert dataset == expected
-    assert find_duplicates(dataset, pictures) == pairs
-    store = DecodedStore.open(dataset, geometry, tmp_path / "cache", pictures)
+    assert find_duplicates(dataset, cache) == pairs
+    store = DecodedStore.open(dataset, geometry, tmp_path / "cache", cache)
     assert np.array_equal(store.read(range(16)), images)

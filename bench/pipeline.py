@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -72,7 +73,7 @@ from bench.search.lock import own
 from bench.search.options import SearchOptions
 from bench.search.study import open_study, refuse_changes
 from bench.space import SearchSpace, load_space
-from bench.training.arithmetic import Device, choose_arithmetic, choose_device, load_if_busy
+from bench.training.arithmetic import Device, choose_arithmetic, choose_device
 from bench.training.rounding import measure_rounding
 from bench.training.trainer import Trainer
 from bench.words import counted
@@ -89,8 +90,10 @@ _TREATED_AS: dict[Family, str] = {
     "spectrogram": "spectrograms: no flips, no colour changes",
     "photo": "photos: flips and colour changes",
 }
-# Those of 1,339 pictures as GTZAN has them; what does not fit is decoded at each look.
+# The pixels of 1,339 pictures as GTZAN has them; what does not fit is decoded at each look.
 _PIXEL_CACHE_BYTES = 500_000_000
+# Load of a core from which other programs disturb what is timed.
+_BUSY_LOAD = 1.5
 _LATENCY_NOTE = "Limit of latency, ms,"
 # What a promoted model's latency is measured of: (scope, batch size).
 MEASURED: tuple[tuple[LatencyScope, int], ...] = (("model", 1), ("model", 8), ("end-to-end", 1))
@@ -143,7 +146,7 @@ def _preparing(study: str, database: Database) -> Iterator[None]:
     try:
         yield
     except BenchError:
-        database.drop_preparing(study)  # it was refused, so there is nothing to go on with
+        database.drop_preparing(study)  # there is nothing to go on with
         raise
 
 
@@ -404,7 +407,7 @@ def make_plan(
     """Settle everything that all trials share, and refuse what cannot work, before training.
 
     What can be refused before the pictures are read is, and the rest before duplicates are looked
-    for, which may take minutes. A new study's pictures are stored as its backbones see them.
+    for, which may take minutes. The pictures are stored as the backbones see them.
     """
     device = choose_device(options.device)
     is_demo = data is None
@@ -416,7 +419,8 @@ def make_plan(
         listener.stage(remark)
     name = study_name(data, options)
     stored = database.load_plan(name)
-    # A study that was begun has found its duplicates and stored its pictures.
+    load = _load_if_busy()  # before reading pictures is a load of our own
+    # A study that was begun has looked for duplicates and stored its pictures, as a rule.
     pixel_cache = PixelCache(_PIXEL_CACHE_BYTES if stored is None else 0)
     dataset = _read(data or workspace.demo, options, listener, pixel_cache)
     refuse_scarce_classes(dataset, options.protocols, folds=space.folds)
@@ -448,7 +452,7 @@ def make_plan(
         arithmetic = stored.arithmetic
     else:
         arithmetic = {
-            backbone: _arithmetic_of(backbone, weights[backbone], space, device, listener)
+            backbone: _arithmetic_of(backbone, weights[backbone], space, device, listener, load)
             for backbone in space.backbones
         }
     plan = StudyPlan(
@@ -467,6 +471,7 @@ def make_plan(
     )
     if stored is not None:
         refuse_changes(stored, plan)
+        _store_pictures(dataset, space, workspace, pixel_cache, listener)
         if not options.protocols:
             plan = replace(plan, further_splits=stored.further_splits)
     return replace(plan, notes=(*plan.notes, *_rounding_notes(plan, listener)))
@@ -500,7 +505,7 @@ def _store_pictures(
                     raise
                 raise WorkspaceError(
                     f"the pictures cannot be stored in {workspace.cache}: {error}; make room there "
-                    "or choose another --workspace, and give the same command again"
+                    "and give the same command again, or choose another --workspace"
                 ) from error
 
 
@@ -637,7 +642,12 @@ def _weights_of(
 
 
 def _arithmetic_of(
-    backbone: str, source: WeightSource, space: SearchSpace, device: Device, listener: Display
+    backbone: str,
+    source: WeightSource,
+    space: SearchSpace,
+    device: Device,
+    listener: Display,
+    load: float | None,
 ) -> Arithmetic:
     spec = describe_backbone(backbone)
     size = space.image_size or spec.image_size
@@ -645,19 +655,22 @@ def _arithmetic_of(
     if model.recomputed:
         listener.stage(f"{backbone} {model.recomputed}")
     listener.stage(f"timing training steps of {backbone} in each number format")
-    if (remark := _load_remark()) is not None:
-        listener.stage(remark)
-    chosen = choose_arithmetic(device, model, size)
+    if load is not None:
+        listener.stage(_load_remark(load))
+    chosen = choose_arithmetic(device, model, size, busy=load is not None)
     layout = " channels_last" if chosen.channels_last else ""
     recorded = ", steps recorded as CUDA graphs" if chosen.graphs else ""
     listener.stage(f"arithmetic of {backbone}: {chosen.dtype}{layout}{recorded} ({chosen.reason})")
     return chosen
 
 
-def _load_remark() -> str | None:
-    """Say that other programs disturb what is timed."""
-    if (load := load_if_busy()) is None:
-        return None
+def _load_if_busy() -> float | None:
+    """The average load of the last minute, if it says that other programs disturb what is timed."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return load if load >= _BUSY_LOAD * usable_cores() else None
+
+
+def _load_remark(load: float) -> str:
     cores = counted(usable_cores(), "core")
     return (
         f"  other programs keep this machine busy (load {load:.1f} on {cores}): the format that "

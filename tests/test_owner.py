@@ -114,10 +114,10 @@ def test_a_study_goes_on_with_the_arithmetic_that_it_was_begun_with(
             pictures, options, Workspace(tmp_path), database, SilentProgress()
         )
 
-    monkeypatch.setattr(pipeline, "choose_arithmetic", lambda *_: PLAIN)
+    monkeypatch.setattr(pipeline, "choose_arithmetic", lambda *_, **__: PLAIN)
     database.save_plan(planned(), environment)
     faster = replace(PLAIN, dtype="bfloat16")
-    monkeypatch.setattr(pipeline, "choose_arithmetic", lambda *_: faster)
+    monkeypatch.setattr(pipeline, "choose_arithmetic", lambda *_, **__: faster)
 
     assert planned().arithmetic == {BACKBONE: PLAIN}
 

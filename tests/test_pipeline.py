@@ -21,6 +21,7 @@ from PIL import Image
 import cli
 from bench import pipeline
 from bench.data import pixel_cache, store
+from bench.data.pixel_cache import PixelCache
 from bench.database import Database
 from bench.errors import NonFiniteLossError, ParityError, WorkspaceError
 from bench.latency import LatencyJob, LatencyProtocol
@@ -29,6 +30,7 @@ from bench.promote import promotion, seeds
 from bench.promote.retrain import retrain
 from bench.promote.select import select
 from bench.records import (
+    Arithmetic,
     LatencyRow,
     ModelRecord,
     StudyReport,
@@ -40,11 +42,11 @@ from bench.runtime.predictor import Predictor
 from bench.runtime.preprocess import PictureSource, open_rgb
 from bench.runtime.session import machine_name
 from bench.search.options import SearchOptions
-from bench.training import arithmetic, trainer
+from bench.training import trainer
 from bench.workspace import Workspace
 from tests.command import Outcome
 from tests.records import latency_row
-from tests.tiny import BACKBONE, CLASSES, write_pictures
+from tests.tiny import BACKBONE, CLASSES, PLAIN, write_pictures
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, no_measurement: None) -> Pla
     return Place(pictures, folder / "runs", first, decoded_again)
 
 
-def test_each_picture_is_decoded_once_in_a_search(place: Place) -> None:
+def test_each_picture_is_decoded_once_before_and_in_the_trials(place: Place) -> None:
     assert not place.decoded_again
-    assert place.first.err.count("decoding") == 1
+    assert place.first.err.count("storing") == 1
 
 
 # --- the first run --------------------------------------------------------------------------
@@ -587,13 +589,50 @@ def test_a_disk_that_cannot_take_the_pictures_is_told_with_what_to_do(
     def refuse(*_: object) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(store.os, "pwrite", refuse)
-    told = search(place.pictures, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "pwrite", refuse)
+        told = search(place.pictures, tmp_path)
 
     assert told.code == WorkspaceError.exit_code
     assert os.strerror(number) in told.err
     assert f"{tmp_path / 'cache'}" in told.err and "make room" in told.err
     assert "Traceback" not in told.err
+    assert not list(tmp_path.glob("cache/decoded/*.part")), "what it wrote would keep the disk full"
+
+
+def test_a_begun_study_stores_its_pictures_again_where_they_are_gone(
+    place: Place, tmp_path: Path
+) -> None:
+    shutil.copytree(place.workspace, tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / "cache" / "decoded")
+
+    told = search(place.pictures, tmp_path / "runs", "--trials", TRIALS)
+
+    assert told.code == 0, told.err
+    assert told.err.count("storing") == 1
+
+
+def test_pixels_are_given_back_before_formats_are_timed(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Timed(Exception):
+        pass
+
+    def choose(*_: object, **__: object) -> None:
+        assert [cache.size_bytes for cache in made] == [0]
+        raise Timed
+
+    made: list[PixelCache] = []
+
+    def make(capacity_bytes: int) -> PixelCache:
+        made.append(PixelCache(capacity_bytes))
+        assert made[-1].size_bytes == capacity_bytes > 0
+        return made[-1]
+
+    monkeypatch.setattr(pipeline, "PixelCache", make)
+    monkeypatch.setattr(pipeline, "choose_arithmetic", choose)
+    with pytest.raises(Timed):
+        search(place.pictures, tmp_path)
 
 
 def no_decoding(source: PictureSource) -> Image.Image:
@@ -747,12 +786,18 @@ def test_the_winner_is_trained_again_under_a_further_protocol_once(
 
 
 @pytest.mark.parametrize(("load", "told"), [(0.4, False), (2.9, False), (6.2, True)])
-def test_a_busy_machine_is_told_of_before_formats_are_timed(
-    monkeypatch: pytest.MonkeyPatch, load: float, told: bool
+def test_a_busy_machine_is_told_of_and_formats_are_timed_accordingly(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: float, told: bool
 ) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
-    monkeypatch.setattr(arithmetic, "usable_cores", lambda: 2)
     monkeypatch.setattr(pipeline, "usable_cores", lambda: 2)
-    remark = pipeline._load_remark()
-    assert (remark is not None) == told
-    assert not told or "load 6.2 on 2 cores" in str(remark)
+    timed_when_busy: list[bool] = []
+
+    def choose(*_: object, busy: bool) -> Arithmetic:
+        timed_when_busy.append(busy)
+        return PLAIN
+
+    monkeypatch.setattr(pipeline, "choose_arithmetic", choose)
+    said = search(place.pictures, tmp_path, "--trials", "1", "--no-promote").err
+    assert timed_when_busy == [told]
+    assert ("load 6.2 on 2 cores" in said) == told

@@ -1,7 +1,7 @@
 """Decoded pixels, kept for the stages before a search that each look at all pictures.
 
-Reading finds the frame that all share, duplicates are looked for inside it, and the store holds
-what is inside it resized: each needs what the one before has found out of all pictures.
+Reading finds the frame that all pictures share; inside it duplicates are looked for, and what is
+inside it is stored resized.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ class PixelCache:
         self._filled = 0
         self._places: dict[Path, tuple[int, tuple[int, ...]]] = {}
         self._lock = threading.Lock()
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the memory that is set aside."""
+        return len(self._pixels)
 
     def open(self, path: Path) -> Image.Image:
         """Return a picture as `open_rgb` does; from memory if its pixels are kept.
@@ -66,7 +71,8 @@ def _memory(size_bytes: int) -> npt.NDArray[np.uint8]:
     """
     if size_bytes == 0:
         return np.empty(0, dtype=np.uint8)
-    return np.frombuffer(mmap.mmap(-1, size_bytes), dtype=np.uint8)
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, dtype=np.uint8)
 
 
 # For a single look at each picture.

@@ -105,19 +105,30 @@ class DecodedStore:
 def _build(
     dataset: Dataset, geometry: Geometry, folder: Path, pixel_cache: PixelCache, steps: Steps
 ) -> None:
-    """Decode into a sibling folder that takes its name when it is whole.
+    """Write into a sibling folder that takes its name when it is whole.
 
     Raises:
         DataError: a picture that could be read before can no longer be.
     """
-    size = geometry.image_size
-    shape = (len(dataset.pictures), size, size, 3)
     part = folder.with_suffix(".part")
     for leftover in (part, folder):
         shutil.rmtree(leftover, ignore_errors=True)
     part.mkdir(parents=True)
+    try:
+        _write(dataset, geometry, part, pixel_cache, steps)
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # a disk that it filled has room again
+        raise
+
+
+def _write(
+    dataset: Dataset, geometry: Geometry, folder: Path, pixel_cache: PixelCache, steps: Steps
+) -> None:
+    size = geometry.image_size
+    shape = (len(dataset.pictures), size, size, 3)
     row_bytes = math.prod(shape[1:])
-    with (part / _ARRAY).open("wb") as file:
+    with (folder / _ARRAY).open("wb") as file:
 
         def decode(index: int) -> int:
             try:
@@ -128,12 +139,11 @@ def _build(
                 raise OSError(errno.ENOSPC, "the disk took only a part of a picture", file.name)
             return zlib.crc32(image.data)
 
-        steps.begin(f"decoding {counted(shape[0], 'picture')} to {size} x {size} pixels", shape[0])
+        steps.begin(f"storing {counted(shape[0], 'picture')} at {size} x {size} pixels", shape[0])
         checksums = []
         with ThreadPoolExecutor() as pool:
             for checksum in pool.map(decode, range(shape[0])):
                 checksums.append(checksum)
                 steps.advance()
         os.fsync(file.fileno())
-    write_atomic(part / _MARK, to_json(_Mark(shape, tuple(checksums))))
-    part.rename(folder)
+    write_atomic(folder / _MARK, to_json(_Mark(shape, tuple(checksums))))

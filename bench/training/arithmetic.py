@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import ctypes
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,6 @@ from bench.models.staged import StagedModel
 from bench.records import Arithmetic
 from bench.training.convolutions import FastConvolutions
 from bench.training.recorded import Recorded
-from bench.workspace import usable_cores
 
 DTYPES = {
     "float32": torch.float32,
@@ -48,8 +46,6 @@ _OUT_OF_QUESTION = 1.5
 # And so are those whose two least times differ by no more than this factor, on a quiet machine: on
 # a busy one both may have been held up.
 _AGREE = 1.05
-# Load of a core from which a machine is busy; our own preparation hardly loads a minute.
-_BUSY_LOAD = 1.5
 # Steps that take long are timed often enough by then.
 _ENOUGH_S = 20.0
 # Names of mallopt(3).
@@ -75,18 +71,21 @@ def choose_device(asked: str) -> Device:
     return "cuda" if works and asked != "cpu" else "cpu"
 
 
-def choose_arithmetic(device: Device, model: StagedModel, image_size: int) -> Arithmetic:
+def choose_arithmetic(
+    device: Device, model: StagedModel, image_size: int, *, busy: bool = False
+) -> Arithmetic:
     """Choose the number format and layout in which a backbone trains fastest, by trying them.
 
     bfloat16 is three times faster for plain convolutions on a processor that has it, gains less for
     depthwise ones, and is slow everywhere else; a GPU is as particular. On CUDA the model is moved
-    there, and steps are also timed as recorded ones.
+    there, and steps are also timed as recorded ones. Beside other programs, on a `busy` machine, a
+    CPU's steps are timed more often.
     """
     if device == "cuda":
         return _choose_on_cuda(model, image_size)
     keep_freed_memory()
     kinds = (*_FLOAT32_KINDS, _BFLOAT16) if has_bfloat16() else _FLOAT32_KINDS
-    times_ms = _step_times_ms(model, image_size, kinds, busy=load_if_busy() is not None)
+    times_ms = _step_times_ms(model, image_size, kinds, busy=busy)
     kind = _fastest(times_ms)
     measured = ", ".join(f"{_name(kind)} {ms:.0f} ms" for kind, ms in times_ms.items())
     left_out = "" if _BFLOAT16 in kinds else "; this processor has no bfloat16"
@@ -105,12 +104,6 @@ def has_bfloat16() -> bool:
     ResNet50 on a Zen 3) that trying it costs more than a trial.
     """
     return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def load_if_busy() -> float | None:
-    """The average load of the last minute, if it says that other programs disturb what is timed."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return load if load >= _BUSY_LOAD * usable_cores() else None
 
 
 def _choose_on_cuda(model: StagedModel, image_size: int) -> Arithmetic:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from itertools import chain, repeat
 from typing import cast
@@ -194,25 +193,6 @@ def test_a_time_is_known_once_a_second_one_comes_within_a_twentieth(
     monkeypatch.setattr(arithmetic, "_step_ms", step_ms)
     arithmetic._step_times_ms(small_model, 32, [PLAIN], busy=False)
     assert len(taken) == steps
-
-
-@pytest.mark.parametrize(("load", "busy"), [(2.9, False), (3.1, True)])
-def test_more_steps_are_timed_beside_other_programs(
-    monkeypatch: pytest.MonkeyPatch, load: float, busy: bool
-) -> None:
-    told: list[bool] = []
-
-    def step_times_ms(
-        _model: object, _size: int, kinds: tuple[Kind, ...], *, busy: bool
-    ) -> dict[Kind, float]:
-        told.append(busy)
-        return dict.fromkeys(kinds, 10.0)
-
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
-    monkeypatch.setattr(arithmetic, "usable_cores", lambda: 2)
-    monkeypatch.setattr(arithmetic, "_step_times_ms", step_times_ms)
-    choose_arithmetic("cpu", cast(StagedModel, None), 64)
-    assert told == [busy]
 
 
 def test_the_least_of_several_times_counts(

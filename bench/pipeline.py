@@ -406,8 +406,8 @@ def make_plan(
 ) -> StudyPlan:
     """Settle everything that all trials share, and refuse what cannot work, before training.
 
-    What can be refused before the pictures are read is, and the rest before duplicates are looked
-    for, which may take minutes. The pictures are stored as the backbones see them.
+    What can be refused before the pictures are read is, and most of the rest before duplicates are
+    looked for, which may take minutes. The pictures are stored as the backbones see them.
     """
     device = choose_device(options.device)
     is_demo = data is None
@@ -415,11 +415,11 @@ def make_plan(
         listener.stage(f"no DATA given: using the built-in synthetic demo set in {workspace.demo}")
     space = _adapted_space(options, device=device, is_demo=is_demo, listener=listener)
     _refuse_strange_weights(options.weights, space)
+    load = _load_if_busy()  # asked first: what follows is a load too
     if is_demo and (remark := keep_or_make_demo(workspace.demo)) is not None:
         listener.stage(remark)
     name = study_name(data, options)
     stored = database.load_plan(name)
-    load = _load_if_busy()  # before reading pictures is a load of our own
     # A study that was begun has looked for duplicates and stored its pictures, as a rule.
     pixel_cache = PixelCache(_PIXEL_CACHE_BYTES if stored is None else 0)
     dataset = _read(data or workspace.demo, options, listener, pixel_cache)
@@ -429,8 +429,11 @@ def make_plan(
     leak = _leak_of_groups(dataset)
     space, limited = _limited(space, options, stored, dataset, device, listener)
     weights = {name: _weights_of(name, options, dataset, listener) for name in space.backbones}
+    if stored is None:
+        _store_pictures(dataset, space, workspace, pixel_cache, listener)
     if options.tie_duplicates:
         dataset = tie_duplicates(dataset, workspace.duplicates, listener.stage, pixel_cache)
+    pixel_cache.clear()
     listener.stage(_describe(dataset, groups_given=groups_given))
     if groups_given and leak is not None:
         listener.stage(leak)
@@ -444,9 +447,6 @@ def make_plan(
     )
     for remark in said:
         listener.stage(remark)
-    if stored is None:
-        _store_pictures(dataset, space, workspace, pixel_cache, listener)
-        pixel_cache.clear()
     if stored is not None and stored.device == device:
         # Numbers of one study are computed in one way, whatever a new measurement would say.
         arithmetic = stored.arithmetic

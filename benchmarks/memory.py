@@ -27,7 +27,6 @@ from results_file import write_result
 from bench.workspace import describe_environment
 
 CLASSES = ("blue", "green", "red")
-SIDE = 40  # pixels; about 4 kB a picture
 MOST_GROWTH_MB = 500
 
 SPACE = """\
@@ -44,6 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--pictures", default="1000,20000")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--no-pretrained", action="store_true")
+    parser.add_argument("--side", type=int, default=40, help="of the picture files, pixels")
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--folds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=1)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
 def measure(pictures: int, options: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Search a set of so many pictures; return the peak of the largest process's memory."""
     data, space = folder / "pictures", folder / "memory.yaml"
-    make_pictures(data, pictures)
+    make_pictures(data, pictures, options.side)
     space.write_text(SPACE.format_map(vars(options)))
     command = [
         sys.executable, "-m", "cli", "search", str(data), "--space", str(space),
@@ -94,14 +94,14 @@ def measure(pictures: int, options: argparse.Namespace, folder: Path) -> dict[st
     }
 
 
-def make_pictures(folder: Path, pictures: int) -> None:
-    """Write `folder`/<class>/<number>.png: dark noise with one bright colour."""
+def make_pictures(folder: Path, pictures: int, side: int) -> None:
+    """Write `folder`/<class>/<number>.png: dark noise with one bright colour, `side` px wide."""
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
 
     def make(number: int) -> None:
         label = number % len(CLASSES)
-        image = np.random.default_rng(number).integers(0, 120, (SIDE, SIDE, 3), dtype=np.uint8)
+        image = np.random.default_rng(number).integers(0, 120, (side, side, 3), dtype=np.uint8)
         image[:, :, 2 - label] += 120
         file = folder / CLASSES[label] / f"{number:06d}.png"
         Image.fromarray(image).save(file, compress_level=1)

@@ -1,7 +1,7 @@
 """Decoded pixels, kept for the stages before a search that each look at all pictures.
 
-Reading finds the frame that all pictures share; inside it duplicates are looked for, and what is
-inside it is stored resized.
+Reading finds the frame that all pictures share; what is inside it is stored resized, and duplicates
+are looked for there.
 """
 
 from __future__ import annotations
@@ -30,11 +30,6 @@ class PixelCache:
         self._filled = 0
         self._places: dict[Path, tuple[int, tuple[int, ...]]] = {}
         self._lock = threading.Lock()
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the memory that is set aside."""
-        return len(self._pixels)
 
     def open(self, path: Path) -> Image.Image:
         """Return a picture as `open_rgb` does; from memory if its pixels are kept.
@@ -71,6 +66,7 @@ def _memory(size_bytes: int) -> npt.NDArray[np.uint8]:
     """
     if size_bytes == 0:
         return np.empty(0, dtype=np.uint8)
+    # Private: a child process that is forked meanwhile must not keep it alive.
     memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return np.frombuffer(memory, dtype=np.uint8)
 

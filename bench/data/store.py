@@ -29,8 +29,8 @@ from bench.workspace import locked, write_atomic
 
 _ARRAY = "images.u8"
 _MARK = "store.json"
-# Bumped when the pixels that a geometry stands for change.
-_FORMAT = 1
+# Bumped when the pixels that a geometry stands for change, or what a key is made of.
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,14 @@ class DecodedStore:
     ) -> DecodedStore:
         """Open the stored pictures, decoding them first where they are missing or damaged.
 
+        A store belongs to the content of the picture files, in this order, whatever they are
+        called, labelled or grouped.
+
         Raises:
             DataError: a picture that could be read before can no longer be.
         """
-        key = fingerprint_of((_FORMAT, dataset.fingerprint, asdict(geometry)))
+        content = [picture.sha256 for picture in dataset.pictures]
+        key = fingerprint_of((_FORMAT, content, asdict(geometry)))
         folder = cache / "decoded" / key
         store = cls._read(folder, key)
         if store is None:

@@ -72,7 +72,7 @@ def choose_device(asked: str) -> Device:
 
 
 def choose_arithmetic(
-    device: Device, model: StagedModel, image_size: int, *, busy: bool = False
+    device: Device, model: StagedModel, image_size: int, *, busy: bool
 ) -> Arithmetic:
     """Choose the number format and layout in which a backbone trains fastest, by trying them.
 

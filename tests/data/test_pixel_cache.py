@@ -67,10 +67,12 @@ def test_what_was_read_is_not_decoded_again_for_duplicates_or_the_store(make_pic
     cache = PixelCache(16 * BYTES)
     dataset = read_pictures(list_source(folder), pixel_cache=cache)
     pairs = find_duplicates(expected)
-    for file in files_of(folder):
-        if file.is_file():
-            file.unlink()
+    files = files_of(folder)
+    for file in files:
+        file.unlink()
     assert dataset == expected
-    assert find_duplicates(dataset, cache) == pairs
     store = DecodedStore.open(dataset, geometry, tmp_path / "cache", cache)
     assert np.array_equal(store.read(range(16)), images)
+    assert find_duplicates(dataset, cache) == pairs
+    with pytest.raises(PictureError, match="no such file"):
+        cache.open(files[0])  # pairs are compared without the pixels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,24 @@ def test_each_geometry_has_a_store_of_its_own(dataset, tmp_path):
     delete_pictures(dataset)
     for geometry in GEOMETRIES:
         assert len(DecodedStore.open(dataset, geometry, tmp_path / "cache")) == 6
+
+
+def test_what_pictures_are_called_and_belong_to_does_not_matter(dataset, tmp_path):
+    first = DecodedStore.open(dataset, SQUASHED, tmp_path / "cache")
+    other = replace(
+        dataset,
+        classes=("other", "names"),
+        pictures=tuple(replace(p, path=f"x/{p.path}", group="one") for p in dataset.pictures),
+    )
+    delete_pictures(dataset)
+    assert DecodedStore.open(other, SQUASHED, tmp_path / "cache").key == first.key
+
+
+def test_the_order_of_the_pictures_matters(dataset, tmp_path):
+    first = DecodedStore.open(dataset, SQUASHED, tmp_path / "cache")
+    turned = replace(dataset, pictures=dataset.pictures[::-1])
+    second = DecodedStore.open(turned, SQUASHED, tmp_path / "cache")
+    assert np.array_equal(second.read(range(6)), first.read(range(6))[::-1])
 
 
 def test_other_pictures_have_a_store_of_their_own(dataset, make_pictures, tmp_path):

@@ -36,7 +36,7 @@ def test_the_fastest_format_is_taken_if_it_gains_enough(
     monkeypatch.setattr(
         arithmetic, "_step_times_ms", lambda *_, busy: dict(zip(KINDS, times_ms, strict=True))
     )
-    made = choose_arithmetic("cpu", cast(StagedModel, None), 64)
+    made = choose_arithmetic("cpu", cast(StagedModel, None), 64, busy=False)
     assert (made.dtype, made.channels_last) == chosen
     assert all(f"{ms} ms" in made.reason for ms in times_ms), "the measurement is recorded"
 
@@ -55,7 +55,7 @@ def test_bfloat16_is_tried_only_where_the_processor_can_gain_by_it(
 
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
     monkeypatch.setattr(arithmetic, "_step_times_ms", step_times_ms)
-    made = choose_arithmetic("cpu", cast(StagedModel, None), 64)
+    made = choose_arithmetic("cpu", cast(StagedModel, None), 64, busy=False)
     assert tuple(asked) == tried
     assert ("has no bfloat16" in made.reason) == (tried != KINDS)
 
@@ -104,7 +104,7 @@ def test_on_cuda_a_format_that_can_overflow_must_gain_over_one_that_cannot(
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(arithmetic, "_cuda_step_times", step_times)
-    made = choose_arithmetic("cuda", cast(StagedModel, Model()), 64)
+    made = choose_arithmetic("cuda", cast(StagedModel, Model()), 64, busy=False)
     assert ((made.dtype, made.channels_last), made.graphs) == (chosen, recorded)
     plain = "does not fit" if times_ms[PLAIN][0] == INF else f"{times_ms[PLAIN][0]:.1f} ms"
     assert f"float32 {plain}" in made.reason, "the measurement is recorded"
@@ -193,6 +193,23 @@ def test_a_time_is_known_once_a_second_one_comes_within_a_twentieth(
     monkeypatch.setattr(arithmetic, "_step_ms", step_ms)
     arithmetic._step_times_ms(small_model, 32, [PLAIN], busy=False)
     assert len(taken) == steps
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_on_a_busy_machine_steps_are_timed_as_on_one(
+    monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    told: list[bool] = []
+
+    def step_times_ms(
+        _model: object, _size: int, kinds: tuple[Kind, ...], *, busy: bool
+    ) -> dict[Kind, float]:
+        told.append(busy)
+        return dict.fromkeys(kinds, 10.0)
+
+    monkeypatch.setattr(arithmetic, "_step_times_ms", step_times_ms)
+    choose_arithmetic("cpu", cast(StagedModel, None), 64, busy=busy)
+    assert told == [busy]
 
 
 def test_the_least_of_several_times_counts(

@@ -68,13 +68,16 @@ class Search:
 def find_duplicates(dataset: Dataset, pixel_cache: PixelCache = NO_CACHE) -> tuple[Pair, ...]:
     """Find pairs of pictures that must not stand on both sides of a split.
 
-    Each pair is two indices into `dataset.pictures`, `first < second`. Of several identical files
+    `pixel_cache` is cleared before the pairs are compared, which takes memory of its own. Each pair
+    is two indices into `dataset.pictures`, `first < second`. Of several identical files
     only the first is compared with other pictures, so the pairs tie them all when they are joined.
 
     Raises:
         DataError: a picture that could be read before can no longer be.
     """
-    return search_duplicates(dataset, make_thumbnails(dataset, pixel_cache=pixel_cache)).pairs
+    thumbnails = make_thumbnails(dataset, pixel_cache=pixel_cache)
+    pixel_cache.clear()
+    return search_duplicates(dataset, thumbnails).pairs
 
 
 def search_duplicates(dataset: Dataset, thumbnails: Thumbnails, steps: Steps = SILENT) -> Search:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import chain, repeat
 from typing import cast
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -199,17 +200,10 @@ def test_a_time_is_known_once_a_second_one_comes_within_a_twentieth(
 def test_on_a_busy_machine_steps_are_timed_as_on_one(
     monkeypatch: pytest.MonkeyPatch, busy: bool
 ) -> None:
-    told: list[bool] = []
-
-    def step_times_ms(
-        _model: object, _size: int, kinds: tuple[Kind, ...], *, busy: bool
-    ) -> dict[Kind, float]:
-        told.append(busy)
-        return dict.fromkeys(kinds, 10.0)
-
-    monkeypatch.setattr(arithmetic, "_step_times_ms", step_times_ms)
+    timed = Mock(return_value=dict.fromkeys(KINDS, 10.0))
+    monkeypatch.setattr(arithmetic, "_step_times_ms", timed)
     choose_arithmetic("cpu", cast(StagedModel, None), 64, busy=busy)
-    assert told == [busy]
+    assert timed.call_args.kwargs == {"busy": busy}
 
 
 def test_the_least_of_several_times_counts(

@@ -38,7 +38,7 @@ from bench.errors import (
 from bench.latency import LatencyJob, LatencyProtocol, measure_many
 from bench.models.backbones import describe_backbone
 from bench.models.staged import build_model
-from bench.models.weights import resolve_weights
+from bench.models.weights import refuse_changed_weights, resolve_weights
 from bench.promote.further import FurtherProtocol
 from bench.promote.precisions import VariantChoice
 from bench.promote.promotion import promote_candidate
@@ -180,14 +180,20 @@ def promote(
 
     Raises:
         InputError: no such study, or nothing in it is complete.
+        StudyLockedError: another live process runs it.
+        DeviceError: it was searched on CUDA, which is not here.
+        DataError, WeightsError: pictures or files of starting weights are gone or have changed.
         ParityError, ExportError, NonFiniteLossError: a candidate failed; the others are done.
-        MeasurementError: a latency could not be measured.
+        MeasurementError: a latency could not be measured; the others are.
         InterruptedRun: Ctrl-C.
     """
     plan = replace(load_plan(database, study), workspace=str(workspace.root))
+    choose_device(plan.device)
     with own(study, database, listener.stage), _resumable():
-        trainer = Trainer(plan)
         candidates = select(load_trials(database, plan))
+        for backbone in sorted({candidate.recipe.backbone for candidate in candidates}):
+            refuse_changed_weights(backbone, plan.weights[backbone])
+        trainer = Trainer(plan)
         models, failures = _promote_each(
             trainer, candidates, workspace, database, listener, variants
         )
@@ -197,9 +203,12 @@ def promote(
         database.drop_models(study, keep=[model.name for model in models])
         promoted = {model.name for model in models}
         shipped = [candidate for candidate in candidates if candidate.name in promoted]
+        trainer.close()  # further trainers and measuring processes want the device's memory
         failures += _score_under_further_protocols(plan, shipped, database, listener)
-        trainer.close()  # processes of their own measure, on the same device
-        measure(models, workspace, database, listener, protocol)
+        try:
+            measure(models, workspace, database, listener, protocol)
+        except BenchError as error:
+            failures.append(error)
     if failures:
         raise failures[0]
     return load_study_report(database, study)
@@ -298,7 +307,11 @@ def measure(
     """Measure one file of each graph: on the CPU, and on CUDA where it really works.
 
     What was measured on this machine before is not measured again, unless by fewer processes than
-    `protocol` asks for; rows of other machines count for nothing here.
+    `protocol` asks for; rows of other machines count for nothing here. Rows that are compared with
+    each other, of one device, scope and batch size, are measured in turns and stored together.
+
+    Raises:
+        MeasurementError: some could not be measured; the others are stored.
     """
     jobs: dict[tuple[str, str, str, int], LatencyJob] = {}
     for job in _jobs(models, workspace):
@@ -321,18 +334,34 @@ def measure(
     rows_of = (
         f"{counted(len(jobs), 'row')} of {counted(protocol.processes, 'process', 'processes')}"
     )
+    compared: dict[tuple[str, str, int], list[LatencyJob]] = {}
+    for job in jobs.values():
+        compared.setdefault((job.device, job.scope, job.batch_size), []).append(job)
+    rows: list[LatencyRow] = []
+    failures: list[BenchError] = []
+    finished, planned = 0, protocol.processes * len(jobs)
     with listener.steps() as steps:
         steps.begin(f"measuring latency: {rows_of} each")
-        measured = measure_many(
-            tuple(jobs.values()),
-            protocol=protocol,
-            progress=lambda _job, finished, planned: steps.reach(finished, planned),
-        )
-    rows = tuple(
-        replace(row, path=Path(row.path).relative_to(workspace.root).as_posix()) for row in measured
-    )
-    database.save_latencies(rows)
-    return rows
+        for together in compared.values():
+
+            def progress(_job: LatencyJob, of_these: int, _: int, before: int = finished) -> None:
+                steps.reach(before + of_these, planned)
+
+            try:
+                measured = measure_many(together, protocol=protocol, progress=progress)
+            except BenchError as error:
+                failures.append(error)
+            else:
+                own = [
+                    replace(row, path=Path(row.path).relative_to(workspace.root).as_posix())
+                    for row in measured
+                ]
+                database.save_latencies(own)
+                rows += own
+            finished += protocol.processes * len(together)
+    if failures:
+        raise failures[0]
+    return tuple(rows)
 
 
 def _jobs(models: Sequence[ModelRecord], workspace: Workspace) -> list[LatencyJob]:

@@ -31,6 +31,10 @@ class PixelCache:
         self._places: dict[Path, tuple[int, tuple[int, ...]]] = {}
         self._lock = threading.Lock()
 
+    def keeps(self, path: Path) -> bool:
+        """Whether a file's pixels are in memory, as they were when it was read."""
+        return path in self._places
+
     def open(self, path: Path) -> Image.Image:
         """Return a picture as `open_rgb` does; from memory if its pixels are kept.
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from bench.data.pixel_cache import NO_CACHE, PixelCache
 from bench.data.rows import RowFile
+from bench.data.unchanged import fault_of
 from bench.errors import DataError
 from bench.records import Dataset, fingerprint_of, from_json, to_json
 from bench.runtime.preprocess import Geometry, PictureError, fit
@@ -64,7 +65,7 @@ class DecodedStore:
         called, labelled or grouped.
 
         Raises:
-            DataError: a picture that could be read before can no longer be.
+            DataError: a picture is gone or has changed since it was read.
         """
         content = [picture.sha256 for picture in dataset.pictures]
         key = fingerprint_of((_FORMAT, content, asdict(geometry)))
@@ -79,9 +80,6 @@ class DecodedStore:
             if store is None:
                 raise OSError(f"{folder}: what was just written cannot be read back")
         return store
-
-    def __len__(self) -> int:
-        return self._shape[0]
 
     @property
     def image_size(self) -> int:
@@ -112,7 +110,7 @@ def _build(
     """Write into a sibling folder that takes its name when it is whole.
 
     Raises:
-        DataError: a picture that could be read before can no longer be.
+        DataError: a picture is gone or has changed since it was read.
     """
     part = folder.with_suffix(".part")
     for leftover in (part, folder):
@@ -129,14 +127,19 @@ def _build(
 def _write(
     dataset: Dataset, geometry: Geometry, folder: Path, pixel_cache: PixelCache, steps: Steps
 ) -> None:
-    size = geometry.image_size
-    shape = (len(dataset.pictures), size, size, 3)
+    size, pictures = geometry.image_size, dataset.pictures
+    shape = (len(pictures), size, size, 3)
     row_bytes = math.prod(shape[1:])
     with (folder / _ARRAY).open("wb") as file:
 
         def decode(index: int) -> int:
+            path = dataset.picture_path(index)
+            fault = None if pixel_cache.keeps(path) else fault_of(path, pictures[index].sha256)
+            if fault is not None:
+                # Under its old content's key it would pass for that ever after.
+                raise DataError(f"{path} {fault}: put the picture back, or begin a new study")
             try:
-                image = fit(pixel_cache.open(dataset.picture_path(index)), geometry)
+                image = fit(pixel_cache.open(path), geometry)
             except PictureError as error:
                 raise DataError(f"{error}: put the picture back, or begin a new study") from error
             if os.pwrite(file.fileno(), image.data, index * row_bytes) != row_bytes:

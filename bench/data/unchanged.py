@@ -20,7 +20,7 @@ def refuse_changed_pictures(dataset: Dataset, indices: Sequence[int]) -> None:
     changed = []
     for index in indices:
         file = dataset.picture_path(index)
-        fault = _fault_of(file, dataset.pictures[index].sha256)
+        fault = fault_of(file, dataset.pictures[index].sha256)
         if fault is not None:
             changed.append(f"{file} {fault}")
     if changed:
@@ -30,7 +30,8 @@ def refuse_changed_pictures(dataset: Dataset, indices: Sequence[int]) -> None:
         )
 
 
-def _fault_of(file: Path, sha256: str) -> str | None:
+def fault_of(file: Path, sha256: str) -> str | None:
+    """Say what is other about a file than was recorded of it, if anything is."""
     try:
         found = hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:

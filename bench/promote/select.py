@@ -32,8 +32,8 @@ def select(trials: Sequence[TrialRecord]) -> tuple[Candidate, ...]:
     """
     if best_trial(trials) is None:
         raise InputError(
-            "no trial of this study is complete, so there is nothing to promote: run `bench "
-            "search` with more --trials, or with --pruner none"
+            "no trial of this study is complete, so there is nothing to promote: go on "
+            "with `bench search`, with more --trials, a longer --timeout or --pruner none"
         )
     chosen = []
     for backbone in sorted({trial.recipe.backbone for trial in trials}):

@@ -114,7 +114,6 @@ class Coordinator:
                 case TrialFailed():
                     self._fail(event, executor, budget)
             self._cancel_overdue(executor, budget)
-        self._listener.search_ended()
 
     # --- limits -----------------------------------------------------------------------------
 

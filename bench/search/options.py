@@ -66,8 +66,12 @@ class SearchOptions:
             raise not_among("--pruner", self.pruner, PRUNERS)
         if self.sampler not in SAMPLERS:
             raise not_among("--sampler", self.sampler, SAMPLERS)
-        if not math.isfinite(self.cache_gb):
+        if not (math.isfinite(self.cache_gb) and self.cache_gb >= 0):
             raise InputError(f"--cache-gb must be a number of gigabytes, not {self.cache_gb}")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"--workers must be 1 or more, not {self.workers}")
+        if self.seed < 0:
+            raise InputError(f"--seed must be 0 or more, not {self.seed}")
         if self.max_latency_ms is not None and not self.max_latency_ms > 0:
             raise InputError(f"--max-latency-ms must be more than 0, not {self.max_latency_ms:g}")
         check_test_fraction(self.test_fraction)

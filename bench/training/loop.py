@@ -61,7 +61,7 @@ def fit(
         schedule: epochs, batch size and seed.
 
     Raises:
-        NonFiniteLossError: the loss is no longer a number.
+        NonFiniteLossError: the loss, or what is predicted after an epoch, is no longer a number.
     """
     torch.manual_seed(schedule.seed)
     learner.begin(recipe, schedule.epochs * len(batches(train, schedule.batch_size)))
@@ -87,10 +87,16 @@ def fit(
             else predict(learner, activations, validation, schedule.batch_size)
         )
         train_loss = float(torch.stack(losses).sum()) / len(train)
+        diverged = None
         if not math.isfinite(train_loss):
+            diverged = f"the training loss became {train_loss}"
+        elif predicted is not None and not np.isfinite(predicted).all():
+            # The last step's loss is that of the weights before it.
+            diverged = "predictions became nan"
+        if diverged is not None:
             raise NonFiniteLossError(
-                f"the training loss became {train_loss} in epoch {epoch + 1} at learning rate "
-                f"{recipe.learning_rate:g}: narrow the range of learning rates"
+                f"{diverged} in epoch {epoch + 1} at learning rate {recipe.learning_rate:g}: "
+                "narrow the range of learning rates"
             )
         yield EpochOutcome(epoch, train_loss, predicted)
 

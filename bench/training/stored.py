@@ -325,12 +325,6 @@ class ActivationCache:
     def _parts(self, frozen_part: str) -> Path:
         return self._folder / "parts" / frozen_part
 
-    def close(self) -> None:
-        for entry in self._open.values():
-            entry.close()
-        self._open.clear()
-        self._resident.clear()
-
     def give_up_memory(self) -> bool:
         """Give the training device's memory back for good; False where nothing was kept there."""
         kept = bool(self._resident)

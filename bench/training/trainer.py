@@ -485,10 +485,18 @@ def _release_memory(device: str) -> None:
         torch.cuda.empty_cache()
 
 
+# What torch says in a plain RuntimeError: on a CPU, of CUDA beside its allocator, of its libraries.
+_NO_ROOM = (
+    "allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
-    # On a CPU torch raises a plain RuntimeError.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_ROOM)
     )
 
 

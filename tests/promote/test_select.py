@@ -94,7 +94,7 @@ def test_a_candidates_name_can_be_a_folders() -> None:
     "trials", [[], [trial(0, 0.4, state="PRUNED")], [trial(0, None, state="FAIL")]]
 )
 def test_nothing_complete_is_nothing_to_promote(trials: list[TrialRecord]) -> None:
-    with pytest.raises(InputError, match="--trials, or with --pruner none"):
+    with pytest.raises(InputError, match="more --trials, a longer --timeout or --pruner none"):
         select(trials)
 
 

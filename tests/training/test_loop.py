@@ -142,6 +142,13 @@ def test_a_loss_that_is_no_number_ends_the_training_and_names_the_learning_rate(
     assert f"at learning rate {learning_rate:g}" in str(caught.value)
 
 
+def test_predictions_that_are_no_numbers_end_the_training_though_its_loss_is_one() -> None:
+    # A single step: its loss is that of the weights before it.
+    once = replace(SHORT, epochs=1, batch_size=len(LABELS))
+    with pytest.raises(NonFiniteLossError, match=r"predictions became nan in epoch 1 .*1e\+300"):
+        train(replace(RECIPE, learning_rate=1e300), once)
+
+
 @pytest.mark.parametrize("depth", [0, 3, 5])
 def test_what_is_frozen_does_not_change_and_the_rest_does(depth: int) -> None:
     model = copy.deepcopy(TEMPLATE)

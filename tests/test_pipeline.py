@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 import cli
@@ -23,20 +24,31 @@ from bench import pipeline
 from bench.data import pixel_cache, store
 from bench.data.pixel_cache import PixelCache
 from bench.database import Database
-from bench.errors import NonFiniteLossError, ParityError, WorkspaceError
+from bench.errors import (
+    DeviceError,
+    MeasurementError,
+    NonFiniteLossError,
+    ParityError,
+    WeightsError,
+    WorkspaceError,
+)
 from bench.latency import LatencyJob, LatencyProtocol
 from bench.progress import SilentProgress, make_progress
 from bench.promote import promotion, seeds
+from bench.promote.precisions import VariantChoice
 from bench.promote.retrain import retrain
 from bench.promote.select import select
 from bench.records import (
     Arithmetic,
     LatencyRow,
     ModelRecord,
+    StudyPlan,
     StudyReport,
+    WeightSource,
     from_json,
     ranked,
 )
+from bench.results import load_plan
 from bench.runtime.machine import cpu_name
 from bench.runtime.predictor import Predictor
 from bench.runtime.preprocess import PictureSource, open_rgb
@@ -318,6 +330,62 @@ def test_rows_of_a_quick_measurement_are_replaced_by_a_full_one_and_that_is_told
 
     assert len(rows) == measured
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_latency_that_cannot_be_measured_does_not_cost_the_others(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hanging(jobs: Sequence[LatencyJob], **others: Any) -> tuple[LatencyRow, ...]:
+        if jobs[0].batch_size == 8:
+            raise MeasurementError("it hung")
+        return fake_measurement(jobs, **others)
+
+    monkeypatch.setattr(pipeline, "measure_many", hanging)
+    workspace = Workspace(tmp_path)
+    with pytest.raises(MeasurementError, match="it hung"):
+        measured_again(place, workspace, [])
+
+    with Database.open(workspace.default_storage) as database:
+        kept = database.load_latencies([path for m in place.report.models for path in m.paths])
+    assert [(row.scope, row.batch_size) for row in kept] == [("model", 1), ("end-to-end", 1)]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_what_was_searched_on_a_gpu_is_not_promoted_without_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        pipeline, "load_plan", lambda *given: replace(load_plan(*given), device="cuda")
+    )
+    with pytest.raises(DeviceError, match="cuda"):
+        promoted_again(place)
+
+
+def test_a_study_whose_weights_have_changed_is_not_promoted(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone = WeightSource(kind="file", detail=str(tmp_path / "gone.pth"), digest="0123456789abcdef")
+
+    def with_weights(*given: Any) -> StudyPlan:
+        plan = load_plan(*given)
+        return replace(plan, weights=dict.fromkeys(plan.weights, gone))
+
+    monkeypatch.setattr(pipeline, "load_plan", with_weights)
+    with pytest.raises(WeightsError, match="now there is no file: put the old file back"):
+        promoted_again(place)
+
+
+def promoted_again(place: Place) -> StudyReport:
+    workspace = Workspace(place.workspace)
+    with Database.open(workspace.default_storage) as database:
+        return pipeline.promote(
+            place.report.study,
+            workspace=workspace,
+            database=database,
+            listener=make_progress(quiet=True),
+            protocol=LatencyProtocol(processes=1),
+            variants=VariantChoice(),
+        )
 
 
 def test_on_a_gpu_the_network_is_measured_with_copying_and_without(

@@ -6,11 +6,15 @@ import copy
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from bench.errors import BenchError
 from bench.models.staged import StagedModel
 from bench.promote.select import Candidate
+from bench.records import Recipe
+from bench.training.activations import Indices
 from bench.training.loop import Schedule, fit
-from bench.training.trainer import Trainer, fold_seed
+from bench.training.trainer import Trainer, fold_seed, is_out_of_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +29,43 @@ def retrain(trainer: Trainer, candidate: Candidate, *, run: int = 0) -> Retraine
     """Train with the trial's recipe and number of epochs, on all development pictures.
 
     There is no validation part left, so nothing is stopped early and no epoch is picked. Each
-    `run` has a seed of its own.
+    `run` has a seed of its own. Where memory runs out it begins again with batches in smaller
+    parts, as a trial does.
+
+    Raises:
+        NonFiniteLossError: training diverged.
+        BenchError: memory runs out even with two pictures in a part.
     """
     plan, recipe = trainer.plan, candidate.recipe
     # Fold numbers behind the last one: seeds that no fold of this trial has used.
     seed = fold_seed(plan.settings.seed, candidate.trial, len(plan.split.folds) + run)
     development = np.asarray(plan.split.development, dtype=np.int64)
-    learner, activations = trainer.prepare(recipe, development, seed)
+    parts = 1
+    while True:
+        try:
+            return _train(trainer, recipe, development, seed, parts)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            more = trainer.parts_after(error, recipe, parts)
+            if more is None:
+                if not is_out_of_memory(error):
+                    raise
+                raise BenchError(
+                    f"there is too little memory to train {candidate.name}: end what else runs on "
+                    f"{plan.device}, then `bench promote {plan.study}` goes on"
+                ) from error
+            parts = more
+        # Not before here: the error holds the failed step and all its tensors.
+        trainer.release_memory()
+
+
+def _train(trainer: Trainer, recipe: Recipe, pictures: Indices, seed: int, parts: int) -> Retrained:
+    plan = trainer.plan
+    learner, activations = trainer.prepare(recipe, pictures, seed, parts)
     outcomes = fit(
         learner,
         activations,
         np.asarray(plan.dataset.labels, dtype=np.int64),
-        development,
+        pictures,
         None,
         recipe,
         Schedule(epochs=plan.settings.epochs, batch_size=plan.settings.batch_size, seed=seed),

@@ -139,15 +139,12 @@ class Trainer:
                     refused = self._drop_refused() or refused
                     continue
                 except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                    if not _is_out_of_memory(error):
+                    more = self.parts_after(error, job.recipe, parts)
+                    if more is None:
                         raise
-                    # On a GPU it may be what is kept for other trials that leaves no room.
-                    if not (self.plan.device == "cuda" and self._give_up_memory(job.recipe, parts)):
-                        parts *= 2
-                        if self.plan.settings.batch_size < 2 * parts:
-                            raise
+                    parts = more
                 # Not before here: the error holds the failed step and all its tensors.
-                _release_memory(self.plan.device)
+                self.release_memory()
             yield TrialDone(trial=job.number, remark=self._remark(parts, refused))
         except Exception as error:
             if not isinstance(error, NonFiniteLossError):
@@ -159,6 +156,23 @@ class Trainer:
             yield TrialFailed(trial=job.number, kind=kind, message=message)
         finally:
             self._drop_refused()  # of a trial that was stopped too
+
+    def parts_after(self, error: Exception, recipe: Recipe, parts: int) -> int | None:
+        """Return in how many parts of a batch to begin again after an error.
+
+        None where that does not help: memory was not what was missing, or a part has two pictures
+        already. The caller calls `release_memory` when it has let go of the error.
+        """
+        if not is_out_of_memory(error):
+            return None
+        # On a GPU it may be what is kept for other trials that leaves no room.
+        if self.plan.device == "cuda" and self._give_up_memory(recipe, parts):
+            return parts
+        return 2 * parts if self.plan.settings.batch_size >= 4 * parts else None
+
+    def release_memory(self) -> None:
+        """Give back what failed or finished work left in the training device's memory."""
+        _release_memory(self.plan.device)
 
     def fold_scores(self, job: TrialJob) -> tuple[float, ...]:
         """Run a trial to its end; return the balanced accuracy of each fold's last epoch.
@@ -184,7 +198,7 @@ class Trainer:
         self._templates.clear()
         self._frozen_parts.clear()
         self._cache.give_up_memory()
-        _release_memory(self.plan.device)
+        self.release_memory()
 
     def spec(self, backbone: str) -> BackboneSpec:
         return describe_backbone(backbone)
@@ -494,14 +508,15 @@ _NO_ROOM = (
 )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the training device's or the machine's memory ran out."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_ROOM)
     )
 
 
 def _kind_of(error: Exception) -> FailureKind:
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return "out of memory"
     if isinstance(error, NonFiniteLossError):
         return "non-finite loss"

@@ -620,7 +620,13 @@ def _limited(
         return _within_latency(space, options.max_latency_ms, dataset, device, listener)
     # Measured once, when the study began: a second measurement might choose differently.
     notes = tuple(note for note in stored.notes if note.startswith(_LATENCY_NOTE))
-    return space.with_backbones(stored.weights), notes
+    too_slow = {
+        name
+        for name in space.backbones
+        if name not in stored.weights and any(f": {name} takes " in note for note in notes)
+    }
+    # Any other that the study was not begun with is a change, which is refused.
+    return space.with_backbones([name for name in space.backbones if name not in too_slow]), notes
 
 
 def _within_latency(

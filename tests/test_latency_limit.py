@@ -11,7 +11,7 @@ import pytest
 
 from bench import pipeline
 from bench.database import Database
-from bench.errors import InputError
+from bench.errors import InputError, StudyMismatchError
 from bench.models.backbones import BackboneSpec, describe_backbone
 from bench.progress import SilentProgress
 from bench.promote.untrained import untrained_latencies_ms
@@ -22,7 +22,7 @@ from bench.workspace import Workspace, describe_environment
 from reports.markdown import write_report
 from tests.tiny import write_pictures
 
-FAST, SLOW = "test_resnet", "test_vit"
+FAST, SLOW, OTHER = "test_resnet", "test_vit", "test_convnext"
 OPTIONS = SearchOptions(
     study="limited", space="photo", backbones=(FAST, SLOW), folds=2, image_size=32,
     device="cpu", pretrained=False, max_latency_ms=10.0,
@@ -85,6 +85,23 @@ def test_a_study_that_goes_on_does_not_measure_again(
 
     assert len(measured) == 1
     assert (again.space, again.notes) == (begun.space, begun.notes)
+
+
+@pytest.mark.parametrize(
+    ("backbones", "change"),
+    [((FAST, SLOW, OTHER), rf"backbone.*{OTHER}"), ((OTHER,), rf"backbone.*{OTHER}")],
+)
+def test_a_study_does_not_go_on_with_a_backbone_that_it_was_not_begun_with(
+    data: Path,
+    database: Database,
+    measured: list[tuple[str, ...]],
+    backbones: tuple[str, ...],
+    change: str,
+) -> None:
+    database.save_plan(plan(data, database), describe_environment(None))
+
+    with pytest.raises(StudyMismatchError, match=change):
+        plan(data, database, backbones=backbones)
 
 
 def test_a_limit_that_nothing_meets_is_refused_with_the_figures(

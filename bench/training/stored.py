@@ -427,8 +427,15 @@ class StoredActivations:
             boundary: self._key(wanted.policy, wanted.view, boundary)
             for boundary in range(wanted.boundary + 1)
         }
-        there = [boundary for boundary, key in keys.items() if self._cache.has(key)]
-        start = max((b for b in there if self._cache.is_exact(keys[b])), default=0)
+        # From the deepest one: to look for those before the start would read them whole.
+        there: list[int] = []
+        start = 0
+        for boundary in reversed(range(wanted.boundary)):
+            if self._cache.has(keys[boundary]):
+                there.append(boundary)
+                if self._cache.is_exact(keys[boundary]):
+                    start = boundary
+                    break
         count, size = len(self._pictures), self._batch
         everything = np.arange(count)
         missing = [b for b in self._on_the_way if b > start and b not in there]

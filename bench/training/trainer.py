@@ -108,7 +108,7 @@ class Trainer:
         self._labels = np.asarray(plan.dataset.labels, dtype=np.int64)
         self._freeze_depths = SearchSpace.from_dict(plan.space).freeze_depths
         self._templates: dict[str, StagedModel] = {}
-        self._images: dict[str, DecodedStore] = {}
+        self._images: dict[Geometry, DecodedStore] = {}
         self._frozen_parts: dict[str, FrozenPart] = {}
         self._frozen_identities: dict[str, str] = {}
         self._starts: dict[tuple[str, int, bytes], Start] = {}
@@ -211,12 +211,17 @@ class Trainer:
         )
 
     def images(self, backbone: str) -> DecodedStore:
-        """The decoded pictures in a backbone's geometry."""
-        if backbone not in self._images:
-            self._images[backbone] = DecodedStore.open(
-                self.plan.dataset, self.geometry(backbone), self._workspace.cache
+        """The decoded pictures in a backbone's geometry, opened once for all that share it.
+
+        Raises:
+            DataError: they must be decoded again, and one is gone or has changed.
+        """
+        geometry = self.geometry(backbone)
+        if geometry not in self._images:
+            self._images[geometry] = DecodedStore.open(
+                self.plan.dataset, geometry, self._workspace.cache
             )
-        return self._images[backbone]
+        return self._images[geometry]
 
     def model(self, recipe: Recipe, seed: int) -> StagedModel:
         """A fresh copy of the recipe's network on the training device, frozen as it says."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.database import Database
-from bench.errors import DataError, DeviceError, InputError
+from bench.errors import DataError, DeviceError, InputError, WeightsError
 from bench.progress import SilentProgress
 from bench.records import (
     EpochDone,
@@ -623,3 +623,17 @@ def test_a_cluster_of_this_machine_alone_listens_to_this_machine_alone(ray_clust
     import ray
 
     assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason=NO_RAY)
+def test_a_node_of_its_own_workspace_refuses_other_weights_than_the_study_began_with(
+    tmp_path: Path,
+) -> None:
+    from bench.search.executors.cluster import plan_of_own_workspace
+
+    plan = make_plan(write_pictures(tmp_path / "pictures"), tmp_path / "runs")
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"other weights")
+    source = WeightSource(kind="file", detail=str(file), digest="0123456789abcdef")
+    with pytest.raises(WeightsError, match="put the old file back"):
+        plan_of_own_workspace(replace(plan, weights={BACKBONE: source}))

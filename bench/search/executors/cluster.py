@@ -26,6 +26,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from bench.errors import BenchError, DataError, DeviceError, InputError
+from bench.models.weights import refuse_changed_weights
 from bench.records import EpochDone, Event, StudyPlan, TrialFailed, TrialJob
 from bench.search.executors.protocol import WORKER_DIED, MakeTrainer, Trains, make_trainer
 from bench.training.folds import fold_file
@@ -241,6 +242,7 @@ def plan_of_own_workspace(plan: StudyPlan) -> StudyPlan:
 
     Raises:
         DataError: the pictures, or a file of weights, are not there.
+        WeightsError: a file of weights is another one here.
     """
     files = [source.detail for source in plan.weights.values() if source.kind == "file"]
     missing = [path for path in (plan.dataset.root, *files) if not Path(path).exists()]
@@ -250,6 +252,8 @@ def plan_of_own_workspace(plan: StudyPlan) -> StudyPlan:
             "share the workspace needs the pictures, and files given by --weights, under the "
             "paths that they have on the coordinator's machine; copy or mount them there"
         )
+    for backbone, source in plan.weights.items():
+        refuse_changed_weights(backbone, source)
     own = os.environ.get("BENCH_WORKSPACE") or Path.home() / ".cache" / "bench"
     return replace(plan, workspace=str(Path(own).absolute()))
 

@@ -12,11 +12,13 @@ from PIL import Image
 
 from bench.data.sources import load_dataset
 from bench.data.splits import make_split
+from bench.promote.select import Candidate
 from bench.records import (
     Arithmetic,
     EpochDone,
     EpochScores,
     Event,
+    Recipe,
     Settings,
     StudyPlan,
     TrialJob,
@@ -29,6 +31,14 @@ CLASSES = ("blue", "green", "red")
 # Plain float32 on the CPU, because numbers are compared to the last bit.
 PLAIN = Arithmetic(device="cpu", dtype="float32", channels_last=False, reason="test")
 BACKBONE = "test_resnet"
+CANDIDATE = Candidate(
+    name="net-best",
+    role="best",
+    trial=3,
+    recipe=Recipe(backbone=BACKBONE, learning_rate=1e-3, freeze_depth=4),
+    cv_mean=0.5,
+    cv_sd=0.1,
+)
 SPACE: dict[str, Any] = {
     "name": "tiny",
     "family": "photo",

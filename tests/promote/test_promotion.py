@@ -15,22 +15,12 @@ from bench.errors import ParityError
 from bench.promote import promotion
 from bench.promote.export import ServingModel, export
 from bench.promote.promotion import promote_candidate
-from bench.promote.select import Candidate
-from bench.records import ModelRecord, Recipe, to_json
+from bench.records import ModelRecord, to_json
 from bench.runtime.metadata import ModelMetadata
 from bench.runtime.predictor import Predictor
 from bench.training.trainer import Trainer
 from bench.workspace import Workspace
-from tests.tiny import BACKBONE, make_plan, write_pictures
-
-CANDIDATE = Candidate(
-    name="net-best",
-    role="best",
-    trial=3,
-    recipe=Recipe(backbone=BACKBONE, learning_rate=1e-3, freeze_depth=4),
-    cv_mean=0.5,
-    cv_sd=0.1,
-)
+from tests.tiny import BACKBONE, CANDIDATE, make_plan, write_pictures
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,8 @@ import torch
 from bench.errors import BenchError
 from bench.promote import retrain as retrain_module
 from bench.promote.retrain import retrain
-from bench.promote.select import Candidate
-from bench.records import Recipe
 from bench.training.trainer import Trainer
-from tests.tiny import BACKBONE, make_plan, write_pictures
-
-CANDIDATE = Candidate(
-    name="net-best",
-    role="best",
-    trial=3,
-    recipe=Recipe(backbone=BACKBONE, learning_rate=1e-3, freeze_depth=4),
-    cv_mean=0.5,
-    cv_sd=0.1,
-)
+from tests.tiny import CANDIDATE, make_plan, write_pictures
 
 
 @pytest.fixture

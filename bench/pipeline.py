@@ -179,7 +179,8 @@ def promote(
     winner is trained with `seeds` seeds in all; the first one's file is what ships.
 
     Raises:
-        InputError: no such study, or nothing in it is complete.
+        InputError: no such study.
+        BenchError: nothing in it is complete.
         StudyLockedError: another live process runs it.
         DeviceError: it was searched on CUDA, which is not here.
         DataError, WeightsError: pictures or files of starting weights are gone or have changed.
@@ -210,7 +211,7 @@ def promote(
         except BenchError as error:
             failures.append(error)
     if failures:
-        raise failures[0]
+        raise _together(failures)
     return load_study_report(database, study)
 
 
@@ -239,6 +240,12 @@ def _promote_each(
             database.save_model(model)
             models.append(model)
     return models, failures
+
+
+def _together(failures: Sequence[BenchError]) -> BenchError:
+    """One error, of the first one's class, that tells of all."""
+    first = failures[0]
+    return type(first)("; ".join(dict.fromkeys(map(str, failures))))
 
 
 def _say(listener: Display, what: str, text: str) -> None:
@@ -360,7 +367,7 @@ def measure(
                 rows += own
             finished += protocol.processes * len(together)
     if failures:
-        raise failures[0]
+        raise _together(failures)
     return tuple(rows)
 
 

@@ -490,7 +490,7 @@ def test_a_model_that_fails_does_not_cost_the_others_their_cards(
 
     def fails_but_for_the_winner(trainer: Any, candidate: Any, *more: Any) -> ModelRecord:
         if candidate.name != kept.name:
-            raise ParityError("the exported file differs from the trained model")
+            raise ParityError(f"{candidate.name} differs from the trained model")
         return promotion.promote_candidate(trainer, candidate, *more)
 
     monkeypatch.setattr(pipeline, "promote_candidate", fails_but_for_the_winner)
@@ -499,9 +499,11 @@ def test_a_model_that_fails_does_not_cost_the_others_their_cards(
     def other(trials: Any) -> Any:
         return replace(select(trials)[0], name="another")
 
-    told = bench("promote", "tiny", "--workspace", str(workspace), "--variants", "fp32")
+    told = bench("promote", "tiny", "--workspace", str(workspace), "--variants", "fp32", "--quiet")
 
     assert told.code == 1
+    default = f"{BACKBONE}-default differs from the trained model"
+    assert f"{default}; another differs from the trained model" in " ".join(told.err.split())
     assert [card.parent.name for card in workspace.rglob("model.md")] == [kept.name]
 
 

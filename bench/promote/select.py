@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.errors import InputError
+from bench.errors import BenchError
 from bench.records import Recipe, Role, TrialRecord, best_trial
 
 
@@ -28,10 +28,10 @@ def select(trials: Sequence[TrialRecord]) -> tuple[Candidate, ...]:
     trial was pruned, and left out only where it is the best trial itself.
 
     Raises:
-        InputError: no trial is complete.
+        BenchError: no trial is complete.
     """
     if best_trial(trials) is None:
-        raise InputError(
+        raise BenchError(
             "no trial of this study is complete, so there is nothing to promote: go on "
             "with `bench search`, with more --trials, a longer --timeout or --pruner none"
         )

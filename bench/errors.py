@@ -103,6 +103,11 @@ class InterruptedRun(BenchError):
     exit_code = 130
 
 
+def together(failures: Sequence[BenchError]) -> BenchError:
+    """One error, of the first one's class, that tells of all."""
+    return type(failures[0])("; ".join(dict.fromkeys(map(str, failures))))
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``' (did you mean `x`?)'`` for a near miss, otherwise an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

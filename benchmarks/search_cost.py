@@ -39,7 +39,8 @@ from results_file import write_result
 from bench.database import Database
 from bench.models.backbones import describe_backbone
 from bench.models.weights import load_network
-from bench.pipeline import make_plan, search
+from bench.pipeline import search
+from bench.planning import make_plan
 from bench.progress import SilentProgress
 from bench.records import Recipe, StudyPlan, TrialJob, TrialState
 from bench.search.budget import Budget

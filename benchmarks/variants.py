@@ -32,7 +32,7 @@ from sklearn.datasets import load_digits
 
 from bench.database import Database
 from bench.latency import LatencyJob, LatencyProtocol, measure_many
-from bench.pipeline import make_plan
+from bench.planning import make_plan
 from bench.progress import SilentProgress
 from bench.promote.precisions import VariantChoice
 from bench.promote.promotion import evaluate, promote_candidate

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import cli
-from bench import __version__, console, pipeline
+from bench import __version__, console, pipeline, planning
 from bench.data.audit.check import Finding
 from bench.errors import WorkspaceError
 from tests.command import Bench, bench_heard_by
@@ -557,7 +557,7 @@ def test_ctrl_c_ends_with_130_and_the_command_that_goes_on(
 def test_ctrl_c_while_a_study_is_prepared_leaves_its_name(
     bench: Bench, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "read_pictures", interrupted)
+    monkeypatch.setattr(planning, "read_pictures", interrupted)
 
     told = bench("search", str(pictures), "--study", "pets")
 

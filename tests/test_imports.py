@@ -33,6 +33,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("bench.latency_plan", "bench.training"),
     ("bench.search",),
     ("bench.promote", "bench.results", "bench.progress"),
+    ("bench.planning",),
     ("bench.pipeline", "bench.reproduce"),
     ("bench.console",),
 )

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from bench import pipeline
 from bench.database import Database
 from bench.errors import InputError, StudyMismatchError
 from bench.models.backbones import BackboneSpec, describe_backbone
+from bench.planning import make_plan
 from bench.progress import SilentProgress
-from bench.promote.untrained import untrained_latencies_ms
+from bench.promote import latency_limit
+from bench.promote.latency_limit import untrained_latencies_ms
 from bench.records import StudyPlan
 from bench.results import load_study_report
 from bench.search.options import SearchOptions
@@ -38,7 +39,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         calls.append(tuple(spec.name for spec in specs))
         return {FAST: 3.25, SLOW: 50.0}
 
-    monkeypatch.setattr(pipeline, "untrained_latencies_ms", latencies)
+    monkeypatch.setattr(latency_limit, "untrained_latencies_ms", latencies)
     return calls
 
 
@@ -56,7 +57,7 @@ def data(tmp_path: Path) -> Path:
 def plan(data: Path, database: Database, **changes: Any) -> StudyPlan:
     workspace = Workspace(data.parent / "runs")
     options = replace(OPTIONS, **changes)
-    return pipeline.make_plan(data, options, workspace, database, SilentProgress())
+    return make_plan(data, options, workspace, database, SilentProgress())
 
 
 def test_a_backbone_over_the_limit_is_not_searched_and_the_report_says_so(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from bench import pipeline
+from bench import pipeline, planning
 from bench.database import Database
 from bench.errors import StudyLockedError
 from bench.latency import LatencyProtocol
@@ -110,14 +110,14 @@ def test_a_study_goes_on_with_the_arithmetic_that_it_was_begun_with(
     )  # fmt: skip
 
     def planned() -> StudyPlan:
-        return pipeline.make_plan(
+        return planning.make_plan(
             pictures, options, Workspace(tmp_path), database, SilentProgress()
         )
 
-    monkeypatch.setattr(pipeline, "choose_arithmetic", lambda *_, **__: PLAIN)
+    monkeypatch.setattr(planning, "choose_arithmetic", lambda *_, **__: PLAIN)
     database.save_plan(planned(), environment)
     faster = replace(PLAIN, dtype="bfloat16")
-    monkeypatch.setattr(pipeline, "choose_arithmetic", lambda *_, **__: faster)
+    monkeypatch.setattr(planning, "choose_arithmetic", lambda *_, **__: faster)
 
     assert planned().arithmetic == {BACKBONE: PLAIN}
 

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 import cli
-from bench import pipeline
+from bench import pipeline, planning
 from bench.data import pixel_cache, store
 from bench.data.pixel_cache import PixelCache
 from bench.database import Database
@@ -34,7 +34,7 @@ from bench.errors import (
 )
 from bench.latency import LatencyJob, LatencyProtocol
 from bench.progress import SilentProgress, make_progress
-from bench.promote import promotion, seeds
+from bench.promote import latencies, promotion, seeds
 from bench.promote.precisions import VariantChoice
 from bench.promote.retrain import retrain
 from bench.promote.select import select
@@ -129,8 +129,8 @@ def fake_measurement(
 @pytest.fixture(scope="module", autouse=True)
 def no_measurement() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "measure_many", fake_measurement)
-        patch.setattr(pipeline, "cuda_works", lambda: (False, "not here"))
+        patch.setattr(latencies, "measure_many", fake_measurement)
+        patch.setattr(latencies, "cuda_works", lambda: (False, "not here"))
         yield
 
 
@@ -191,7 +191,7 @@ def test_a_space_is_told_with_what_it_takes_pictures_for(
             said.append(text)
 
     said: list[str] = []
-    pipeline._adapted_space(
+    planning._adapted_space(
         SearchOptions(space=given), device="cpu", is_demo=is_demo, listener=Listener()
     )
 
@@ -279,7 +279,7 @@ def measured_again(
     """What is measured of a study's models where these rows are known already."""
     with Database.open(workspace.default_storage) as database:
         database.save_latencies(known)
-        return pipeline.measure(
+        return latencies.measure_models(
             place.report.models,
             workspace,
             database,
@@ -320,7 +320,7 @@ def test_rows_of_a_quick_measurement_are_replaced_by_a_full_one_and_that_is_told
     workspace = Workspace(tmp_path)
     with Database.open(workspace.default_storage) as database:
         database.save_latencies(place.report.latencies)  # of one process each
-        rows = pipeline.measure(
+        rows = latencies.measure_models(
             place.report.models,
             workspace,
             database,
@@ -340,7 +340,7 @@ def test_a_latency_that_cannot_be_measured_does_not_cost_the_others(
             raise MeasurementError("it hung")
         return fake_measurement(jobs, **others)
 
-    monkeypatch.setattr(pipeline, "measure_many", hanging)
+    monkeypatch.setattr(latencies, "measure_many", hanging)
     workspace = Workspace(tmp_path)
     with pytest.raises(MeasurementError, match="it hung"):
         measured_again(place, workspace, [])
@@ -391,7 +391,7 @@ def promoted_again(place: Place) -> StudyReport:
 def test_on_a_gpu_the_network_is_measured_with_copying_and_without(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "cuda_works", lambda: (True, "pretended"))
+    monkeypatch.setattr(latencies, "cuda_works", lambda: (True, "pretended"))
     rows = measured_again(place, Workspace(tmp_path), [])
     on_gpu = {(row.scope, row.batch_size) for row in rows if row.device == "cuda"}
     assert on_gpu >= {("model", 1), ("device", 1), ("end-to-end", 1)}
@@ -696,8 +696,8 @@ def test_pixels_are_given_back_before_formats_are_timed(
         done.append("timed")
         return PLAIN
 
-    monkeypatch.setattr(pipeline, "PixelCache", Noting)
-    monkeypatch.setattr(pipeline, "choose_arithmetic", choose)
+    monkeypatch.setattr(planning, "PixelCache", Noting)
+    monkeypatch.setattr(planning, "choose_arithmetic", choose)
     told = search(place.pictures, tmp_path, "--trials", "1", "--no-promote")
     assert told.code == 0, told.err
     assert done[0] == "cleared" and done[-1] == "timed"
@@ -858,22 +858,22 @@ def test_a_machine_is_busy_from_one_and_a_half_programs_a_core(
     monkeypatch: pytest.MonkeyPatch, load: float, busy: bool
 ) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
-    monkeypatch.setattr(pipeline, "usable_cores", lambda: 2)
-    assert pipeline._load_if_busy() == (load if busy else None)
+    monkeypatch.setattr(planning, "usable_cores", lambda: 2)
+    assert planning._load_if_busy() == (load if busy else None)
 
 
 def test_a_busy_machine_is_told_of_and_formats_are_timed_accordingly(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (6.2, 0.0, 0.0))
-    monkeypatch.setattr(pipeline, "usable_cores", lambda: 2)
+    monkeypatch.setattr(planning, "usable_cores", lambda: 2)
     timed_when_busy: list[bool] = []
 
     def choose(*_: object, busy: bool) -> Arithmetic:
         timed_when_busy.append(busy)
         return PLAIN
 
-    monkeypatch.setattr(pipeline, "choose_arithmetic", choose)
+    monkeypatch.setattr(planning, "choose_arithmetic", choose)
     told = search(place.pictures, tmp_path, "--trials", "1", "--no-promote")
     assert told.code == 0, told.err
     assert timed_when_busy == [True]

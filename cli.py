@@ -238,7 +238,8 @@ def search(
     A study that was interrupted goes on where it stopped when the same command is given again.
     """
     from bench.data.protocols import parse_protocols
-    from bench.data.sources import check_source, parse_crop
+    from bench.data.reading import parse_crop
+    from bench.data.sources import check_source
     from bench.progress import make_progress
     from bench.promote.precisions import VariantChoice
     from bench.search.budget import Budget, parse_duration
@@ -691,7 +692,8 @@ def data_check(
 
     from bench.data.audit.check import audit, findings
     from bench.data.groups import load_groups, remarks
-    from bench.data.sources import list_source, parse_crop, read_pictures
+    from bench.data.reading import parse_crop, read_pictures
+    from bench.data.sources import list_source
     from bench.records import to_builtins
     from bench.steps import show_steps
 
@@ -760,7 +762,7 @@ def data_split(
     from bench.data.audit.tying import tie_duplicates as tied
     from bench.data.groups import conflict_remark, load_groups, remarks
     from bench.data.protocols import make_splits, parse_protocols
-    from bench.data.sources import load_dataset
+    from bench.data.reading import load_dataset
 
     chosen = parse_protocols(protocol) if protocol is not None else ()
     if len(chosen) > 1:

@@ -18,7 +18,8 @@ from bench.data.groups import (
 )
 from bench.data.pixel_cache import PixelCache
 from bench.data.protocols import make_splits
-from bench.data.sources import dataset_name, list_source, read_pictures
+from bench.data.reading import read_pictures
+from bench.data.sources import dataset_name, list_source
 from bench.data.splits import refuse_scarce_classes
 from bench.data.store import DecodedStore
 from bench.database import Database
@@ -97,7 +98,7 @@ def make_plan(
     stored = database.load_plan(name)
     # A study that was begun has looked for duplicates and stored its pictures, as a rule.
     pixel_cache = PixelCache(_PIXEL_CACHE_BYTES if stored is None else 0)
-    dataset = _read(data or workspace.demo, options, listener, pixel_cache)
+    dataset = _read(data or workspace.demo, options, workspace, listener, pixel_cache)
     refuse_scarce_classes(dataset, options.protocols, folds=space.folds)
     # Asked before duplicates are tied, which puts pictures into groups that nobody gave.
     groups_given = any(picture.group is not None for picture in dataset.pictures)
@@ -185,13 +186,21 @@ def _store_pictures(
 
 
 def _read(
-    data: str | Path, options: SearchOptions, listener: Display, pixel_cache: PixelCache
+    data: str | Path,
+    options: SearchOptions,
+    workspace: Workspace,
+    listener: Display,
+    pixel_cache: PixelCache,
 ) -> Dataset:
     with listener.steps() as steps:
         steps.begin(f"reading the pictures of {data}")
         listing = list_source(data)
         dataset = read_pictures(
-            listing, crop=options.crop, progress=steps.reach, pixel_cache=pixel_cache
+            listing,
+            crop=options.crop,
+            progress=steps.reach,
+            pixel_cache=pixel_cache,
+            kept=workspace.readings,
         )
     if (passed_over := listing.passed_over.in_words) is not None:
         listener.stage(passed_over)

@@ -100,6 +100,11 @@ class Workspace:
         return self.root / "cache"
 
     @property
+    def readings(self) -> Path:
+        """Where it is kept what files of pictures were found to be."""
+        return self.cache / "readings"
+
+    @property
     def duplicates(self) -> Path:
         """Where the duplicates found in data sets are kept."""
         return self.cache / "duplicates"

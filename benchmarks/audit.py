@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.data.audit.check import audit
 from bench.data.audit.thumbnails import Features, Floats
-from bench.data.sources import load_dataset
+from bench.data.reading import load_dataset
 from bench.records import Dataset, Pair
 from bench.runtime.preprocess import open_rgb
 from bench.workspace import describe_environment

@@ -21,7 +21,7 @@ from PIL import Image
 
 import cli
 from bench import pipeline, planning
-from bench.data import pixel_cache, store
+from bench.data import pixel_cache, reading, store
 from bench.data.pixel_cache import PixelCache
 from bench.database import Database
 from bench.errors import (
@@ -705,6 +705,15 @@ def test_pixels_are_given_back_before_formats_are_timed(
 
 def no_decoding(source: PictureSource) -> Image.Image:
     raise AssertionError(f"{source!s} was decoded when it was read")
+
+
+def test_a_study_that_goes_on_decodes_no_picture(
+    place: Place, no_training: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixel_cache, "open_rgb", no_decoding)
+    monkeypatch.setattr(reading, "open_rgb", no_decoding)
+    told = search(place.pictures, place.workspace, "--trials", TRIALS, "--no-promote")
+    assert told.code == 0, told.err
 
 
 def test_a_picture_more_is_another_data_set(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bench.data.sources import load_dataset
+from bench.data.reading import load_dataset
 from bench.data.splits import make_split
 from bench.promote.select import Candidate
 from bench.records import (

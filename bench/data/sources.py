@@ -1,47 +1,29 @@
-"""Find pictures and their labels: image folders, GTZAN as Kaggle ships it, CSV manifests.
-
-Every file is decoded once here, so that a broken one is known before anything is trained, and
-the frame that all pictures share is found in the same pass.
-"""
+"""Find pictures and their labels: image folders, GTZAN as Kaggle ships it, CSV manifests."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
-from bench.data.frame import FrameFinder
 from bench.data.paths import as_text, refuse_broken_names
-from bench.data.pixel_cache import NO_CACHE, PixelCache
 from bench.errors import DataError, did_you_mean
-from bench.records import Box, BrokenPicture, Dataset, Picture, SourceKind
-from bench.runtime.preprocess import SUFFIXES, PictureError, open_rgb
+from bench.records import SourceKind
+from bench.runtime.preprocess import SUFFIXES
 from bench.words import counted, some
 
-_NO_SUCH_FILE = "no such file"
 DEMO_MARKER = "demo.json"
 GROUPS_FILE = "groups.csv"
 
 _TRAIN_FOLDERS = frozenset({"train", "val", "valid", "validation"})
-_CHUNK = 64
 
-CropChoice = Literal["auto", "none"] | Box
 GivenSplit = Literal["train", "test"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Listed:
+class Listed:
     """A picture file as listed, before it is opened."""
 
     path: str
@@ -96,55 +78,12 @@ class Listing:
     source: Path
     root: Path
     kind: SourceKind
-    pictures: tuple[_Listed, ...]
+    pictures: tuple[Listed, ...]
     passed_over: PassedOver
 
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(sorted({picture.label for picture in self.pictures}))
-
-
-@dataclass(slots=True)
-class _Inspected:
-    pictures: list[Picture] = field(default_factory=list)
-    broken: list[BrokenPicture] = field(default_factory=list)
-    frame: FrameFinder = field(default_factory=FrameFinder)
-
-
-def parse_crop(text: str) -> CropChoice:
-    """Read `auto`, `none` or `LEFT,TOP,RIGHT,BOTTOM` in pixels.
-
-    Raises:
-        DataError: anything else, or a box without an inside.
-    """
-    if text == "auto":
-        return "auto"
-    if text == "none":
-        return "none"
-    numbers = text.split(",")
-    if len(numbers) == 4 and all(number.strip().isdecimal() for number in numbers):
-        left, top, right, bottom = (int(number) for number in numbers)
-        if left < right and top < bottom:
-            return left, top, right, bottom
-    raise DataError(
-        f"--crop takes auto, none, or LEFT,TOP,RIGHT,BOTTOM in pixels with left < right and "
-        f"top < bottom, not {text!r}"
-    )
-
-
-def load_dataset(
-    path: str | Path,
-    *,
-    crop: CropChoice = "auto",
-    threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Dataset:
-    """List a picture folder, a GTZAN folder or a CSV manifest, and read its pictures.
-
-    Raises:
-        DataError: nothing usable is there; the message names the remedy.
-    """
-    return read_pictures(list_source(path), crop=crop, threads=threads, progress=progress)
 
 
 def list_source(path: str | Path) -> Listing:
@@ -163,46 +102,6 @@ def list_source(path: str | Path) -> Listing:
     listing = _list_manifest(source) if source.is_file() else _list_folder(source)
     refuse_broken_names(listing.root, (picture.path for picture in listing.pictures))
     return listing
-
-
-def read_pictures(
-    listing: Listing,
-    *,
-    crop: CropChoice = "auto",
-    threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    pixel_cache: PixelCache = NO_CACHE,
-) -> Dataset:
-    """Open every listed picture once.
-
-    `progress` hears how many pictures are read, and of how many; `pixel_cache` keeps what they
-    were decoded to.
-
-    Raises:
-        DataError: no picture of a class can be decoded, or `crop` does not fit.
-    """
-    root, labels = listing.root, listing.labels
-    inspected = _inspect(listing, threads, progress or (lambda _done, _all: None), pixel_cache)
-    if crop == "auto":
-        box = inspected.frame.box()
-    else:
-        box = None if crop == "none" else crop
-    readable = {picture.label for picture in inspected.pictures}
-    if len(readable) < len(labels):
-        gone = [name for index, name in enumerate(labels) if index not in readable]
-        raise DataError(_why_classes_are_gone(listing, gone, inspected.broken))
-    if box is not None:
-        _check_box(box, inspected.pictures)
-    return Dataset(
-        name=dataset_name(listing.source),
-        root=str(root),
-        kind=listing.kind,
-        classes=labels,
-        pictures=tuple(inspected.pictures),
-        broken=tuple(inspected.broken),
-        crop=box,
-        synthetic=_is_demo(root),
-    )
 
 
 def dataset_name(path: str | Path) -> str:
@@ -300,14 +199,14 @@ def _list_folder(source: Path) -> Listing:
             folders, pictures = _folders_and_pictures(part)
             classes += folders
             beside += pictures
-    listed: list[_Listed] = []
+    listed: list[Listed] = []
     empty: list[Path] = []
     others: list[Path] = []
     for folder in classes:
         given = None if folder.parent == root else given_split(folder.parent.name)
         pictures, rest = _files_of_class(folder)
         listed += [
-            _Listed(file.relative_to(root).as_posix(), folder.name, given_split=given)
+            Listed(file.relative_to(root).as_posix(), folder.name, given_split=given)
             for file in pictures
         ]
         others += rest
@@ -351,7 +250,7 @@ def _list_manifest(manifest: Path) -> Listing:
         except DataError as error:
             faults.append(f"line {line}: {error}")
             continue
-        listed.append(_Listed(row["path"], row["label"], row.get("group") or None, split))
+        listed.append(Listed(row["path"], row["label"], row.get("group") or None, split))
     if faults:
         raise DataError(f"{manifest}: {some(faults, most=10, separator='; ')}")
     if not listed:
@@ -414,7 +313,7 @@ def given_split(name: str) -> GivenSplit:
     raise DataError(f"a split is train, val or test, not {name!r}{did_you_mean(word, ['train'])}")
 
 
-def _with_groups(root: Path, listed: Sequence[_Listed]) -> tuple[_Listed, ...]:
+def _with_groups(root: Path, listed: Sequence[Listed]) -> tuple[Listed, ...]:
     """Tie pictures by the `groups.csv` that lies in the folder or beside it, if there is one."""
     for file in (root / GROUPS_FILE, root.parent / GROUPS_FILE):
         if file.is_file():
@@ -428,112 +327,3 @@ def _with_groups(root: Path, listed: Sequence[_Listed]) -> tuple[_Listed, ...]:
                 )
             return tuple(replace(item, group=groups.get(item.path)) for item in listed)
     return tuple(listed)
-
-
-def _is_demo(root: Path) -> bool:
-    for folder in (root, root.parent):
-        marker = folder / DEMO_MARKER
-        if marker.is_file():
-            try:
-                content = json.loads(marker.read_bytes())
-            except ValueError:
-                continue  # another program's file
-            return isinstance(content, dict) and content.get("synthetic") is True
-    return False
-
-
-# --- inspection -----------------------------------------------------------------------------
-
-
-def _inspect(
-    listing: Listing,
-    threads: int | None,
-    progress: Callable[[int, int], None],
-    pixel_cache: PixelCache,
-) -> _Inspected:
-    root, listed = listing.root, listing.pictures
-    label_index = {label: index for index, label in enumerate(listing.labels)}
-    chunks = [listed[start : start + _CHUNK] for start in range(0, len(listed), _CHUNK)]
-    whole = _Inspected()
-    with ThreadPoolExecutor(threads) as pool:
-        inspect = partial(_inspect_chunk, root, label_index=label_index, pixel_cache=pixel_cache)
-        for part in pool.map(inspect, chunks):
-            whole.pictures += part.pictures
-            whole.broken += part.broken
-            whole.frame.merge(part.frame)
-            progress(len(whole.pictures) + len(whole.broken), len(listed))
-    return whole
-
-
-def _inspect_chunk(
-    root: Path,
-    listed: Sequence[_Listed],
-    *,
-    label_index: dict[str, int],
-    pixel_cache: PixelCache,
-) -> _Inspected:
-    part = _Inspected()
-    for item in listed:
-        try:
-            path = root / item.path
-            data = path.read_bytes()
-            mode, pixels = _decode(data)
-        except (PictureError, OSError) as error:
-            missing = isinstance(error, FileNotFoundError)
-            reason = _NO_SUCH_FILE if missing else str(error).removeprefix("these bytes: ")
-            part.broken.append(BrokenPicture(path=item.path, reason=reason))
-            continue
-        pixel_cache.keep(path, pixels)
-        part.frame.add(pixels)
-        part.pictures.append(
-            Picture(
-                path=item.path,
-                label=label_index[item.label],
-                sha256=hashlib.sha256(data).hexdigest(),
-                width=pixels.shape[1],
-                height=pixels.shape[0],
-                mode=mode,
-                group=item.group,
-                given_split=item.given_split,
-            )
-        )
-    return part
-
-
-def _why_classes_are_gone(
-    listing: Listing, gone: Sequence[str], broken: Sequence[BrokenPicture]
-) -> str:
-    """Say of the classes without a readable picture what is wrong with their files."""
-    of_class = {picture.path: picture.label for picture in listing.pictures}
-    unread = [each for each in broken if of_class[each.path] in gone]
-    # Paths that lead nowhere are usually one mistake, which is in the manifest.
-    unread.sort(key=lambda each: each.reason != _NO_SUCH_FILE)
-    first, others = unread[0], len(unread) - 1
-    what, mend = f"{first.path}: {first.reason}", "mend the files or remove the class"
-    if listing.kind == "csv":
-        if first.reason == _NO_SUCH_FILE:
-            what += f" (paths are relative to {listing.root})"
-        mend = "mend the paths and files, or take the rows out"
-    if others:
-        what += f"; nor can {counted(others, 'other file')} be read"
-    return f"{listing.source}: no picture of {some(gone)} can be read: {what}; {mend}"
-
-
-def _decode(data: bytes) -> tuple[str, npt.NDArray[np.uint8]]:
-    """Return the stored mode and the upright (H, W, 3) uint8 pixels."""
-    rgb = open_rgb(data)
-    with Image.open(io.BytesIO(data)) as header:
-        return header.mode, np.asarray(rgb)
-
-
-def _check_box(box: Box, pictures: Sequence[Picture]) -> None:
-    small = [
-        f"{picture.path} ({picture.width}x{picture.height} pixels)"
-        for picture in pictures
-        if picture.width < box[2] or picture.height < box[3]
-    ]
-    if small:
-        raise DataError(
-            f"--crop {','.join(map(str, box))} reaches beyond {some(small)}: give a box that lies "
-            "within every picture, or --crop none"
-        )

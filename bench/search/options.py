@@ -10,7 +10,7 @@ from typing import get_args
 
 from bench.data.groups import check_groups_file, parse_pattern
 from bench.data.protocols import check_lists, refuse_lists_without_taker
-from bench.data.sources import CropChoice
+from bench.data.reading import CropChoice
 from bench.data.splits import check_test_fraction
 from bench.errors import InputError, WeightsError, not_among
 from bench.models.names import check_backbone_name

@@ -15,7 +15,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from bench.data.demo import DemoSummary, keep_or_make_demo, make_demo
 from bench.data.music import STYLES, compose
-from bench.data.sources import load_dataset
+from bench.data.reading import load_dataset
 from bench.data.spectrograms import SAMPLE_RATE, SPECTROGRAM_BOX
 from bench.data.splits import make_split
 from bench.errors import DataError, InputError

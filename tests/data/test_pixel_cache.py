@@ -10,7 +10,8 @@ import pytest
 
 from bench.data.audit.duplicates import find_duplicates
 from bench.data.pixel_cache import PixelCache
-from bench.data.sources import list_source, read_pictures
+from bench.data.reading import read_pictures
+from bench.data.sources import list_source
 from bench.data.store import DecodedStore
 from bench.runtime.preprocess import Geometry, PictureError, open_rgb
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.data.reading import load_dataset
 from bench.data.recordings import (
     Cutting,
     LeftOut,
@@ -23,7 +24,6 @@ from bench.data.recordings import (
     render_folder,
     spread,
 )
-from bench.data.sources import load_dataset
 from bench.errors import DataError, InputError
 
 RATE = 8_000  # Hz

@@ -9,16 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.data.sources import (
-    PassedOver,
-    check_source,
-    list_source,
-    load_dataset,
-    parse_crop,
-)
+from bench.data.reading import load_dataset
+from bench.data.sources import PassedOver, check_source, list_source
 from bench.errors import DataError
 from bench.records import GTZAN_GENRES, Dataset
-from bench.runtime.preprocess import SUFFIXES
 
 
 def paths_of(dataset: Dataset) -> list[str]:
@@ -115,30 +109,6 @@ def test_a_manifest_may_begin_with_a_byte_order_mark(make_pictures):
     assert load_dataset(manifest).classes == ("rex", "tom")
 
 
-@pytest.mark.parametrize(
-    ("suffix", "mode"),
-    [
-        (".png", "RGB"),
-        (".PNG", "RGBA"),
-        (".png", "L"),
-        (".png", "LA"),
-        (".png", "P"),
-        (".png", "1"),
-        (".png", "I;16"),
-        (".jpg", "L"),
-        (".jpeg", "CMYK"),
-        (".webp", "RGB"),
-        (".bmp", "RGB"),
-        (".tif", "I;16"),
-        (".tiff", "RGB"),
-    ],
-)
-def test_every_suffix_and_mode_is_read(make_pictures, suffix, mode):
-    dataset = load_dataset(make_pictures(each=1, suffix=suffix, mode=mode))
-    assert [picture.mode for picture in dataset.pictures] == [mode, mode]
-    assert suffix.lower() in SUFFIXES
-
-
 def test_other_files_and_hidden_folders_are_passed_over(make_pictures):
     root = make_pictures(classes=("cat", "dog", ".thumbnails"), each=1)
     (root / "cat" / "notes.txt").write_text("purrs")
@@ -195,35 +165,6 @@ def test_nothing_is_passed_over_of_a_manifest(make_pictures):
     assert list_source(manifest).passed_over == PassedOver()
 
 
-# --- broken pictures ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [("truncated", "truncated"), ("text", "of no known format"), ("empty", "of no known format")],
-)
-def test_a_broken_picture_is_listed_and_left_out(make_pictures, damage, reason):
-    root = make_pictures(each=2)
-    victim = root / "cat" / "1.png"
-    whole = victim.read_bytes()
-    content = {"truncated": whole[: len(whole) // 2], "text": b"a cat, honestly", "empty": b""}
-    victim.write_bytes(content[damage])
-    dataset = load_dataset(root)
-    assert paths_of(dataset) == ["cat/0.png", "dog/0.png", "dog/1.png"]
-    (broken,) = dataset.broken
-    assert broken.path == "cat/1.png"
-    assert broken.reason.startswith("not a picture that can be decoded")
-    assert reason in broken.reason
-    assert " at 0x" not in broken.reason
-
-
-def test_a_picture_that_a_manifest_names_and_is_not_there_is_broken(make_pictures):
-    manifest = write_manifest(make_pictures(each=1), "cat/0.png,a", "dog/0.png,b", "cat/9.png,a")
-    dataset = load_dataset(manifest)
-    assert [item.path for item in dataset.broken] == ["cat/9.png"]
-    assert len(dataset.pictures) == 2
-
-
 # --- refusals -------------------------------------------------------------------------------
 
 
@@ -241,29 +182,6 @@ def test_a_folder_without_pictures_is_refused_with_the_suffixes(tmp_path):
     (tmp_path / "cat").mkdir()
     with pytest.raises(DataError, match=r"no pictures found.*<class>/<picture>.*\.bmp, .*\.webp"):
         load_dataset(tmp_path)
-
-
-def test_a_class_whose_pictures_are_all_broken_is_refused_by_name(make_pictures):
-    root = make_pictures(each=2)
-    for file in (root / "dog").iterdir():
-        file.write_bytes(b"woof")
-    said = (
-        r"no picture of dog can be read: dog/0\.png: .*; nor can 1 other file be.*mend .* or remove"
-    )
-    with pytest.raises(DataError, match=said):
-        load_dataset(root)
-
-
-def test_a_manifest_whose_paths_lead_nowhere_is_told_what_they_are_relative_to(tmp_path):
-    names = [f"{label}/{number}.png" for label in ("one", "zero") for number in range(3)]
-    manifest = write_manifest(tmp_path, *(f"{name},{name.split('/')[0]}" for name in names))
-    with pytest.raises(DataError) as caught:
-        load_dataset(manifest)
-    assert str(caught.value) == (
-        f"{manifest}: no picture of one, zero can be read: one/0.png: no such file (paths are "
-        f"relative to {tmp_path}); nor can 5 other files be read; mend the paths and files, or "
-        "take the rows out"
-    )
 
 
 def test_one_class_alone_is_refused_before_any_picture_is_opened(make_pictures):
@@ -289,14 +207,6 @@ def test_a_folder_one_level_too_high_is_told_which_one_to_give(make_pictures, cl
     root = make_pictures("pets", classes, each=2)
     with pytest.raises(DataError, match=remedy):
         check_source(root)
-
-
-def test_reading_tells_how_far_it_is(make_pictures):
-    told = []
-    root = make_pictures(each=50)
-    next((root / "dog").iterdir()).write_bytes(b"woof")
-    load_dataset(root, progress=lambda done, total: told.append((done, total)))
-    assert told == [(64, 100), (100, 100)]
 
 
 @pytest.mark.parametrize(
@@ -364,76 +274,6 @@ def test_only_the_demos_own_marker_makes_a_data_set_synthetic(make_pictures, con
     root = make_pictures("demo/images_original", each=1)
     (root.parent / "demo.json").write_text(content)
     assert load_dataset(root.parent).synthetic is synthetic
-
-
-# --- crop -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "crop"),
-    [
-        ("auto", "auto"),
-        ("none", "none"),
-        ("54,35,390,253", (54, 35, 390, 253)),
-        (" 0, 0, 1, 1 ", (0, 0, 1, 1)),
-    ],
-)
-def test_crop_is_auto_none_or_a_box(text, crop):
-    assert parse_crop(text) == crop
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "Auto",
-        "1,2,3",
-        "1,2,3,4,5",
-        "5,0,5,9",
-        "0,9,5,9",
-        "9,0,5,9",
-        "-1,0,5,9",
-        "0,0,1.5,2",
-        "a,b,c,d",
-        "²,1,3,4",
-    ],
-)
-def test_any_other_crop_is_refused_with_the_rule(text):
-    with pytest.raises(DataError, match="--crop takes auto, none, or LEFT,TOP,RIGHT,BOTTOM"):
-        parse_crop(text)
-
-
-def frame_all(root: Path) -> None:
-    for file in root.rglob("*.png"):
-        with Image.open(file) as picture:
-            framed = Image.new("RGB", (40, 30), "white")
-            framed.paste(picture, (6, 5))
-        framed.save(file)
-
-
-def test_the_shared_frame_is_found_unless_told_otherwise(make_pictures):
-    root = make_pictures(each=5)
-    frame_all(root)
-    assert load_dataset(root).crop == (6, 5, 30, 21)
-    assert load_dataset(root, crop="none").crop is None
-    assert load_dataset(root, crop=(1, 2, 40, 30)).crop == (1, 2, 40, 30)
-
-
-def test_a_crop_beyond_a_picture_is_refused_with_the_picture(make_pictures):
-    beyond = r"25,16 reaches beyond cat/0\.png \(24x16 pixels\), cat/1.* and 1 more: give"
-    with pytest.raises(DataError, match=beyond):
-        load_dataset(make_pictures(), crop=(0, 0, 25, 16))
-
-
-def test_the_number_of_threads_changes_nothing(make_pictures):
-    root = make_pictures(each=80)
-    frame_all(root)
-    (root / "cat" / "7.png").write_bytes(b"")
-    alone = load_dataset(root, threads=1)
-    assert alone == load_dataset(root, threads=5)
-    assert alone.crop == (6, 5, 30, 21)
-    assert paths_of(alone) == sorted(paths_of(alone))
-    assert len(alone.pictures) == 159
 
 
 # --- fingerprint ----------------------------------------------------------------------------

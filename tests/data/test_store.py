@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.data.sources import load_dataset
+from bench.data.reading import load_dataset
 from bench.data.store import DecodedStore
 from bench.errors import DataError
 from bench.records import Dataset

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from bench.data.audit.check import Finding, audit, findings, worst_pairs
 from bench.data.audit.thumbnails import Features
 from bench.data.groups import load_groups
-from bench.data.sources import load_dataset
+from bench.data.reading import load_dataset
 from bench.records import Dataset
 from bench.runtime.preprocess import Geometry
 from tests.data.audit.planted import draw, plant, png, recording

@@ -7,7 +7,7 @@ from PIL import Image
 
 from bench.data.audit.duplicates import find_duplicates, search_duplicates
 from bench.data.audit.thumbnails import make_thumbnails
-from bench.data.sources import load_dataset
+from bench.data.reading import load_dataset
 from bench.errors import DataError
 from bench.records import Dataset, Pair
 from tests.data.audit.planted import FRAMES, PLANTS, PlantedSet, draw, plant, png, recording

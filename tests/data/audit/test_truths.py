@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from bench.data.audit.check import Finding, audit, findings
 from bench.data.groups import load_groups
-from bench.data.sources import load_dataset
+from bench.data.reading import load_dataset
 from bench.records import Dataset
 from tests.data.audit.planted import FRAMES, PlantedSet, draw, plant, png, recording
 

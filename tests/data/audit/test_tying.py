@@ -8,7 +8,7 @@ import pytest
 
 from bench.data.audit.tying import tie_duplicates
 from bench.data.groups import group_numbers
-from bench.data.sources import load_dataset
+from bench.data.reading import load_dataset
 from bench.data.splits import make_split
 from bench.records import Dataset
 from tests.data.audit.planted import PlantedSet, plant

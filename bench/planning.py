@@ -84,127 +84,206 @@ def make_plan(
 
     What can be refused before the pictures are read is, and most of the rest before duplicates are
     looked for, which may take minutes. The pictures are stored as the backbones see them.
-    """
-    device = choose_device(options.device)
-    is_demo = data is None
-    if is_demo:
-        listener.stage(f"no DATA given: using the built-in synthetic demo set in {workspace.demo}")
-    space = _adapted_space(options, device=device, is_demo=is_demo, listener=listener)
-    _refuse_strange_weights(options.weights, space)
-    load = _load_if_busy()  # asked first: what follows is a load too
-    if is_demo and (remark := keep_or_make_demo(workspace.demo)) is not None:
-        listener.stage(remark)
-    name = study_name(data, options)
-    stored = database.load_plan(name)
-    # A study that was begun has looked for duplicates and stored its pictures, as a rule.
-    pixel_cache = PixelCache(_PIXEL_CACHE_BYTES if stored is None else 0)
-    dataset = _read(data or workspace.demo, options, workspace, listener, pixel_cache)
-    refuse_scarce_classes(dataset, options.protocols, folds=space.folds)
-    # Asked before duplicates are tied, which puts pictures into groups that nobody gave.
-    groups_given = any(picture.group is not None for picture in dataset.pictures)
-    leak = _leak_of_groups(dataset)
-    space, limited = within_limit(space, options.max_latency_ms, stored, dataset, device, listener)
-    weights = {name: _weights_of(name, options, dataset, listener) for name in space.backbones}
-    if stored is None:
-        _store_pictures(dataset, space, workspace, pixel_cache, listener)
-    if options.tie_duplicates:
-        dataset = tie_duplicates(dataset, workspace.duplicates, listener.stage, pixel_cache)
-    pixel_cache.clear()
-    listener.stage(_describe(dataset, groups_given=groups_given))
-    if groups_given and leak is not None:
-        listener.stage(leak)
-    (split, *further_splits), said = make_splits(
-        dataset,
-        options.protocols,
-        folds=space.folds,
-        test_fraction=options.test_fraction,
-        seed=options.seed,
-        lists=options.parts,
-    )
-    for remark in said:
-        listener.stage(remark)
-    if stored is not None and stored.device == device:
-        # Numbers of one study are computed in one way, whatever a new measurement would say.
-        arithmetic = stored.arithmetic
-    else:
-        arithmetic = {
-            backbone: _arithmetic_of(backbone, weights[backbone], space, device, listener, load)
-            for backbone in space.backbones
-        }
-    plan = StudyPlan(
-        study=name,
-        space=space.as_dict(),
-        dataset=dataset,
-        split=split,
-        settings=_settings(space, options),
-        weights=weights,
-        device=device,
-        arithmetic=arithmetic,
-        workspace=str(workspace.root),
-        cache_bytes=int(options.cache_gb * 1e9),
-        notes=(*_notes(dataset, split, weights, leak), *limited),
-        further_splits=tuple(further_splits),
-    )
-    if stored is not None:
-        refuse_changes(stored, plan)
-        _store_pictures(dataset, space, workspace, pixel_cache, listener)
-        if not options.protocols:
-            plan = replace(plan, further_splits=stored.further_splits)
-    return replace(plan, notes=(*plan.notes, *_rounding_notes(plan, listener)))
 
-
-def _store_pictures(
-    dataset: Dataset,
-    space: SearchSpace,
-    workspace: Workspace,
-    pixel_cache: PixelCache,
-    listener: Display,
-) -> None:
-    """Store the pictures as the backbones of a space see them, where they are not stored yet.
+    Args:
+        data: a folder of pictures by class or a manifest; None for the demo set.
+        options: what was asked for.
+        workspace: where what can be computed again is kept.
+        database: where studies are; one of this name is gone on with.
+        listener: hears what is done and found.
 
     Raises:
-        DataError: a picture that could be read before can no longer be.
+        DataError, SpaceError, WeightsError, DeviceError: something given cannot work.
+        StudyMismatchError: the study exists and was begun differently.
+        InputError: no backbone is as fast as was asked for.
         WorkspaceError: the disk is full or cannot be written.
     """
-    geometries = {
-        describe_backbone(backbone).geometry(
-            image_size=space.image_size, crop=dataset.crop, resize=space.resize
-        )
-        for backbone in space.backbones
-    }
-    with listener.steps() as steps:
-        for geometry in geometries:
-            try:
-                DecodedStore.open(dataset, geometry, workspace.cache, pixel_cache, steps)
-            except OSError as error:
-                if error.errno not in DISK_ERRORS:
-                    raise
-                raise WorkspaceError(
-                    f"the pictures cannot be stored in {workspace.cache}: {error}; make room there "
-                    "and give the same command again, or choose another --workspace"
-                ) from error
+    device = choose_device(options.device)
+    name = study_name(data, options)
+    return _Planner(data, options, workspace, device, database.load_plan(name), listener).plan(name)
 
 
-def _read(
-    data: str | Path,
-    options: SearchOptions,
-    workspace: Workspace,
-    listener: Display,
-    pixel_cache: PixelCache,
-) -> Dataset:
-    with listener.steps() as steps:
-        steps.begin(f"reading the pictures of {data}")
-        listing = list_source(data)
-        dataset = read_pictures(
-            listing,
-            crop=options.crop,
-            progress=steps.reach,
-            pixel_cache=pixel_cache,
-            kept=workspace.readings,
+class _Planner:
+    """Makes one plan. `stored` is that of the study, if it was begun before."""
+
+    def __init__(
+        self,
+        data: str | Path | None,
+        options: SearchOptions,
+        workspace: Workspace,
+        device: Device,
+        stored: StudyPlan | None,
+        listener: Display,
+    ) -> None:
+        self._data = data
+        self._options = options
+        self._workspace = workspace
+        self._device: Device = device
+        self._stored = stored
+        self._listener = listener
+        # A study that was begun has looked for duplicates and stored its pictures, as a rule.
+        self._pixel_cache = PixelCache(_PIXEL_CACHE_BYTES if stored is None else 0)
+
+    def plan(self, study: str) -> StudyPlan:
+        """Make the plan of a study of this name."""
+        options, stored, say = self._options, self._stored, self._listener.stage
+        if self._data is None:
+            say(f"no DATA given: using the built-in synthetic demo set in {self._workspace.demo}")
+        space = choose_space(
+            options, device=self._device, is_demo=self._data is None, listener=self._listener
         )
-    if (passed_over := listing.passed_over.in_words) is not None:
-        listener.stage(passed_over)
-    return load_groups(dataset, file=options.groups, pattern=options.group_pattern)
+        _refuse_strange_weights(options.weights, space)
+        load = _load_if_busy()  # asked first: what follows is a load too
+        dataset = self._read()
+        refuse_scarce_classes(dataset, options.protocols, folds=space.folds)
+        # Asked before duplicates are tied, which puts pictures into groups that nobody gave.
+        groups_given = any(picture.group is not None for picture in dataset.pictures)
+        leak = _leak_of_groups(dataset)
+        space, limited = within_limit(
+            space, options.max_latency_ms, stored, dataset, self._device, self._listener
+        )
+        weights = {name: self._weights(name, dataset) for name in space.backbones}
+        if stored is None:
+            self._store_pictures(dataset, space)
+        if options.tie_duplicates:
+            dataset = tie_duplicates(dataset, self._workspace.duplicates, say, self._pixel_cache)
+        self._pixel_cache.clear()
+        say(_describe(dataset, groups_given=groups_given))
+        if groups_given and leak is not None:
+            say(leak)
+        split, further_splits = self._splits(dataset, folds=space.folds)
+        plan = StudyPlan(
+            study=study,
+            space=space.as_dict(),
+            dataset=dataset,
+            split=split,
+            settings=_settings(space, options),
+            weights=weights,
+            device=self._device,
+            arithmetic=self._arithmetic(space, weights, load),
+            workspace=str(self._workspace.root),
+            cache_bytes=int(options.cache_gb * 1e9),
+            notes=(*_notes(dataset, split, weights, leak), *limited),
+            further_splits=further_splits,
+        )
+        if stored is None:
+            return replace(plan, notes=(*plan.notes, *self._rounding_notes(plan)))
+        refuse_changes(stored, plan)
+        self._store_pictures(dataset, space)
+        plan = replace(plan, notes=stored.notes)
+        return plan if options.protocols else replace(plan, further_splits=stored.further_splits)
+
+    def _read(self) -> Dataset:
+        """Read the pictures and their groups; the demo's are made where they are missing."""
+        options, demo = self._options, self._workspace.demo
+        if self._data is None and (remark := keep_or_make_demo(demo)) is not None:
+            self._listener.stage(remark)
+        data = self._data or demo
+        with self._listener.steps() as steps:
+            steps.begin(f"reading the pictures of {data}")
+            listing = list_source(data)
+            dataset = read_pictures(
+                listing,
+                crop=options.crop,
+                progress=steps.reach,
+                pixel_cache=self._pixel_cache,
+                kept=self._workspace.readings,
+            )
+        if (passed_over := listing.passed_over.in_words) is not None:
+            self._listener.stage(passed_over)
+        return load_groups(dataset, file=options.groups, pattern=options.group_pattern)
+
+    def _store_pictures(self, dataset: Dataset, space: SearchSpace) -> None:
+        """Store the pictures as the backbones of a space see them, where they are not stored yet.
+
+        Raises:
+            DataError: a picture that could be read before can no longer be.
+            WorkspaceError: the disk is full or cannot be written.
+        """
+        cache = self._workspace.cache
+        geometries = {
+            describe_backbone(backbone).geometry(
+                image_size=space.image_size, crop=dataset.crop, resize=space.resize
+            )
+            for backbone in space.backbones
+        }
+        with self._listener.steps() as steps:
+            for geometry in geometries:
+                try:
+                    DecodedStore.open(dataset, geometry, cache, self._pixel_cache, steps)
+                except OSError as error:
+                    if error.errno not in DISK_ERRORS:
+                        raise
+                    raise WorkspaceError(
+                        f"the pictures cannot be stored in {cache}: {error}; make room there and "
+                        "give the same command again, or choose another --workspace"
+                    ) from error
+
+    def _splits(self, dataset: Dataset, *, folds: int) -> tuple[Split, tuple[Split, ...]]:
+        """The split that is searched on, and those of further protocols."""
+        options = self._options
+        (split, *further), said = make_splits(
+            dataset,
+            options.protocols,
+            folds=folds,
+            test_fraction=options.test_fraction,
+            seed=options.seed,
+            lists=options.parts,
+        )
+        for remark in said:
+            self._listener.stage(remark)
+        return split, tuple(further)
+
+    def _weights(self, name: str, dataset: Dataset) -> WeightSource:
+        options = self._options
+        spec = describe_backbone(name)
+        try:
+            return resolve_weights(spec, pretrained=options.pretrained, files=options.weights)
+        except WeightsError as error:
+            if not dataset.synthetic or name in options.weights:
+                raise
+            self._listener.stage(f"demo only: random weights for {name}, because {error}")
+            return WeightSource(kind="random")
+
+    def _arithmetic(
+        self, space: SearchSpace, weights: Mapping[str, WeightSource], load: float | None
+    ) -> dict[str, Arithmetic]:
+        """How to compute each backbone's steps; `load` is that of other programs, if any disturb.
+
+        Numbers of one study are computed in one way, whatever a new measurement would say.
+        """
+        if self._stored is not None and self._stored.device == self._device:
+            return self._stored.arithmetic
+        return {name: self._timed(name, weights[name], space, load) for name in space.backbones}
+
+    def _timed(
+        self, backbone: str, source: WeightSource, space: SearchSpace, load: float | None
+    ) -> Arithmetic:
+        """The fastest number format for a backbone's training steps."""
+        say = self._listener.stage
+        spec = describe_backbone(backbone)
+        size = space.image_size or spec.image_size
+        model = build_model(spec, source, classes=2, image_size=size, seed=0)
+        if model.recomputed:
+            say(f"{backbone} {model.recomputed}")
+        say(f"timing training steps of {backbone} in each number format")
+        if load is not None:
+            say(_load_remark(load))
+        chosen = choose_arithmetic(self._device, model, size, busy=load is not None)
+        layout = " channels_last" if chosen.channels_last else ""
+        recorded = ", steps recorded as CUDA graphs" if chosen.graphs else ""
+        say(f"arithmetic of {backbone}: {chosen.dtype}{layout}{recorded} ({chosen.reason})")
+        return chosen
+
+    def _rounding_notes(self, plan: StudyPlan) -> tuple[str, ...]:
+        """State what rounding stored activations does to each backbone, where they are rounded."""
+        if plan.settings.store == "exact":
+            return ()
+        trainer = Trainer(plan)
+        notes = tuple(str(measure_rounding(trainer, backbone)) for backbone in plan.weights)
+        for note in notes:
+            self._listener.stage(note)
+        return notes
 
 
 def _settings(space: SearchSpace, options: SearchOptions) -> Settings:
@@ -233,14 +312,14 @@ def _refuse_strange_weights(files: Mapping[str, Path], space: SearchSpace) -> No
         )
 
 
-def _own_space(device: str, *, is_demo: bool) -> str:
-    """The search space where none is named."""
-    return "demo" if is_demo else "cpu" if device == "cpu" else "default"
-
-
-def _adapted_space(
-    options: SearchOptions, *, device: str, is_demo: bool, listener: Display
+def choose_space(
+    options: SearchOptions, *, device: Device, is_demo: bool, listener: Display
 ) -> SearchSpace:
+    """Load the search space and tell which it is; what was asked for stands in for its own.
+
+    Raises:
+        SpaceError, InputError: it cannot be had, or has a backbone that timm does not know.
+    """
     space = load_space(options.space or _own_space(device, is_demo=is_demo))
     told = f"search space: {space.name} ({_TREATED_AS[space.family]}"
     if options.space is None:
@@ -260,40 +339,9 @@ def _adapted_space(
     )
 
 
-def _weights_of(
-    name: str, options: SearchOptions, dataset: Dataset, listener: Display
-) -> WeightSource:
-    spec = describe_backbone(name)
-    try:
-        return resolve_weights(spec, pretrained=options.pretrained, files=options.weights)
-    except WeightsError as error:
-        if not dataset.synthetic or name in options.weights:
-            raise
-        listener.stage(f"demo only: random weights for {name}, because {error}")
-        return WeightSource(kind="random")
-
-
-def _arithmetic_of(
-    backbone: str,
-    source: WeightSource,
-    space: SearchSpace,
-    device: Device,
-    listener: Display,
-    load: float | None,
-) -> Arithmetic:
-    spec = describe_backbone(backbone)
-    size = space.image_size or spec.image_size
-    model = build_model(spec, source, classes=2, image_size=size, seed=0)
-    if model.recomputed:
-        listener.stage(f"{backbone} {model.recomputed}")
-    listener.stage(f"timing training steps of {backbone} in each number format")
-    if load is not None:
-        listener.stage(_load_remark(load))
-    chosen = choose_arithmetic(device, model, size, busy=load is not None)
-    layout = " channels_last" if chosen.channels_last else ""
-    recorded = ", steps recorded as CUDA graphs" if chosen.graphs else ""
-    listener.stage(f"arithmetic of {backbone}: {chosen.dtype}{layout}{recorded} ({chosen.reason})")
-    return chosen
+def _own_space(device: str, *, is_demo: bool) -> str:
+    """The search space where none is named."""
+    return "demo" if is_demo else "cpu" if device == "cpu" else "default"
 
 
 def _load_if_busy() -> float | None:
@@ -359,14 +407,3 @@ def _notes(
             "pictures that belong together stand on both sides, which inflates scores."
         )
     return tuple(notes)
-
-
-def _rounding_notes(plan: StudyPlan, listener: Display) -> tuple[str, ...]:
-    """State what rounding stored activations does to each backbone, where they are rounded."""
-    if plan.settings.store == "exact":
-        return ()
-    trainer = Trainer(plan)
-    notes = tuple(str(measure_rounding(trainer, backbone)) for backbone in plan.weights)
-    for note in notes:
-        listener.stage(note)
-    return notes

@@ -194,6 +194,19 @@ def locked(file: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def locked_if_free(file: Path) -> Iterator[bool]:
+    """Hold a lock as `locked` does, unless another holds it: whether it is held is yielded."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 def write_atomic(target: Path, data: bytes) -> None:
     """Write a file so that it is either the old one or the new one, whole."""
     with atomic_path(target) as temporary:

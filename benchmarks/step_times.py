@@ -27,10 +27,11 @@ from bench.models.backbones import describe_backbone
 from bench.models.staged import StagedModel, build_model
 from bench.records import Arithmetic, Policy, Recipe, WeightSource
 from bench.training.activations import Indices
-from bench.training.arithmetic import choose_device, keep_freed_memory
+from bench.training.arithmetic import choose_device
 from bench.training.frozen import FrozenPart
 from bench.training.learner import Learner
 from bench.training.loop import Schedule, fit
+from bench.training.memory import keep_freed_memory
 from bench.workspace import describe_environment
 
 CLASSES = 10

@@ -191,7 +191,7 @@ def test_a_space_is_told_with_what_it_takes_pictures_for(
             said.append(text)
 
     said: list[str] = []
-    planning._adapted_space(
+    planning.choose_space(
         SearchOptions(space=given), device="cpu", is_demo=is_demo, listener=Listener()
     )
 

@@ -14,7 +14,8 @@ from bench.promote.select import Candidate
 from bench.records import Recipe
 from bench.training.activations import Indices
 from bench.training.loop import Schedule, fit
-from bench.training.trainer import Trainer, fold_seed, is_out_of_memory
+from bench.training.memory import is_out_of_memory
+from bench.training.trainer import Trainer, fold_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +30,23 @@ def retrain(trainer: Trainer, candidate: Candidate, *, run: int = 0) -> Retraine
     """Train with the trial's recipe and number of epochs, on all development pictures.
 
     There is no validation part left, so nothing is stopped early and no epoch is picked. Each
-    `run` has a seed of its own. Where memory runs out it begins again with batches in smaller
-    parts, as a trial does.
+    `run` has a seed of its own. Where memory runs out it begins again with smaller
+    micro-batches, as a trial does.
 
     Raises:
         NonFiniteLossError: training diverged.
-        BenchError: memory runs out even with two pictures in a part.
+        BenchError: memory runs out even with two pictures a micro-batch.
     """
     plan, recipe = trainer.plan, candidate.recipe
     # Fold numbers behind the last one: seeds that no fold of this trial has used.
     seed = fold_seed(plan.settings.seed, candidate.trial, len(plan.split.folds) + run)
     development = np.asarray(plan.split.development, dtype=np.int64)
-    parts = 1
+    micro_batches = 1
     while True:
         try:
-            return _train(trainer, recipe, development, seed, parts)
+            return _train(trainer, recipe, development, seed, micro_batches)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            more = trainer.parts_after(error, recipe, parts)
+            more = trainer.micro_batches_after(error, recipe, micro_batches)
             if more is None:
                 if not is_out_of_memory(error):
                     raise
@@ -53,14 +54,16 @@ def retrain(trainer: Trainer, candidate: Candidate, *, run: int = 0) -> Retraine
                     f"there is too little memory to train {candidate.name}: end what else runs on "
                     f"{plan.device}, then `bench promote {plan.study}` goes on"
                 ) from error
-            parts = more
+            micro_batches = more
         # Not before here: the error holds the failed step and all its tensors.
         trainer.release_memory()
 
 
-def _train(trainer: Trainer, recipe: Recipe, pictures: Indices, seed: int, parts: int) -> Retrained:
+def _train(
+    trainer: Trainer, recipe: Recipe, pictures: Indices, seed: int, micro_batches: int
+) -> Retrained:
     plan = trainer.plan
-    learner, activations = trainer.prepare(recipe, pictures, seed, parts)
+    learner, activations = trainer.prepare(recipe, pictures, seed, micro_batches)
     outcomes = fit(
         learner,
         activations,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +17,7 @@ from bench.errors import DeviceError
 from bench.models.staged import StagedModel
 from bench.records import Arithmetic
 from bench.training.convolutions import FastConvolutions
+from bench.training.memory import keep_freed_memory
 from bench.training.recorded import Recorded
 
 DTYPES = {
@@ -48,8 +47,6 @@ _OUT_OF_QUESTION = 1.5
 _AGREE = 1.05
 # Steps that take long are timed often enough by then.
 _ENOUGH_S = 20.0
-# Names of mallopt(3).
-_M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
 # A departure from the plain format must pay for itself by at least this factor.
 _LEAST_GAIN = 1.15
 
@@ -179,18 +176,6 @@ def number_format(arithmetic: Arithmetic) -> AbstractContextManager[None]:
     if arithmetic.dtype == "float32":
         return nullcontext()
     return torch.autocast(arithmetic.device, DTYPES[arithmetic.dtype])
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, to use it again at once.
-
-    By default the C library hands each large block back to the system, which then maps and clears
-    it anew, page by page, in every step: a third of a step's time where activations are large.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _step_times_ms(

@@ -21,13 +21,18 @@ from bench.workspace import Workspace, write_atomic
 class FoldResult:
     """A finished fold: its epochs, and out-of-fold predictions of its validation part.
 
-    `identity` is that of the training which gave it (`training_identity`).
+    identity: that of the training which gave it (`training_identity`).
+    epochs: the scores of each, in their order.
+    pictures: (N,) indices into the data set.
+    probabilities_nk: of the last epoch.
+    micro_batches: into how many each batch had to be cut, for want of memory.
     """
 
     identity: str
     epochs: tuple[EpochScores, ...]
     pictures: npt.NDArray[np.int64]
     probabilities_nk: npt.NDArray[np.float32]
+    micro_batches: int = 1
 
 
 def fold_file(
@@ -45,6 +50,7 @@ def write_fold(file: Path, result: FoldResult) -> None:
         epochs=np.frombuffer(to_json(result.epochs), dtype=np.uint8),
         pictures=result.pictures,
         probabilities=result.probabilities_nk,
+        micro_batches=np.asarray(result.micro_batches),
     )
     write_atomic(file, buffer.getvalue())
 
@@ -64,4 +70,6 @@ def _read(file: Path) -> FoldResult:
             epochs=from_json(stored["epochs"].tobytes(), tuple[EpochScores, ...]),
             pictures=stored["pictures"],
             probabilities_nk=stored["probabilities"],
+            # Early versions did not store it.
+            micro_batches=int(stored["micro_batches"]) if "micro_batches" in stored else 1,
         )

@@ -36,7 +36,7 @@ class Learner:
     """
 
     def __init__(
-        self, model: StagedModel, boundary: int, arithmetic: Arithmetic, *, parts: int = 1
+        self, model: StagedModel, boundary: int, arithmetic: Arithmetic, *, micro_batches: int = 1
     ) -> None:
         """Take a model that is frozen, on the training device.
 
@@ -44,15 +44,15 @@ class Learner:
             model: what is trained; its weights are set from outside, in place.
             boundary: where activations enter it.
             arithmetic: device and number format.
-            parts: cuts each batch for the forward and backward pass, whose gradients are added
-                up: less memory for the same steps (but batch normalisation that updates then sees
-                smaller batches).
+            micro_batches: into how many each batch is cut for the forward and backward pass, whose
+                gradients are added up: less memory for the same steps (but batch normalisation
+                that updates then sees smaller batches).
         """
         self.model = model
         self.boundary = boundary
         self.arithmetic = arithmetic
-        self.parts = parts
-        records = arithmetic.graphs and parts == 1
+        self.micro_batches = micro_batches
+        records = arithmetic.graphs and micro_batches == 1
         groups = model.parameter_groups()
         in_memory = [[_InMemory.of(own) for own in group.parameters] for group in groups]
         self._optimizer = torch.optim.AdamW(
@@ -111,9 +111,9 @@ class Learner:
         for own in self._in_memory:
             own.forget_gradient()
         losses = []
-        for part in _slices(len(activations), self.parts):
-            logits_nk = self._logits(activations[part])
-            loss = F.cross_entropy(logits_nk, targets_nk[part], reduction="sum")
+        for rows in _micro_batches(len(activations), self.micro_batches):
+            logits_nk = self._logits(activations[rows])
+            loss = F.cross_entropy(logits_nk, targets_nk[rows], reduction="sum")
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         for own in self._in_memory:
@@ -263,13 +263,13 @@ def batches(pictures: npt.NDArray[np.int64], batch_size: int) -> list[npt.NDArra
     Batch normalisation cannot train on one picture, and convolutions take another path for it,
     with other rounding.
     """
-    parts = [pictures[at : at + batch_size] for at in range(0, len(pictures), batch_size)]
-    if len(parts) > 1 and len(parts[-1]) == 1:
-        parts[-2:] = [np.concatenate(parts[-2:])]
-    return parts
+    cut = [pictures[at : at + batch_size] for at in range(0, len(pictures), batch_size)]
+    if len(cut) > 1 and len(cut[-1]) == 1:
+        cut[-2:] = [np.concatenate(cut[-2:])]
+    return cut
 
 
-def _slices(pictures: int, parts: int) -> list[slice]:
-    """Cut a batch into slices of about the same length, none of a single picture."""
-    cut = batches(np.arange(pictures), math.ceil(pictures / parts))
-    return [slice(int(part[0]), int(part[-1]) + 1) for part in cut]
+def _micro_batches(pictures: int, count: int) -> list[slice]:
+    """Cut a batch into micro-batches of about the same length, none of a single picture."""
+    cut = batches(np.arange(pictures), math.ceil(pictures / count))
+    return [slice(int(rows[0]), int(rows[-1]) + 1) for rows in cut]

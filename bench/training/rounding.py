@@ -22,7 +22,7 @@ _PICTURES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rounding:
+class ActivationRounding:
     """The error of rounding one backbone's activations.
 
     `relative_rms`: by boundary, the root mean square of the differences over that of the
@@ -52,7 +52,7 @@ class Rounding:
 
 
 @torch.no_grad()
-def measure_rounding(trainer: Trainer, backbone: str) -> Rounding:
+def measure_rounding(trainer: Trainer, backbone: str) -> ActivationRounding:
     """Round the activations of some development pictures, and see what comes of it.
 
     The head is fitted to these very pictures, because a random one hardly tells them apart.
@@ -82,7 +82,7 @@ def measure_rounding(trainer: Trainer, backbone: str) -> Rounding:
         relative_rms[boundary] = float((error / scale).sqrt()) if scale else 0.0
         change = probabilities_nk(stored, boundary) - probabilities_nk(values, boundary)
         changes.append(float(change.abs().max()))
-    return Rounding(
+    return ActivationRounding(
         backbone=backbone,
         pictures=len(pictures),
         relative_rms=relative_rms,

@@ -32,7 +32,7 @@ from bench.training.arithmetic import DTYPES, LAYOUTS
 from bench.training.frozen import FROZEN_BATCH, FrozenPart
 from bench.training.half import can_halve, from_half, rounded, to_half
 from bench.training.recorded import to_device
-from bench.workspace import locked, write_atomic
+from bench.workspace import locked, locked_if_free, write_atomic
 
 _ROWS = "rows.bin"
 _MARK = "entry.json"
@@ -312,18 +312,29 @@ class ActivationCache:
         finally:
             for writer in writers.values():
                 writer.discard()
+        self._drop_dead_parts()
         self._evict(keep={key.name for key in keys})
 
     @contextmanager
     def computing(self, frozen_part: str) -> Iterator[None]:
         """Let one process at a time compute entries of a frozen part."""
-        with locked(self._folder / "locks" / frozen_part):
+        with locked(self._lock(frozen_part)):
             # Whoever wrote what lies here has died: its lock is ours.
             shutil.rmtree(self._parts(frozen_part), ignore_errors=True)
             yield
 
+    def _lock(self, frozen_part: str) -> Path:
+        return self._folder / "locks" / frozen_part
+
     def _parts(self, frozen_part: str) -> Path:
         return self._folder / "parts" / frozen_part
+
+    def _drop_dead_parts(self) -> None:
+        """Remove what killed processes left half-written of any frozen part: nobody counts it."""
+        for part in self._parts("").glob("*"):
+            with locked_if_free(self._lock(part.name)) as dead:
+                if dead:
+                    shutil.rmtree(part, ignore_errors=True)
 
     def give_up_memory(self) -> bool:
         """Give the training device's memory back for good; False where nothing was kept there."""

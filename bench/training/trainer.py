@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import time
 import traceback
 from collections import OrderedDict
@@ -44,12 +43,18 @@ from bench.training.activations import (
     Indices,
     PixelSource,
 )
-from bench.training.arithmetic import LAYOUTS, keep_freed_memory
+from bench.training.arithmetic import LAYOUTS
 from bench.training.conditions import NUMERICS, describe_conditions
 from bench.training.folds import FoldResult, fold_file, read_fold, write_fold
 from bench.training.frozen import FrozenPart
 from bench.training.learner import Learner
 from bench.training.loop import Schedule, fit
+from bench.training.memory import (
+    is_out_of_memory,
+    keep_freed_memory,
+    release_memory,
+    resident_bytes,
+)
 from bench.training.start import Start, find_start
 from bench.training.stored import ActivationCache, StoredActivations
 from bench.workspace import DISK_ERRORS, Workspace
@@ -74,11 +79,11 @@ class _LearnerKind:
     backbone: str
     freeze_depth: int
     batch_norm: BatchNormMode
-    parts: int
+    micro_batches: int
 
     @classmethod
-    def of(cls, recipe: Recipe, parts: int) -> _LearnerKind:
-        return cls(recipe.backbone, recipe.freeze_depth, recipe.batch_norm, parts)
+    def of(cls, recipe: Recipe, micro_batches: int) -> _LearnerKind:
+        return cls(recipe.backbone, recipe.freeze_depth, recipe.batch_norm, micro_batches)
 
 
 class Trainer:
@@ -100,7 +105,7 @@ class Trainer:
         if plan.device == "cpu":
             keep_freed_memory()
         else:
-            _release_memory(plan.device)  # learners of an earlier one lie in reference cycles
+            release_memory(plan.device)  # learners of an earlier one lie in reference cycles
         self.plan = plan
         self._further_protocol = further_protocol
         self._workspace = Workspace(Path(plan.workspace))
@@ -116,7 +121,7 @@ class Trainer:
         self._cache = ActivationCache(
             self._workspace.cache / "activations",
             disk_bytes=plan.cache_bytes,
-            memory_bytes=_resident_bytes(plan.device) // workers,
+            memory_bytes=resident_bytes(plan.device) // workers,
             device=plan.device,
         )
 
@@ -125,13 +130,19 @@ class Trainer:
 
         Send False to stop. Folds that an interrupted run has finished are not trained again:
         their stored epochs are told once more, in the same order. A fold that runs out of memory
-        begins again with its batches in twice as many parts, down to two pictures a part.
+        begins again with twice as many micro-batches a batch, down to two pictures in each.
         """
-        parts, fold, refused = 1, 0, False
+        micro_batches, fold, refused = 1, 0, False
         try:
             while fold < len(self.plan.split.folds):
+                finished = self._finished_fold(job, fold)
                 try:
-                    for event in self._fold(job, fold, parts):
+                    if finished is None:
+                        epochs = self._train_fold(job, fold, micro_batches)
+                    else:
+                        micro_batches = max(micro_batches, finished.micro_batches)
+                        epochs = _told_again(job, finished)
+                    for event in epochs:
                         go_on = yield event
                         if not go_on:
                             return
@@ -139,13 +150,13 @@ class Trainer:
                     refused = self._drop_refused() or refused
                     continue
                 except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                    more = self.parts_after(error, job.recipe, parts)
+                    more = self.micro_batches_after(error, job.recipe, micro_batches)
                     if more is None:
                         raise
-                    parts = more
+                    micro_batches = more
                 # Not before here: the error holds the failed step and all its tensors.
                 self.release_memory()
-            yield TrialDone(trial=job.number, remark=self._remark(parts, refused))
+            yield TrialDone(trial=job.number, remark=self._remark(micro_batches, refused))
         except Exception as error:
             if not isinstance(error, NonFiniteLossError):
                 self._learners.clear()  # one may have stopped within a step
@@ -157,22 +168,24 @@ class Trainer:
         finally:
             self._drop_refused()  # of a trial that was stopped too
 
-    def parts_after(self, error: Exception, recipe: Recipe, parts: int) -> int | None:
-        """Return in how many parts of a batch to begin again after an error.
+    def micro_batches_after(
+        self, error: Exception, recipe: Recipe, micro_batches: int
+    ) -> int | None:
+        """Return with how many micro-batches a batch to begin again after an error.
 
-        None where that does not help: memory was not what was missing, or a part has two pictures
+        None where that does not help: memory was not what was missing, or each has two pictures
         already. The caller calls `release_memory` when it has let go of the error.
         """
         if not is_out_of_memory(error):
             return None
         # On a GPU it may be what is kept for other trials that leaves no room.
-        if self.plan.device == "cuda" and self._give_up_memory(recipe, parts):
-            return parts
-        return 2 * parts if self.plan.settings.batch_size >= 4 * parts else None
+        if self.plan.device == "cuda" and self._give_up_memory(recipe, micro_batches):
+            return micro_batches
+        return 2 * micro_batches if self.plan.settings.batch_size >= 4 * micro_batches else None
 
     def release_memory(self) -> None:
         """Give back what failed or finished work left in the training device's memory."""
-        _release_memory(self.plan.device)
+        release_memory(self.plan.device)
 
     def fold_scores(self, job: TrialJob) -> tuple[float, ...]:
         """Run a trial to its end; return the balanced accuracy of each fold's last epoch.
@@ -253,13 +266,13 @@ class Trainer:
         return self._templates[backbone]
 
     def prepare(
-        self, recipe: Recipe, train: Indices, seed: int, parts: int = 1
+        self, recipe: Recipe, train: Indices, seed: int, micro_batches: int = 1
     ) -> tuple[Learner, ActivationStore]:
         """Set a learner to where training on some pictures begins; also return what feeds it.
 
         The learner is good until the next one is asked for.
         """
-        learner = self._learner(recipe, parts)
+        learner = self._learner(recipe, micro_batches)
         learner.model.copy_weights(self._template(recipe.backbone))
         self._draw_head(learner.model, seed)
         activations = self.activations(recipe.backbone, learner.boundary)
@@ -268,22 +281,22 @@ class Trainer:
             start.apply(learner.model)
         return learner, activations
 
-    def _learner(self, recipe: Recipe, parts: int) -> Learner:
+    def _learner(self, recipe: Recipe, micro_batches: int) -> Learner:
         """What trains the parts that the recipe leaves free, made before for another one or now."""
-        kind = _LearnerKind.of(recipe, parts)
+        kind = _LearnerKind.of(recipe, micro_batches)
         if kind in self._learners:
             self._learners.move_to_end(kind)
             return self._learners[kind]
         while self._learners and not self._has_room_for_a_learner():
             self._learners.popitem(last=False)
             if self.plan.device == "cuda":
-                _release_memory(self.plan.device)
+                release_memory(self.plan.device)
         model = self.model(recipe, seed=0)
         learner = Learner(
             model,
             model.boundary(recipe.freeze_depth),
             self.plan.arithmetic[recipe.backbone],
-            parts=parts,
+            micro_batches=micro_batches,
         )
         self._learners[kind] = learner
         return learner
@@ -305,9 +318,9 @@ class Trainer:
             self._learners.clear()
         return refused
 
-    def _give_up_memory(self, recipe: Recipe, parts: int) -> bool:
+    def _give_up_memory(self, recipe: Recipe, micro_batches: int) -> bool:
         """Give back what is kept in the GPU's memory for others; False where nothing was."""
-        others = bool(self._learners.keys() - {_LearnerKind.of(recipe, parts)})
+        others = bool(self._learners.keys() - {_LearnerKind.of(recipe, micro_batches)})
         self._learners.clear()
         return self._cache.give_up_memory() or others
 
@@ -400,13 +413,13 @@ class Trainer:
         boundaries = {template.boundary(depth) for depth in self._freeze_depths}
         return [b for b in sorted(boundaries) if 0 < b < before and template.elements[b] <= most]
 
-    def _remark(self, parts: int, refused: bool) -> str | None:
+    def _remark(self, micro_batches: int, refused: bool) -> str | None:
         """What a trial's reader should know of how it was trained."""
         remarks = []
-        if parts > 1:
+        if micro_batches > 1:
             remarks.append(
                 f"out of memory at {self.plan.settings.batch_size} pictures a batch: gradients "
-                f"were gathered over {parts} parts of a batch"
+                f"were accumulated over {micro_batches} micro-batches"
             )
         if refused:
             remarks.append("steps could not be recorded as CUDA graphs: they took longer")
@@ -414,19 +427,21 @@ class Trainer:
 
     # --- folds ------------------------------------------------------------------------------
 
-    def _fold(self, job: TrialJob, fold: int, parts: int) -> Iterator[EpochDone]:
-        file = fold_file(self._folds_in, self.plan.study, job.number, fold, self._further_protocol)
+    def _fold_file(self, job: TrialJob, fold: int) -> Path:
+        return fold_file(self._folds_in, self.plan.study, job.number, fold, self._further_protocol)
+
+    def _finished_fold(self, job: TrialJob, fold: int) -> FoldResult | None:
+        """What an earlier run stored of a fold, if it was the same training."""
+        finished = read_fold(self._fold_file(job, fold))
+        same = finished and finished.identity == training_identity(self.plan, job.recipe)
+        return finished if same else None
+
+    def _train_fold(self, job: TrialJob, fold: int, micro_batches: int) -> Iterator[EpochDone]:
         settings, recipe = self.plan.settings, job.recipe
-        identity = training_identity(self.plan, recipe)
-        finished = read_fold(file)
-        if finished is not None and finished.identity == identity:
-            for scores in finished.epochs:
-                yield EpochDone(trial=job.number, scores=scores)
-            return
         validation = np.asarray(self.plan.split.folds[fold], dtype=np.int64)
         train = np.asarray(self.plan.split.training_part(fold), dtype=np.int64)
         seed = fold_seed(settings.seed, job.number, fold)
-        learner, activations = self.prepare(recipe, train, seed, parts)
+        learner, activations = self.prepare(recipe, train, seed, micro_batches)
         epochs: list[EpochScores] = []
         conditions = describe_conditions(self.plan.device)
         started = time.perf_counter()
@@ -454,19 +469,20 @@ class Trainer:
             started = now
             if len(epochs) == settings.epochs:
                 # Stored before the last epoch is told: what the study knows of can be read.
-                write_fold(
-                    file,
-                    FoldResult(identity, tuple(epochs), validation, outcome.probabilities_nk),
+                result = FoldResult(
+                    identity=training_identity(self.plan, recipe),
+                    epochs=tuple(epochs),
+                    pictures=validation,
+                    probabilities_nk=outcome.probabilities_nk,
+                    micro_batches=learner.micro_batches,
                 )
+                write_fold(self._fold_file(job, fold), result)
             yield EpochDone(trial=job.number, scores=epochs[-1], conditions=conditions)
 
 
-def _resident_bytes(device: str) -> int:
-    """How much of small entries is kept whole in the training device's memory."""
-    if device == "cuda":
-        free, _ = torch.cuda.mem_get_info()
-        return free // 2
-    return 128 << 20  # the page cache keeps the rest at hand
+def _told_again(job: TrialJob, finished: FoldResult) -> Iterator[EpochDone]:
+    for scores in finished.epochs:
+        yield EpochDone(trial=job.number, scores=scores)
 
 
 def fold_seed(seed: int, trial: int, fold: int) -> int:
@@ -495,28 +511,6 @@ def training_identity(plan: StudyPlan, recipe: Recipe) -> str:
                 "reason": "",
             },
         )
-    )
-
-
-def _release_memory(device: str) -> None:
-    gc.collect()  # what the failed step left in reference cycles
-    if device == "cuda":
-        torch.cuda.empty_cache()
-
-
-# What torch says in a plain RuntimeError: on a CPU, of CUDA beside its allocator, of its libraries.
-_NO_ROOM = (
-    "allocate memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the training device's or the machine's memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_ROOM)
     )
 
 

@@ -21,7 +21,7 @@ def trainer(tmp_path: Path) -> Trainer:
 
 
 @pytest.mark.parametrize(("enough", "tried"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4])])
-def test_it_begins_again_in_smaller_parts_until_there_is_room(
+def test_it_begins_again_with_smaller_micro_batches_until_there_is_room(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, enough: int, tried: list[int]
 ) -> None:
     asked = cramp(monkeypatch, enough)
@@ -50,12 +50,12 @@ def test_another_error_is_not_taken_for_missing_memory(
 
 
 def cramp(monkeypatch: pytest.MonkeyPatch, enough: int) -> list[int]:
-    """Leave room for steps of so many parts alone; return what will have been tried."""
+    """Leave room for steps of so many micro-batches alone; return what will have been tried."""
     fit, tried = retrain_module.fit, []
 
     def cramped(*args: Any) -> Any:
-        tried.append(args[0].parts)
-        if args[0].parts < enough:
+        tried.append(args[0].micro_batches)
+        if args[0].micro_batches < enough:
             raise torch.OutOfMemoryError("no room")
         return fit(*args)
 

@@ -60,12 +60,12 @@ def train(
     on: Indices = EVERY,
     validation: Indices | None = EVERY,
     pixels: Pixels | None = None,
-    parts: int = 1,
+    micro_batches: int = 1,
 ) -> list[EpochOutcome]:
     model = copy.deepcopy(TEMPLATE)
     model.freeze(recipe.freeze_depth, recipe.batch_norm)
     source = pixels or Pixels()
-    learner = Learner(model, 0, PLAIN, parts=parts)
+    learner = Learner(model, 0, PLAIN, micro_batches=micro_batches)
     return list(fit(learner, source, LABELS, on, validation, recipe, schedule))
 
 
@@ -100,14 +100,16 @@ def test_an_epoch_yields_its_number_its_loss_and_probabilities_in_the_order_aske
 
 
 @pytest.mark.parametrize("unbalanced", [False, True])
-def test_a_batch_in_parts_takes_the_steps_of_a_whole_one(unbalanced: bool) -> None:
-    recipe = replace(RECIPE, batch_norm="frozen", mixup=0.3)  # updating: parts have other moments
+def test_a_batch_in_micro_batches_takes_the_steps_of_a_whole_one(unbalanced: bool) -> None:
+    # Where normalisation updates, micro-batches have moments of their own.
+    recipe = replace(RECIPE, batch_norm="frozen", mixup=0.3)
     on = EVERY[LABELS != 2] if unbalanced else EVERY
     on = np.concatenate([on, EVERY[LABELS == 2][:2]]) if unbalanced else on
 
     whole = train(recipe, SHORT, on=on)
-    for parts in (2, 3):
-        for one, other in zip(train(recipe, SHORT, on=on, parts=parts), whole, strict=True):
+    for micro_batches in (2, 3):
+        cut = train(recipe, SHORT, on=on, micro_batches=micro_batches)
+        for one, other in zip(cut, whole, strict=True):
             assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
             np.testing.assert_allclose(
                 one.probabilities_nk, other.probabilities_nk, rtol=1e-2, atol=1e-4
@@ -298,10 +300,10 @@ def test_a_learner_that_begins_anew_trains_as_a_new_one(batch_norm: BatchNormMod
 
 
 @pytest.mark.parametrize("rates", ["as numbers", "in memory"])  # as on a CPU, as on CUDA
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_steps_are_those_of_adamw(
-    memory_format: torch.memory_format, parts: int, rates: str
+    memory_format: torch.memory_format, micro_batches: int, rates: str
 ) -> None:
     """Decay is decoupled; vectors do not decay, nor does what is frozen. Gradients are clipped."""
     recipe = replace(RECIPE, weight_decay=0.2, head_lr_factor=5.0, augmentation="none")
@@ -310,7 +312,7 @@ def test_steps_are_those_of_adamw(
         model.to(memory_format=memory_format).freeze(3, "frozen")
         model.train()
         model.network.unused = nn.Parameter(torch.ones(2, 3))  # as some networks have
-    learner = Learner(ours, 0, PLAIN, parts=parts)
+    learner = Learner(ours, 0, PLAIN, micro_batches=micro_batches)
     if rates == "in memory":
         groups = ours.parameter_groups()
         learner._rates = _RatesInMemory(groups, learner._optimizer, "cpu")

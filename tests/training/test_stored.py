@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -335,6 +336,20 @@ def test_an_entry_that_is_evicted_while_open_can_still_be_read(tmp_path: Path) -
     assert cache.has(KEY)
     shutil.rmtree(tmp_path / KEY.name)
     assert torch.equal(cache.rows(KEY, np.arange(4)), ROWS)
+
+
+@pytest.mark.parametrize("alive", [False, True])
+def test_what_a_killed_process_left_half_written_goes_and_what_another_writes_stays(
+    tmp_path: Path, alive: bool
+) -> None:
+    left = tmp_path / "parts" / "another part"
+    left.mkdir(parents=True)
+    (left / "rows").write_bytes(b"half of it")
+    cache = make_cache(tmp_path)
+    with cache.computing("another part") if alive else nullcontext():
+        left.mkdir(exist_ok=True)
+        write(make_cache(tmp_path))
+        assert left.exists() == alive
 
 
 def _set_last_use(folder: Path, time_ns: int) -> None:

@@ -25,7 +25,7 @@ from bench.records import (
 )
 from bench.training import trainer as trainer_module
 from bench.training.conditions import describe_conditions
-from bench.training.folds import fold_file, read_fold
+from bench.training.folds import fold_file, read_fold, write_fold
 from bench.training.trainer import Trainer, fold_seed, training_identity
 from bench.workspace import Workspace
 from tests.tiny import BACKBONE, all_events, make_plan, timeless, write_pictures
@@ -340,15 +340,15 @@ def test_an_error_becomes_a_failed_trial_with_a_kind(
     assert ("Traceback" in failed.message) == (kind == "bad trial code"), "defects can be found"
 
 
-def test_a_fold_without_room_begins_again_in_smaller_parts_and_says_so(
+def test_a_fold_without_room_begins_again_with_smaller_micro_batches_and_says_so(
     small_plan: StudyPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit, tried = trainer_module.fit, []
 
     def cramped(*args: Any) -> Any:
-        parts = args[0].parts
-        tried.append(parts)
-        if parts < 4:
+        micro_batches = args[0].micro_batches
+        tried.append(micro_batches)
+        if micro_batches < 4:
             raise torch.OutOfMemoryError("no room")
         return fit(*args)
 
@@ -358,7 +358,32 @@ def test_a_fold_without_room_begins_again_in_smaller_parts_and_says_so(
     assert tried == [1, 2, 4, 4], "the second fold begins where the first one found room"
     assert len(epochs) == len(EPOCHS)
     assert isinstance(last, TrialDone)
-    assert last.remark is not None and "4 parts of a batch" in last.remark
+    assert last.remark is not None and "4 micro-batches" in last.remark
+
+
+def test_an_interrupted_trial_goes_on_with_the_micro_batches_of_its_finished_folds(
+    small_plan: StudyPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(small_plan)
+    workspace = Workspace(Path(small_plan.workspace))
+    first, second = (fold_file(workspace, small_plan.study, 4, fold) for fold in (0, 1))
+    stored = read_fold(first)
+    assert stored is not None
+    write_fold(first, replace(stored, micro_batches=2))
+    second.unlink()
+    fit, used = trainer_module.fit, []
+
+    def noting(*args: Any) -> Any:
+        used.append(args[0].micro_batches)
+        return fit(*args)
+
+    monkeypatch.setattr(trainer_module, "fit", noting)
+    *epochs, last = run(small_plan)
+
+    assert used == [2]
+    assert len(epochs) == len(whole) - 1
+    assert isinstance(last, TrialDone)
+    assert last.remark is not None and "2 micro-batches" in last.remark
 
 
 def test_steps_that_could_not_be_recorded_are_told(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -224,17 +224,17 @@ def _score_under_further_protocols(
     failures = []
     known = {scores.identity for scores in database.load_protocol_scores(plan.study)}
     for split in plan.further_splits:
-        further = FurtherProtocol(plan, split)
-        for candidate in winner_and_default(candidates):
-            if further.identity(candidate) in known:
-                continue
-            listener.stage(f"training {candidate.name} under the protocol {split.protocol}")
-            try:
-                database.save_protocol_scores(further.scores(candidate))
-            except BenchError as error:
-                # A further protocol is a comparison: what ships does not depend on it.
-                listener.stage(str(error))
-                failures.append(error)
+        with closing(FurtherProtocol(plan, split)) as further:
+            for candidate in winner_and_default(candidates):
+                if further.identity(candidate) in known:
+                    continue
+                listener.stage(f"training {candidate.name} under the protocol {split.protocol}")
+                try:
+                    database.save_protocol_scores(further.scores(candidate))
+                except BenchError as error:
+                    # A further protocol is a comparison: what ships does not depend on it.
+                    listener.stage(str(error))
+                    failures.append(error)
     return failures
 
 

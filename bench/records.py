@@ -348,6 +348,9 @@ def how_split(protocol: Protocol, dataset: Dataset) -> str:
 
 # --- search ---------------------------------------------------------------------------------
 
+# Leading parts that every network is cut into; a head follows.
+PARTS = 5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:

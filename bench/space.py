@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, get_args, get_origin,
 import yaml
 
 from bench.errors import SpaceError, did_you_mean
-from bench.records import Family, Recipe, ResizeRule
+from bench.records import PARTS, Family, Recipe, ResizeRule
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -141,7 +141,7 @@ class SearchSpace:
         tuned = self.parameters.get("freeze_depth")
         if tuned is None:
             return (self.defaults["freeze_depth"],)
-        return tuple(depth for depth in range(6) if tuned.contains(depth))
+        return tuple(depth for depth in range(PARTS + 1) if tuned.contains(depth))
 
     def recipe(self, params: Mapping[str, object]) -> Recipe:
         """Return the recipe that a trial's parameters stand for.
@@ -442,7 +442,7 @@ _FIELDS = {name: _field(hint) for name, hint in get_type_hints(Recipe).items()}
 _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     "learning_rate": (lambda x: x > 0, "above 0"),
     "weight_decay": (lambda x: x >= 0, "at least 0"),
-    "freeze_depth": (lambda x: 0 <= x <= 5, "from 0 (nothing frozen) to 5 (all but the head)"),
+    "freeze_depth": (lambda x: 0 <= x <= PARTS, "from 0 (nothing frozen) to 5 (all but the head)"),
     "label_smoothing": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
     "mixup": (lambda x: x >= 0, "at least 0"),
     "head_lr_factor": (lambda x: x > 0, "above 0"),

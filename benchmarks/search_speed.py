@@ -27,10 +27,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.data.demo import make_demo
 from bench.database import Database
 from bench.models.backbones import describe_backbone
-from bench.models.staged import PARTS, StagedModel, build_model
+from bench.models.staged import StagedModel, build_model
 from bench.pipeline import search
 from bench.progress import make_progress
-from bench.records import StudyPlan, TrialRecord, best_trial
+from bench.records import PARTS, StudyPlan, TrialRecord, best_trial
 from bench.results import load_trials
 from bench.search.budget import Budget, parse_duration
 from bench.search.options import SearchOptions

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-PARTS = 5
+from bench.records import PARTS
 
 # Where timm's feature_info names inner modules, the ends of parts 1 to 4 are given here.
 _BOUNDARIES = {"legacy_xception": ("act2", "block3", "block7", "block11")}

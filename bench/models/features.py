@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 
 from bench.models.backbones import describe_backbone
-from bench.models.body import PARTS
 from bench.models.processor import has_instructions
 from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
+from bench.records import PARTS
 from bench.runtime.preprocess import Geometry
 
 AUDIT_SIZE = 128  # px; labels are judged by features of pictures of this side

@@ -21,7 +21,8 @@ import torch
 from timm.models import get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 
-from bench.models.body import PARTS, dense, stage_ends
+from bench.models.body import dense, stage_ends
+from bench.records import PARTS
 
 # How deeply modules are opened, coarse first; a finer trace is made only where one is needed.
 _LEVELS = (0, 1, 2)

@@ -20,10 +20,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench.errors import InputError
 from bench.models.backbones import BackboneSpec
-from bench.models.body import PARTS, Body, Chain, Whole, dense
+from bench.models.body import Body, Chain, Whole, dense
 from bench.models.graph import cut_graph
 from bench.models.weights import load_network
-from bench.records import BatchNormMode, WeightSource
+from bench.records import PARTS, BatchNormMode, WeightSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,10 @@ class FurtherProtocol:
         self._plan = replace(plan, split=split)
         self._trainer = Trainer(self._plan, further_protocol=split.protocol)
 
+    def close(self) -> None:
+        """Give back what is kept in memory, so that others find it."""
+        self._trainer.close()
+
     def identity(self, candidate: Candidate) -> str:
         """Identity of all that the scores depend on, to know scores that are there already."""
         return fingerprint_of((candidate.trial, training_identity(self._plan, candidate.recipe)))

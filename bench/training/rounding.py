@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bench.models.body import PARTS
-from bench.records import Recipe, StudyPlan
+from bench.records import PARTS, Recipe, StudyPlan
 from bench.training.activations import Indices
 from bench.training.arithmetic import autocast
 from bench.training.half import rounded

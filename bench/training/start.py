@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bench.models.body import PARTS
 from bench.models.staged import StagedModel
-from bench.records import Arithmetic
+from bench.records import PARTS, Arithmetic
 from bench.training.activations import ActivationStore, Indices
 from bench.training.arithmetic import autocast
 from bench.training.learner import batches

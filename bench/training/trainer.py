@@ -19,9 +19,9 @@ from bench.data.store import DecodedStore
 from bench.errors import BenchError, NonFiniteLossError
 from bench.metrics import score_epoch
 from bench.models.backbones import BackboneSpec, describe_backbone
-from bench.models.body import PARTS
 from bench.models.staged import StagedModel, build_model
 from bench.records import (
+    PARTS,
     BatchNormMode,
     EpochDone,
     EpochScores,

@@ -11,8 +11,8 @@ from torch import nn
 
 from bench.errors import InputError
 from bench.models.backbones import describe_backbone
-from bench.models.staged import PARTS, StagedModel, build_model
-from bench.records import WeightSource
+from bench.models.staged import StagedModel, build_model
+from bench.records import PARTS, WeightSource
 
 SIZE = 32
 

@@ -133,8 +133,10 @@ def _workspace_option(place: Workspace) -> str:
 
 
 def _print_models(report: StudyReport, place: Workspace) -> None:
+    from bench.records import ranked
+
     rows = []
-    for model in sorted(report.models, key=lambda m: -(m.cv_mean or 0.0)):
+    for model in ranked(report.models):
         rows.append(_model_cells(report, model, place))
         rows += [_variant_cells(report, model, variant, place) for variant in model.variants]
     headers = ("model", "CV balanced accuracy", "test", "CPU p50 ms (batch 1)", "file")

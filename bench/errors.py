@@ -11,9 +11,11 @@
     ├── StudyLockedError            another live process owns the study
     ├── WorkspaceError              the workspace's disk is full or cannot be written
     ├── StorageError                the database, or the study's lock in it, was lost on the way
-    ├── NonFiniteLossError          training diverged
-    ├── ExportError                 a network that cannot become an ONNX file
-    ├── ParityError                 an exported file differs from the trained model
+    ├── ModelError                  one network cannot be shipped; others can
+    │   ├── NonFiniteLossError      training diverged
+    │   ├── ShortOfMemoryError      it cannot be trained in the memory that is free
+    │   ├── ExportError             it cannot become an ONNX file
+    │   └── ParityError             its exported file differs from the trained model
     ├── MeasurementError            a latency could not be measured
     ├── ReproductionError           a trial trained again does not give what was recorded
     └── InterruptedRun              exit code 130: stopped by the user, resumable
@@ -77,15 +79,23 @@ class StorageError(BenchError):
     """The database stopped answering, or let go of the study's lock, while it was at work."""
 
 
-class NonFiniteLossError(BenchError):
+class ModelError(BenchError):
+    """One network came to nothing, which keeps no other from being shipped."""
+
+
+class NonFiniteLossError(ModelError):
     """The training loss became infinite or not a number."""
 
 
-class ExportError(BenchError):
+class ShortOfMemoryError(ModelError):
+    """There is too little memory to train a network, even with two pictures a micro-batch."""
+
+
+class ExportError(ModelError):
     """A network that torch cannot turn into an ONNX graph."""
 
 
-class ParityError(BenchError):
+class ParityError(ModelError):
     """The exported model's numbers differ from the trained model's."""
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from bench.database import Database
 from bench.errors import (
     BenchError,
-    ExportError,
     InterruptedRun,
-    NonFiniteLossError,
-    ParityError,
+    ModelError,
+    WorkspaceError,
     together,
 )
 from bench.latency import LatencyProtocol
@@ -124,7 +123,8 @@ def promote(
         StudyLockedError: another live process runs it.
         DeviceError: it was searched on CUDA, which is not here.
         DataError, WeightsError: pictures or files of starting weights are gone or have changed.
-        ParityError, ExportError, NonFiniteLossError: a candidate failed; the others are done.
+        ModelError: a candidate failed; the others are done.
+        WorkspaceError, StorageError: the disk is full, or the study's lock was lost.
         MeasurementError: a latency could not be measured; the others are.
         InterruptedRun: Ctrl-C.
     """
@@ -172,7 +172,7 @@ def _promote_each(
         try:
             model = promote_candidate(trainer, candidate, workspace, say)
             model = make_variants(model, trainer.plan, workspace, variants, say)
-        except (ExportError, NonFiniteLossError, ParityError) as error:
+        except ModelError as error:
             # One network that fails must not keep the others from being shipped.
             say(f"{candidate.name} failed: {error}")
             failures.append(error)
@@ -206,7 +206,7 @@ def _train_further_seeds(
         listener.stage(f"training {winner.name} with {counted(seeds, 'seed')} in all")
     try:
         runs = further(seeds=seeds)
-    except (ExportError, NonFiniteLossError) as error:
+    except ModelError as error:
         listener.stage(f"a further seed of {winner.name} failed: {error}")
         failures = [error]
         runs = further(seeds=1)  # those that are finished
@@ -230,11 +230,15 @@ def _score_under_further_protocols(
                     continue
                 listener.stage(f"training {candidate.name} under the protocol {split.protocol}")
                 try:
-                    database.save_protocol_scores(further.scores(candidate))
+                    scores = further.scores(candidate)
+                except WorkspaceError:
+                    raise  # the next one would have no room either
                 except BenchError as error:
                     # A further protocol is a comparison: what ships does not depend on it.
                     listener.stage(str(error))
                     failures.append(error)
+                else:
+                    database.save_protocol_scores(scores)
     return failures
 
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from bench.records import EpochScores, Recipe, StudyPlan, TrialState
+from bench.records import EpochScores, Recipe, StudyPlan, TrialState, trial_order
 from bench.search.listener import Display
 from bench.steps import SILENT, PlainSteps, Steps, bar_steps
 from bench.words import counted
@@ -58,8 +58,9 @@ class _Tally:
     def end(self, number: int, state: TrialState, value: float | None) -> None:
         self.running.pop(number, None)
         self.finished += state in ("COMPLETE", "PRUNED")
-        if state == "COMPLETE" and value is not None and value > (self.best or (-1.0, 0))[0]:
-            self.best = value, number
+        if state == "COMPLETE" and value is not None:
+            scores = (value, number), self.best or (value, number)
+            self.best = max(scores, key=lambda score: trial_order(*score))
 
     def time_left(self) -> str:
         """How long the trials to come may take; nothing after the last, as promotion follows."""

@@ -533,14 +533,19 @@ class TrialRecord:
         return stdev(self.fold_scores) if len(self.fold_scores) > 1 else None
 
 
+def trial_order(value: float, number: int) -> tuple[float, int]:
+    """What trials are compared by, greater for the better one; of equals the first is better."""
+    return value, -number
+
+
 def best_trial(trials: Iterable[TrialRecord]) -> TrialRecord | None:
     """The complete trial with the best finite value; of equals the first."""
     complete = [
-        (trial.value, -trial.number, trial)
+        (trial_order(trial.value, trial.number), trial)
         for trial in trials
         if trial.state == "COMPLETE" and trial.value is not None and math.isfinite(trial.value)
     ]
-    return max(complete, key=lambda one: one[:2])[2] if complete else None
+    return max(complete, key=lambda one: one[0])[1] if complete else None
 
 
 # --- promotion ------------------------------------------------------------------------------
@@ -804,14 +809,17 @@ DRIFT_TOLERANCE = 0.05
 _LEAST_DRIFT_CALLS = 9
 
 
+def model_order(cv_mean: float | None, role: Role, name: str) -> tuple[float, bool, str]:
+    """What models are sorted by, best first; never by test score, which selects nothing.
+
+    One that was not cross-validated to the end comes last.
+    """
+    return -(-math.inf if cv_mean is None else cv_mean), role != "best", name
+
+
 def ranked(models: Iterable[ModelRecord]) -> tuple[ModelRecord, ...]:
-    """Models by cross-validated score, best first; never by test score, which selects nothing."""
-
-    def order(model: ModelRecord) -> tuple[float, bool, str]:
-        score = -math.inf if model.cv_mean is None else model.cv_mean
-        return -score, model.role != "best", model.name
-
-    return tuple(sorted(models, key=order))
+    """Models by cross-validated score, best first."""
+    return tuple(sorted(models, key=lambda one: model_order(one.cv_mean, one.role, one.name)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,7 +71,7 @@ def test_what_was_pruned_or_refused_is_told_below_the_table_of_models(
 ) -> None:
     refused = SimpleNamespace(precision="int8", test=None, refused="it answers otherwise", path="")
     model = SimpleNamespace(
-        name="default", trial=4, cv_mean=None, cv_sd=None, path="pets/model.onnx",
+        name="default", role="default", trial=4, cv_mean=None, cv_sd=None, path="pets/model.onnx",
         test=SimpleNamespace(balanced_accuracy=0.5), architecture_key="key", further_seeds=(),
         variants=(refused,),
     )  # fmt: skip

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -25,23 +25,29 @@ from bench.data import pixel_cache, reading, store
 from bench.data.pixel_cache import PixelCache
 from bench.database import Database
 from bench.errors import (
+    BenchError,
     DeviceError,
+    ExportError,
     MeasurementError,
     NonFiniteLossError,
     ParityError,
+    ShortOfMemoryError,
+    StorageError,
     WeightsError,
     WorkspaceError,
 )
 from bench.latency import LatencyJob, LatencyProtocol
 from bench.progress import SilentProgress, make_progress
 from bench.promote import latencies, promotion, seeds
+from bench.promote.further import FurtherProtocol
 from bench.promote.precisions import VariantChoice
 from bench.promote.retrain import retrain
-from bench.promote.select import select
+from bench.promote.select import Candidate, select
 from bench.records import (
     Arithmetic,
     LatencyRow,
     ModelRecord,
+    ProtocolScores,
     StudyPlan,
     StudyReport,
     WeightSource,
@@ -480,8 +486,9 @@ def test_each_promoted_file_has_a_card_which_the_report_writes_anew(
     assert {trial: card.read_text("utf-8") for trial, card in cards.items()} == first
 
 
+@pytest.mark.parametrize("kind", [ParityError, ExportError, NonFiniteLossError, ShortOfMemoryError])
 def test_a_model_that_fails_does_not_cost_the_others_their_cards(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BenchError]
 ) -> None:
     workspace = shutil.copytree(place.workspace, tmp_path / "runs")
     for card in workspace.rglob("model.md"):
@@ -490,7 +497,7 @@ def test_a_model_that_fails_does_not_cost_the_others_their_cards(
 
     def fails_but_for_the_winner(trainer: Any, candidate: Any, *more: Any) -> ModelRecord:
         if candidate.name != kept.name:
-            raise ParityError(f"{candidate.name} differs from the trained model")
+            raise kind(f"{candidate.name} came to nothing")
         return promotion.promote_candidate(trainer, candidate, *more)
 
     monkeypatch.setattr(pipeline, "promote_candidate", fails_but_for_the_winner)
@@ -502,8 +509,8 @@ def test_a_model_that_fails_does_not_cost_the_others_their_cards(
     told = bench("promote", "tiny", "--workspace", str(workspace), "--variants", "fp32", "--quiet")
 
     assert told.code == 1
-    default = f"{BACKBONE}-default differs from the trained model"
-    assert f"{default}; another differs from the trained model" in " ".join(told.err.split())
+    failed = f"{BACKBONE}-default came to nothing; another came to nothing"
+    assert failed in " ".join(told.err.split())
     assert [card.parent.name for card in workspace.rglob("model.md")] == [kept.name]
 
 
@@ -825,6 +832,35 @@ def test_a_search_tells_and_records_that_duplicates_carry_different_labels(
 
 
 # --- protocols side by side -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["disk", "lock"])
+def test_no_further_recipe_is_trained_where_the_disk_is_full_or_the_lock_is_lost(
+    place: Place, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    class Further(FurtherProtocol):
+        def scores(self, candidate: Candidate) -> ProtocolScores:
+            trained.append(candidate.name)
+            if fault == "disk":
+                raise WorkspaceError("the disk is full")
+            return cast(ProtocolScores, None)
+
+    def lost(*_: object) -> None:
+        raise StorageError("the lock was lost")
+
+    trained: list[str] = []
+
+    def with_further_split(*given: Any) -> StudyPlan:
+        plan = load_plan(*given)
+        return replace(plan, further_splits=(replace(plan.split, protocol="random"),))
+
+    monkeypatch.setattr(pipeline, "load_plan", with_further_split)
+    monkeypatch.setattr(pipeline, "FurtherProtocol", Further)
+    monkeypatch.setattr(Database, "save_protocol_scores", lost)
+    with pytest.raises((WorkspaceError, StorageError)):
+        promoted_again(place)
+
+    assert len(trained) == 1
 
 
 def test_the_winner_is_trained_again_under_a_further_protocol_once(

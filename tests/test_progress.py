@@ -62,6 +62,21 @@ def test_a_log_is_told_once_a_minute_how_far_a_trial_is(plan: StudyPlan) -> None
     assert ended.startswith("trial   0  complete 0.500")
 
 
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 0)])
+def test_of_trials_with_equal_scores_the_first_is_the_best_whichever_ended_first(
+    plan: StudyPlan, numbers: tuple[int, int]
+) -> None:
+    log = io.StringIO()
+    progress = PlainProgress(Console(file=log), Clock())
+    progress.search_started(plan, finished=0, total=2, best=None)
+    for number in numbers:
+        progress.trial_started(number, Recipe(backbone="resnet50"))
+    for number in numbers:
+        progress.trial_ended(number, "COMPLETE", 0.5)
+
+    assert log.getvalue().splitlines()[-1].endswith("[2/2, best 0.500 (trial 0)]")
+
+
 def test_while_trials_end_within_a_minute_a_log_has_a_line_a_trial(plan: StudyPlan) -> None:
     log, clock = io.StringIO(), Clock()
     progress = PlainProgress(Console(file=log), clock)

@@ -49,7 +49,8 @@ class FurtherProtocol:
         The test part is predicted by the trained network itself: nothing of it is shipped.
 
         Raises:
-            NonFiniteLossError: training diverged.
+            ModelError: the recipe came to nothing.
+            WorkspaceError: the disk is full or cannot be written.
             BenchError: it failed otherwise.
         """
         started = time.perf_counter()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bench.errors import BenchError
+from bench.errors import ShortOfMemoryError
 from bench.models.staged import StagedModel
 from bench.promote.select import Candidate
 from bench.records import Recipe
@@ -35,7 +35,7 @@ def retrain(trainer: Trainer, candidate: Candidate, *, run: int = 0) -> Retraine
 
     Raises:
         NonFiniteLossError: training diverged.
-        BenchError: memory runs out even with two pictures a micro-batch.
+        ShortOfMemoryError: memory runs out even with two pictures a micro-batch.
     """
     plan, recipe = trainer.plan, candidate.recipe
     # Fold numbers behind the last one: seeds that no fold of this trial has used.
@@ -50,7 +50,7 @@ def retrain(trainer: Trainer, candidate: Candidate, *, run: int = 0) -> Retraine
             if more is None:
                 if not is_out_of_memory(error):
                     raise
-                raise BenchError(
+                raise ShortOfMemoryError(
                     f"there is too little memory to train {candidate.name}: end what else runs on "
                     f"{plan.device}, then `bench promote {plan.study}` goes on"
                 ) from error

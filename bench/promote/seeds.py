@@ -31,6 +31,7 @@ def further_seeds(
 
     Raises:
         NonFiniteLossError: a training came to nothing; the runs before it are kept.
+        ShortOfMemoryError: there is too little to train it; as above.
         ExportError: the network cannot be exported.
     """
     folder = workspace.model(trainer.plan.study, candidate.name) / "seeds"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.errors import BenchError
-from bench.records import Recipe, Role, TrialRecord, best_trial
+from bench.records import Recipe, Role, TrialRecord, best_trial, model_order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ def select(trials: Sequence[TrialRecord]) -> tuple[Candidate, ...]:
 
 def winner_and_default(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """The winner by cross-validation, and the best default recipe where that is another one."""
-    best_first = sorted(candidates, key=lambda one: (-(one.cv_mean or 0.0), one.role, one.name))
+    best_first = sorted(candidates, key=lambda one: model_order(one.cv_mean, one.role, one.name))
     default = next((one for one in best_first if one.role == "default"), None)
     return tuple(dict.fromkeys(filter(None, (*best_first[:1], default))))
 

@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from bench.data.unchanged import refuse_changed_pictures
 from bench.errors import DataError
 from bench.metrics import balanced_accuracy
 from bench.promote.fp16 import to_float16
@@ -91,11 +92,13 @@ def make_variants(
         DataError: a picture is gone or no longer the one that the study was begun with.
     """
     wanted = choice.on(cuda=cuda_works()[0])
-    source = _Source.of(workspace.root / model.path, plan)
-    identity = fingerprint_of((_FORMAT, model.identity, source.sha256, plan.split.fingerprint))
+    file = workspace.root / model.path
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    identity = fingerprint_of((_FORMAT, model.identity, sha256, plan.split.fingerprint))
+    source: _Source | None = None
     variants = []
     for precision in PRECISIONS[1:]:
-        place = _Place(source.file, precision)
+        place = _Place(file, precision)
         finished = place.read(identity)
         same = finished is not None and finished.tolerance_points == choice.tolerance_points
         if precision in wanted and not same:
@@ -108,6 +111,7 @@ def make_variants(
                 tolerance_points=choice.tolerance_points,
                 identity=identity,
             )
+            source = source or _Source.of(file, sha256, plan)
             finished = _make(source, draft, place.file)
             place.finish(finished)
             say(f"{precision} of {model.name}: {_verdict(finished)}")
@@ -227,13 +231,20 @@ class _Source:
     parts: PictureParts
 
     @classmethod
-    def of(cls, file: Path, plan: StudyPlan) -> _Source:
+    def of(cls, file: Path, sha256: str, plan: StudyPlan) -> _Source:
+        """Open a float32 file.
+
+        Raises:
+            DataError: pictures are gone or are not those that it was trained on.
+        """
+        parts = split_pictures(plan.split, plan.dataset.labels)
+        refuse_changed_pictures(plan.dataset, (*parts.search, *parts.comparison))
         return cls(
             file=file,
-            sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+            sha256=sha256,
             metadata=Predictor(file, device="cpu").metadata,
             plan=plan,
-            parts=split_pictures(plan.split, plan.dataset.labels),
+            parts=parts,
         )
 
     def pictures(self, indices: Sequence[int]) -> Iterator[tuple[Images, Sequence[int]]]:

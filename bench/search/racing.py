@@ -22,7 +22,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
-from bench.records import StudyPlan
+from bench.records import StudyPlan, trial_order
 from bench.training.folds import fold_file, read_fold
 from bench.workspace import Workspace
 
@@ -65,7 +65,7 @@ class Race:
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         if not complete:
             return False
-        best = max(complete, key=lambda other: (other.value or 0.0, -other.number))
+        best = max(complete, key=lambda other: trial_order(other.value or 0.0, other.number))
         if self._mean(trials[number], last_fold) > self._mean(best, last_fold):
             return False
         ours, theirs = self._losses(number, last_fold), self._losses(best.number, last_fold)

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bench.database import Database
 from bench.errors import InputError, StudyMismatchError
-from bench.records import Settings, Split, StudyPlan, to_builtins
+from bench.records import Settings, Split, StudyPlan, to_builtins, trial_order
 from bench.records import TrialState as State
 from bench.search.pruners import make_pruner
 from bench.search.storage import OwnedStorage
@@ -161,10 +161,13 @@ class Tally:
         drawn = self.drawn + (GRID_ID in trial.system_attrs)
         if trial.state not in FINISHED:
             return replace(self, drawn=drawn)
-        score = trial.value if trial.state == TrialState.COMPLETE else None
-        if score is not None and (self.best is None or score > self.best[0]):
-            return Tally(finished=self.finished + 1, best=(score, trial.number), drawn=drawn)
-        return Tally(self.finished + 1, self.best, self.since_best + 1, drawn)
+        best, since_best = self.best, self.since_best + 1
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            score = trial.value, trial.number
+            if best is None or score[0] > best[0]:
+                since_best = 0  # an equal one is no improvement
+            best = max(best or score, score, key=lambda one: trial_order(*one))
+        return Tally(self.finished + 1, best, since_best, drawn)
 
 
 def state_of(trial: FrozenTrial) -> State:

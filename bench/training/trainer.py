@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from bench.data.store import DecodedStore
-from bench.errors import BenchError, NonFiniteLossError
+from bench.errors import BenchError, NonFiniteLossError, ShortOfMemoryError, WorkspaceError
 from bench.metrics import score_epoch
 from bench.models.backbones import BackboneSpec, describe_backbone
 from bench.models.staged import StagedModel, build_model
@@ -70,6 +70,14 @@ _FREE_ON_CUDA = 0.25  # of its memory; with less, learners make room for a new o
 # boundary that they are kept at only because they pass it. There are three such policies, and with
 # the usual spaces two such boundaries a backbone; of more, what was used least recently goes.
 _SHARE_ON_THE_WAY = 1 / 8
+
+
+# What the kinds of failures are as errors, where they are nothing more special.
+_ERRORS: dict[FailureKind, type[BenchError]] = {
+    "non-finite loss": NonFiniteLossError,
+    "out of memory": ShortOfMemoryError,
+    "workspace": WorkspaceError,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +200,8 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: training diverged.
+            ShortOfMemoryError: there is too little memory.
+            WorkspaceError: the disk is full or cannot be written.
             BenchError: it failed otherwise.
         """
         last: dict[int, float] = {}
@@ -201,8 +211,7 @@ class Trainer:
             last[event.scores.fold] = event.scores.balanced_accuracy
             event = events.send(True)
         if isinstance(event, TrialFailed):
-            kind = NonFiniteLossError if event.kind == "non-finite loss" else BenchError
-            raise kind(f"{event.kind}: {event.message}")
+            raise _ERRORS.get(event.kind, BenchError)(f"{event.kind}: {event.message}")
         return tuple(last[fold] for fold in sorted(last))
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from bench.errors import DataError, DeviceError, ModelFileError
 from bench.promote import int8, variants
@@ -401,11 +403,29 @@ def test_a_draw_takes_the_classes_in_turn_and_the_same_ones_each_time() -> None:
     assert parts == split_pictures(split, labels)
 
 
-def test_a_picture_that_is_gone_is_told_as_such(
+@pytest.mark.parametrize("fault", ["cannot be read", "has changed"])
+def test_nothing_is_made_with_other_pictures_than_the_study_was_begun_with(
+    place: MakePlace, tmp_path: Path, fault: str
+) -> None:
+    here = place()
+    root = shutil.copytree(here.plan.dataset.root, tmp_path / "copied")
+    plan = replace(here.plan, dataset=replace(here.plan.dataset, root=str(root)))
+    (compared, *_) = split_pictures(plan.split, plan.dataset.labels).comparison
+    picture = plan.dataset.picture_path(compared)
+    picture.unlink()
+    if fault == "has changed":
+        Image.new("RGB", (48, 48)).save(picture)
+
+    with pytest.raises(DataError, match=f"{fault}.*put the old pictures back"):
+        replace(here, plan=plan).make()
+
+
+def test_a_picture_that_is_gone_in_between_is_told_as_such(
     place: MakePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = place()
     dataset = replace(here.plan.dataset, root=str(here.folder))
+    monkeypatch.setattr(variants, "refuse_changed_pictures", lambda *_: None)
 
     with pytest.raises(DataError, match="put the picture back"):
         replace(here, plan=replace(here.plan, dataset=dataset)).make()

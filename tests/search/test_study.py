@@ -10,7 +10,7 @@ import pytest
 from bench.database import Database
 from bench.errors import InputError, StudyMismatchError
 from bench.records import StudyPlan, WeightSource
-from bench.search.study import DEFAULT_RECIPE, load_study, open_study, refuse_changes
+from bench.search.study import DEFAULT_RECIPE, Tally, load_study, open_study, refuse_changes
 
 Change = Callable[[StudyPlan], StudyPlan]
 
@@ -230,6 +230,19 @@ def test_a_study_that_has_begun_otherwise_goes_on_as_it_began(
     study.ask()
 
     assert enqueued(open_study(deep_plan, database)) == FIRST[-2:]
+
+
+@pytest.mark.parametrize("ended", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+def test_of_equal_trials_the_first_is_the_best_and_a_later_one_no_improvement(
+    ended: tuple[int, ...],
+) -> None:
+    tally = Tally()
+    for number in ended:
+        trial = optuna.trial.create_trial(value=0.5)
+        trial.number = number
+        tally = tally.after(trial)
+
+    assert tally == Tally(finished=3, best=(0.5, 0), since_best=2)
 
 
 def test_a_study_that_is_not_there_is_told_with_those_that_are(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,13 @@ import pytest
 import torch
 
 from bench.data.splits import make_split
-from bench.errors import BenchError, DataError, NonFiniteLossError
+from bench.errors import (
+    BenchError,
+    DataError,
+    NonFiniteLossError,
+    ShortOfMemoryError,
+    WorkspaceError,
+)
 from bench.metrics import score_epoch
 from bench.records import (
     Conditions,
@@ -112,7 +119,12 @@ def test_a_trial_run_to_its_end_scores_each_folds_last_epoch(small_plan: StudyPl
 
 @pytest.mark.parametrize(
     ("error", "kind"),
-    [(NonFiniteLossError("nan"), NonFiniteLossError), (OSError("no disk"), BenchError)],
+    [
+        (NonFiniteLossError("nan"), NonFiniteLossError),
+        (MemoryError("no room"), ShortOfMemoryError),
+        (OSError(errno.ENOSPC, "no room"), WorkspaceError),
+        (OSError("no disk"), BenchError),
+    ],
 )
 def test_a_trial_that_fails_has_no_scores(
     small_plan: StudyPlan,
@@ -124,7 +136,7 @@ def test_a_trial_that_fails_has_no_scores(
         raise error
 
     monkeypatch.setattr(trainer_module, "fit", fails)
-    with pytest.raises(BenchError, match=str(error)) as caught:
+    with pytest.raises(BenchError, match=re.escape(str(error))) as caught:
         Trainer(small_plan).fold_scores(JOB)
     assert type(caught.value) is kind
 

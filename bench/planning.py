@@ -27,7 +27,7 @@ from bench.errors import WeightsError, WorkspaceError, did_you_mean
 from bench.models.backbones import describe_backbone
 from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
-from bench.promote.latency_limit import within_limit
+from bench.promote.latency_limit import limit_notes, within_limit
 from bench.records import (
     Arithmetic,
     Dataset,
@@ -139,9 +139,7 @@ class _Planner:
         # Asked before duplicates are tied, which puts pictures into groups that nobody gave.
         groups_given = any(picture.group is not None for picture in dataset.pictures)
         leak = _leak_of_groups(dataset)
-        space, limited = within_limit(
-            space, options.max_latency_ms, stored, dataset, self._device, self._listener
-        )
+        space, latencies_ms, limited = self._within_limit(space, dataset)
         weights = {name: self._weights(name, dataset) for name in space.backbones}
         if stored is None:
             self._store_pictures(dataset, space)
@@ -165,6 +163,7 @@ class _Planner:
             cache_bytes=int(options.cache_gb * 1e9),
             notes=(*_notes(dataset, split, weights, leak), *limited),
             further_splits=further_splits,
+            untrained_latencies_ms=latencies_ms,
         )
         if stored is None:
             return replace(plan, notes=(*plan.notes, *self._rounding_notes(plan)))
@@ -218,6 +217,23 @@ class _Planner:
                         f"the pictures cannot be stored in {cache}: {error}; make room there and "
                         "give the same command again, or choose another --workspace"
                     ) from error
+
+    def _within_limit(
+        self, space: SearchSpace, dataset: Dataset
+    ) -> tuple[SearchSpace, dict[str, float], list[str]]:
+        """Leave out what `--max-latency-ms` forbids; return the rest, latencies, and notes."""
+        most_ms, stored = self._options.max_latency_ms, self._stored
+        if most_ms is None or (stored and stored.settings.max_latency_ms != most_ms):
+            return space, {}, []  # another limit is a change of the study, which is refused
+        known_ms = stored.untrained_latencies_ms if stored else {}
+        space, latencies_ms = within_limit(
+            space, most_ms, dataset, self._device, self._listener, known_ms=known_ms
+        )
+        notes = limit_notes(latencies_ms, most_ms, self._device)
+        if not known_ms:
+            for note in notes:
+                self._listener.stage(note)
+        return space, latencies_ms, notes
 
     def _splits(self, dataset: Dataset, *, folds: int) -> tuple[Split, tuple[Split, ...]]:
         """The split that is searched on, and those of further protocols."""

@@ -433,6 +433,8 @@ class StudyPlan:
     cache_bytes: int = 0  # disk for stored activations; 0 computes them each time
     notes: tuple[str, ...] = ()
     further_splits: tuple[Split, ...] = ()  # under which the chosen recipes are trained again
+    # Of one picture, by backbone asked for, where `max_latency_ms` leaves the slow ones out.
+    untrained_latencies_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

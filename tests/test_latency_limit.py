@@ -79,13 +79,30 @@ def test_a_study_that_goes_on_does_not_measure_again(
     data: Path, database: Database, measured: list[tuple[str, ...]]
 ) -> None:
     """A second measurement might choose differently, and then the study could not go on."""
-    begun = plan(data, database)
+    begun = replace(plan(data, database), notes=("worded by an earlier version",))
     database.save_plan(begun, describe_environment(None))
 
     again = plan(data, database)
 
     assert len(measured) == 1
     assert (again.space, again.notes) == (begun.space, begun.notes)
+
+
+@pytest.mark.parametrize(("begun", "asked"), [(None, 10.0), (10.0, 60.0), (10.0, None)])
+def test_another_limit_is_refused_without_a_measurement(
+    data: Path,
+    database: Database,
+    measured: list[tuple[str, ...]],
+    begun: float | None,
+    asked: float | None,
+) -> None:
+    database.save_plan(plan(data, database, max_latency_ms=begun), describe_environment(None))
+    measured.clear()
+
+    with pytest.raises(StudyMismatchError, match=f"max_latency_ms: {begun} -> {asked}"):
+        plan(data, database, max_latency_ms=asked)
+
+    assert measured == []
 
 
 @pytest.mark.parametrize(

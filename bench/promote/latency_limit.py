@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.errors import InputError
@@ -11,71 +11,64 @@ from bench.latency import LatencyJob, LatencyProtocol, measure_many
 from bench.models.backbones import BackboneSpec, describe_backbone
 from bench.models.staged import build_model
 from bench.promote.export import ServingModel, export
-from bench.records import Box, Dataset, ResizeRule, StudyPlan, WeightSource
+from bench.records import Box, Dataset, ResizeRule, WeightSource
 from bench.runtime.metadata import ModelMetadata
 from bench.runtime.session import Device
 from bench.search.listener import Display
 from bench.space import SearchSpace
 
-_NOTE = "Limit of latency, ms,"
-
 
 def within_limit(
     space: SearchSpace,
-    most_ms: float | None,
-    stored: StudyPlan | None,
+    most_ms: float,
     dataset: Dataset,
     device: Device,
     listener: Display,
-) -> tuple[SearchSpace, tuple[str, ...]]:
-    """Leave out what `--max-latency-ms` forbids, if it is given; return the rest, and notes."""
-    if most_ms is None:
-        return space, ()
-    if stored is None:
-        return _within_latency(space, most_ms, dataset, device, listener)
-    # Measured once, when the study began: a second measurement might choose differently.
-    notes = tuple(note for note in stored.notes if note.startswith(_NOTE))
-    too_slow = {
-        name
-        for name in space.backbones
-        if name not in stored.weights and any(f": {name} takes " in note for note in notes)
-    }
-    # Any other that the study was not begun with is a change, which is refused.
-    return space.with_backbones([name for name in space.backbones if name not in too_slow]), notes
+    *,
+    known_ms: Mapping[str, float],
+) -> tuple[SearchSpace, dict[str, float]]:
+    """Leave out the backbones that take longer than `most_ms` for a picture.
 
+    They are measured once, when a study begins: a second measurement might choose differently.
+    What is in `known_ms` is not measured again, and if anything is, a backbone that is not is
+    kept: it was not asked for when the study began, so it is a change, which others refuse.
 
-def _within_latency(
-    space: SearchSpace, most_ms: float, dataset: Dataset, device: Device, listener: Display
-) -> tuple[SearchSpace, tuple[str, ...]]:
-    """Leave out the backbones that are too slow; return the rest, and a note on each.
+    Returns:
+        What is left, and the median latency of each backbone that was asked for, in ms.
 
     Raises:
         InputError: nothing is left.
     """
-    listener.stage(f"measuring untrained backbones on {device}, for --max-latency-ms {most_ms:g}")
-    latencies_ms = untrained_latencies_ms(
-        [describe_backbone(name) for name in space.backbones],
-        classes=dataset.classes,
-        image_size=space.image_size,
-        crop=dataset.crop,
-        resize=space.resize,
-        device=device,
-    )
-    notes = tuple(
-        f"{_NOTE} {most_ms:g}: {name} takes {ms:.1f} ms a picture on {device}"
-        + (", so it was not searched." if ms > most_ms else ".")
-        for name, ms in latencies_ms.items()
-    )
-    for note in notes:
-        listener.stage(note)
-    kept = [name for name, ms in latencies_ms.items() if ms <= most_ms]
+    latencies_ms = dict(known_ms)
+    if not latencies_ms:
+        listener.stage(
+            f"measuring untrained backbones on {device}, for --max-latency-ms {most_ms:g}"
+        )
+        latencies_ms = untrained_latencies_ms(
+            [describe_backbone(name) for name in space.backbones],
+            classes=dataset.classes,
+            image_size=space.image_size,
+            crop=dataset.crop,
+            resize=space.resize,
+            device=device,
+        )
+    kept = [name for name in space.backbones if not latencies_ms.get(name, 0.0) > most_ms]
     if not kept:
         raise InputError(
             f"no backbone is within --max-latency-ms {most_ms:g} on {device}: "
             + ", ".join(f"{name} {ms:.1f} ms" for name, ms in latencies_ms.items())
             + "; allow more, take a smaller --image-size, or another --backbone"
         )
-    return space.with_backbones(kept), notes
+    return space.with_backbones(kept), latencies_ms
+
+
+def limit_notes(latencies_ms: Mapping[str, float], most_ms: float, device: Device) -> list[str]:
+    """Say of each measured backbone how fast it is, and whether it was left out."""
+    return [
+        f"Limit of latency, ms, {most_ms:g}: {name} takes {ms:.1f} ms a picture on {device}"
+        + (", so it was not searched." if ms > most_ms else ".")
+        for name, ms in latencies_ms.items()
+    ]
 
 
 def untrained_latencies_ms(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from bench import pipeline, planning
+from bench import pipeline
 from bench.database import Database
 from bench.errors import StudyLockedError
 from bench.latency import LatencyProtocol
@@ -26,7 +26,7 @@ from bench.search.study import TARGET, open_study
 from bench.space import SearchSpace
 from bench.workspace import Workspace
 from tests.command import Bench, bench_heard_by
-from tests.tiny import BACKBONE, PLAIN, SPACE, write_pictures
+from tests.tiny import SPACE
 
 
 @pytest.fixture
@@ -98,28 +98,6 @@ def test_a_plan_is_made_by_the_owner_so_that_nobody_begins_the_study_otherwise_m
     monkeypatch.setattr(pipeline, "make_plan", prepares)
     with pytest.raises(Trained):
         search_pets(tmp_path, storage_url)
-
-
-def test_a_study_goes_on_with_the_arithmetic_that_it_was_begun_with(
-    monkeypatch: pytest.MonkeyPatch, database: Database, environment: Environment, tmp_path: Path
-) -> None:
-    pictures = write_pictures(tmp_path / "pictures")
-    options = SearchOptions(
-        study="pets", space="demo", backbones=(BACKBONE,), folds=2, image_size=32, device="cpu",
-        pretrained=False,
-    )  # fmt: skip
-
-    def planned() -> StudyPlan:
-        return planning.make_plan(
-            pictures, options, Workspace(tmp_path), database, SilentProgress()
-        )
-
-    monkeypatch.setattr(planning, "choose_arithmetic", lambda *_, **__: PLAIN)
-    database.save_plan(planned(), environment)
-    faster = replace(PLAIN, dtype="bfloat16")
-    monkeypatch.setattr(planning, "choose_arithmetic", lambda *_, **__: faster)
-
-    assert planned().arithmetic == {BACKBONE: PLAIN}
 
 
 # --- what others see ------------------------------------------------------------------------

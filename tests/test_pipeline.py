@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
-import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,15 +18,13 @@ import torch
 from PIL import Image
 
 import cli
-from bench import pipeline, planning
-from bench.data import pixel_cache, reading, store
-from bench.data.pixel_cache import PixelCache
+from bench import pipeline
+from bench.data import pixel_cache
 from bench.database import Database
 from bench.errors import (
     BenchError,
     DeviceError,
     ExportError,
-    MeasurementError,
     NonFiniteLossError,
     ParityError,
     ShortOfMemoryError,
@@ -36,16 +32,14 @@ from bench.errors import (
     WeightsError,
     WorkspaceError,
 )
-from bench.latency import LatencyJob, LatencyProtocol
-from bench.progress import SilentProgress, make_progress
+from bench.latency import LatencyProtocol
+from bench.progress import make_progress
 from bench.promote import latencies, promotion, seeds
 from bench.promote.further import FurtherProtocol
 from bench.promote.precisions import VariantChoice
 from bench.promote.retrain import retrain
 from bench.promote.select import Candidate, select
 from bench.records import (
-    Arithmetic,
-    LatencyRow,
     ModelRecord,
     ProtocolScores,
     StudyPlan,
@@ -55,16 +49,13 @@ from bench.records import (
     ranked,
 )
 from bench.results import load_plan
-from bench.runtime.machine import cpu_name
 from bench.runtime.predictor import Predictor
 from bench.runtime.preprocess import PictureSource, open_rgb
-from bench.runtime.session import machine_name
-from bench.search.options import SearchOptions
 from bench.training import trainer
 from bench.workspace import Workspace
 from tests.command import Outcome
-from tests.records import latency_row
-from tests.tiny import BACKBONE, CLASSES, PLAIN, write_pictures
+from tests.measured import fake_measurement
+from tests.tiny import BACKBONE, CLASSES, write_pictures
 
 
 @dataclass(frozen=True)
@@ -107,29 +98,6 @@ def search(pictures: Path, workspace: Path, *more: str) -> Outcome:
         "--device", "cpu", "--crop", "none", "--pruner", "none", "--no-pretrained", "--json",
         "--variants", "fp32", "--workspace", str(workspace), *more,
     )  # fmt: skip
-
-
-def fake_measurement(
-    jobs: Sequence[LatencyJob],
-    *,
-    protocol: LatencyProtocol,
-    progress: Callable[[LatencyJob, int, int], None],
-) -> tuple[LatencyRow, ...]:
-    """Rows without measuring: processes that time a model are tested elsewhere."""
-    return tuple(
-        latency_row(
-            model=job.model,
-            path=str(job.path),
-            architecture_key=job.architecture_key,
-            device=job.device,
-            scope=job.scope,
-            machine=machine_name(),
-            device_name=cpu_name(),
-            precision=job.precision,
-            batch_size=job.batch_size,
-        )
-        for job in jobs
-    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -177,31 +145,6 @@ def test_standard_output_is_one_json_document_and_the_rest_went_to_standard_erro
 
 def test_a_given_space_is_told_with_what_it_takes_pictures_for(place: Place) -> None:
     assert "search space: demo (spectrograms: no flips, no colour changes)\n" in place.first.err
-
-
-@pytest.mark.parametrize(
-    ("given", "is_demo", "told"),
-    [
-        (None, False, "cpu (spectrograms: no flips, no colour changes; choose another with --space,"
-         " such as photo)"),
-        (None, True, "demo (spectrograms: no flips, no colour changes; choose another with "
-         "--space)"),
-        ("photo", False, "photo (photos: flips and colour changes)"),
-    ],
-)  # fmt: skip
-def test_a_space_is_told_with_what_it_takes_pictures_for(
-    given: str | None, is_demo: bool, told: str
-) -> None:
-    class Listener(SilentProgress):
-        def stage(self, text: str) -> None:
-            said.append(text)
-
-    said: list[str] = []
-    planning.choose_space(
-        SearchOptions(space=given), device="cpu", is_demo=is_demo, listener=Listener()
-    )
-
-    assert said == [f"search space: {told}"]
 
 
 def test_every_stage_is_told_when_it_begins(place: Place) -> None:
@@ -279,83 +222,6 @@ def test_one_file_of_each_graph_is_measured(place: Place) -> None:
     assert rows == [("cpu", "model", 1), ("cpu", "model", 8), ("cpu", "end-to-end", 1)]
 
 
-def measured_again(
-    place: Place, workspace: Workspace, known: Sequence[LatencyRow]
-) -> tuple[LatencyRow, ...]:
-    """What is measured of a study's models where these rows are known already."""
-    with Database.open(workspace.default_storage) as database:
-        database.save_latencies(known)
-        return latencies.measure_models(
-            place.report.models,
-            workspace,
-            database,
-            make_progress(quiet=True),
-            LatencyProtocol(processes=1),
-        )
-
-
-@pytest.mark.parametrize(
-    ("change", "measured"),
-    [
-        ({}, 0),
-        ({"machine": ""}, 0),  # a row of an early version, on the same processor
-        ({"machine": "Another CPU, 64 cores"}, 1),
-        ({"machine": "", "device_name": "Another CPU"}, 1),
-    ],
-)
-def test_rows_of_another_machine_are_not_taken_for_this_ones(
-    place: Place, tmp_path: Path, change: dict[str, str], measured: int
-) -> None:
-    first, *others = place.report.latencies
-    rows = measured_again(place, Workspace(tmp_path), [replace(first, **change), *others])
-    assert len(rows) == measured
-
-
-@pytest.mark.parametrize(
-    ("processes", "measured", "said"),
-    [(1, 0, ""), (2, 3, "3 latency rows were measured with --quick-latency, and will be replaced")],
-)
-def test_rows_of_a_quick_measurement_are_replaced_by_a_full_one_and_that_is_told(
-    place: Place,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    processes: int,
-    measured: int,
-    said: str,
-) -> None:
-    workspace = Workspace(tmp_path)
-    with Database.open(workspace.default_storage) as database:
-        database.save_latencies(place.report.latencies)  # of one process each
-        rows = latencies.measure_models(
-            place.report.models,
-            workspace,
-            database,
-            make_progress(quiet=False),
-            LatencyProtocol(processes=processes),
-        )
-
-    assert len(rows) == measured
-    assert said in " ".join(capsys.readouterr().err.split())
-
-
-def test_a_latency_that_cannot_be_measured_does_not_cost_the_others(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def hanging(jobs: Sequence[LatencyJob], **others: Any) -> tuple[LatencyRow, ...]:
-        if jobs[0].batch_size == 8:
-            raise MeasurementError("it hung")
-        return fake_measurement(jobs, **others)
-
-    monkeypatch.setattr(latencies, "measure_many", hanging)
-    workspace = Workspace(tmp_path)
-    with pytest.raises(MeasurementError, match="it hung"):
-        measured_again(place, workspace, [])
-
-    with Database.open(workspace.default_storage) as database:
-        kept = database.load_latencies([path for m in place.report.models for path in m.paths])
-    assert [(row.scope, row.batch_size) for row in kept] == [("model", 1), ("end-to-end", 1)]
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_what_was_searched_on_a_gpu_is_not_promoted_without_one(
     place: Place, monkeypatch: pytest.MonkeyPatch
@@ -392,15 +258,6 @@ def promoted_again(place: Place) -> StudyReport:
             protocol=LatencyProtocol(processes=1),
             variants=VariantChoice(),
         )
-
-
-def test_on_a_gpu_the_network_is_measured_with_copying_and_without(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(latencies, "cuda_works", lambda: (True, "pretended"))
-    rows = measured_again(place, Workspace(tmp_path), [])
-    on_gpu = {(row.scope, row.batch_size) for row in rows if row.device == "cuda"}
-    assert on_gpu >= {("model", 1), ("device", 1), ("end-to-end", 1)}
 
 
 # --- what it left behind --------------------------------------------------------------------
@@ -659,68 +516,8 @@ def test_a_rounding_store_states_its_error_in_the_output_and_in_the_report(
     assert note in told.err
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_a_disk_that_cannot_take_the_pictures_is_told_with_what_to_do(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    def refuse(*_: object) -> int:
-        raise OSError(number, os.strerror(number))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store.os, "pwrite", refuse)
-        told = search(place.pictures, tmp_path)
-
-    assert told.code == WorkspaceError.exit_code
-    assert os.strerror(number) in told.err
-    assert f"{tmp_path / 'cache'}" in told.err and "make room" in told.err
-    assert "Traceback" not in told.err
-    assert not list(tmp_path.glob("cache/decoded/*.part")), "what it wrote would keep the disk full"
-
-
-def test_a_begun_study_stores_its_pictures_again_where_they_are_gone(
-    place: Place, tmp_path: Path
-) -> None:
-    shutil.copytree(place.workspace, tmp_path / "runs")
-    shutil.rmtree(tmp_path / "runs" / "cache" / "decoded")
-
-    told = search(place.pictures, tmp_path / "runs", "--trials", TRIALS)
-
-    assert told.code == 0, told.err
-    assert told.err.count("storing") == 1
-
-
-def test_pixels_are_given_back_before_formats_are_timed(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[str] = []
-
-    class Noting(PixelCache):
-        def clear(self) -> None:
-            done.append("cleared")
-            super().clear()
-
-    def choose(*_: object, **__: object) -> Arithmetic:
-        done.append("timed")
-        return PLAIN
-
-    monkeypatch.setattr(planning, "PixelCache", Noting)
-    monkeypatch.setattr(planning, "choose_arithmetic", choose)
-    told = search(place.pictures, tmp_path, "--trials", "1", "--no-promote")
-    assert told.code == 0, told.err
-    assert done[0] == "cleared" and done[-1] == "timed"
-
-
 def no_decoding(source: PictureSource) -> Image.Image:
     raise AssertionError(f"{source!s} was decoded when it was read")
-
-
-def test_a_study_that_goes_on_decodes_no_picture(
-    place: Place, no_training: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pixel_cache, "open_rgb", no_decoding)
-    monkeypatch.setattr(reading, "open_rgb", no_decoding)
-    told = search(place.pictures, place.workspace, "--trials", TRIALS, "--no-promote")
-    assert told.code == 0, told.err
 
 
 def test_a_picture_more_is_another_data_set(
@@ -896,30 +693,3 @@ def test_the_winner_is_trained_again_under_a_further_protocol_once(
     markdown = Path(json.loads(written.out)["report"]).read_text()
     assert "A random split would have promised" in markdown
     assert "One recipe under several protocols" in markdown
-
-
-@pytest.mark.parametrize(("load", "busy"), [(0.4, False), (2.9, False), (3.1, True)])
-def test_a_machine_is_busy_from_one_and_a_half_programs_a_core(
-    monkeypatch: pytest.MonkeyPatch, load: float, busy: bool
-) -> None:
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
-    monkeypatch.setattr(planning, "usable_cores", lambda: 2)
-    assert planning._load_if_busy() == (load if busy else None)
-
-
-def test_a_busy_machine_is_told_of_and_formats_are_timed_accordingly(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "getloadavg", lambda: (6.2, 0.0, 0.0))
-    monkeypatch.setattr(planning, "usable_cores", lambda: 2)
-    timed_when_busy: list[bool] = []
-
-    def choose(*_: object, busy: bool) -> Arithmetic:
-        timed_when_busy.append(busy)
-        return PLAIN
-
-    monkeypatch.setattr(planning, "choose_arithmetic", choose)
-    told = search(place.pictures, tmp_path, "--trials", "1", "--no-promote")
-    assert told.code == 0, told.err
-    assert timed_when_busy == [True]
-    assert "load 6.2 on 2 cores" in told.err

@@ -43,8 +43,8 @@ from bench.search.options import SearchOptions
 from bench.search.study import refuse_changes
 from bench.space import SearchSpace, load_space
 from bench.training.arithmetic import Device, choose_arithmetic, choose_device
+from bench.training.networks import StudyNetworks
 from bench.training.rounding import measure_rounding
-from bench.training.trainer import Trainer
 from bench.words import counted
 from bench.workspace import DISK_ERRORS, Workspace, as_study_name, usable_cores
 
@@ -295,8 +295,8 @@ class _Planner:
         """State what rounding stored activations does to each backbone, where they are rounded."""
         if plan.settings.store == "exact":
             return ()
-        trainer = Trainer(plan)
-        notes = tuple(str(measure_rounding(trainer, backbone)) for backbone in plan.weights)
+        networks = StudyNetworks(plan)
+        notes = tuple(str(measure_rounding(networks, backbone)) for backbone in plan.weights)
         for note in notes:
             self._listener.stage(note)
         return notes

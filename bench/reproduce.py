@@ -34,8 +34,8 @@ from bench.records import (
 from bench.results import load_plan, load_trials
 from bench.training.arithmetic import choose_device
 from bench.training.conditions import threads_as
-from bench.training.folds import FoldResult, fold_file, read_fold
-from bench.training.trainer import Trainer, training_identity
+from bench.training.folds import FoldResult, fold_file, read_own_fold
+from bench.training.trainer import Trainer
 from bench.workspace import Workspace
 
 Verdict = Literal["equal to the last bit", "within the fold spread", "different"]
@@ -285,9 +285,7 @@ def _predictions(
     workspace: Workspace, plan: StudyPlan, record: TrialRecord, fold: int
 ) -> FoldResult | None:
     """What a workspace holds of a fold, unless it is of another training of that name."""
-    result = read_fold(fold_file(workspace, plan.study, record.number, fold))
-    identity = training_identity(plan, record.recipe)
-    return result if result is not None and result.identity == identity else None
+    return read_own_fold(fold_file(workspace, plan.study, record.number, fold), plan, record.recipe)
 
 
 def _with_predictions(

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -234,8 +233,3 @@ def search(
 
     study.optimize(objective, n_trials=trials, callbacks=[lambda study, trial: on_trial(study)])
     return study
-
-
-def timm_network(architecture: str, classes: int) -> nn.Module:
-    """A pretrained network from the hub, as most scripts begin."""
-    return timm.create_model(architecture, pretrained=True, num_classes=classes)

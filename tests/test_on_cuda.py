@@ -87,11 +87,11 @@ def test_steps_recorded_for_one_trial_serve_the_next_ones(
     other = replace(wanted, learning_rate=1e-2, weight_decay=0.3, label_smoothing=0.1, mixup=0.0)
     all_events(busy, TrialJob(number=0, recipe=other))
     all_events(busy, TrialJob(number=1, recipe=recipe(0)))
-    (learner,) = (kept for key, kept in busy._learners.items() if key.freeze_depth == 3)
+    learner = busy.learners.get(wanted, micro_batches=1)
 
     after_others = all_events(busy, TrialJob(number=2, recipe=wanted))
 
-    assert learner in busy._learners.values()
+    assert busy.learners.get(wanted, micro_batches=1) is learner
     new = all_events(alone, TrialJob(number=2, recipe=wanted))
     assert isinstance(new[-1], TrialDone), new[-1]
     # The first steps of a new learner are no recorded ones.
@@ -132,7 +132,7 @@ def test_a_gpu_that_has_room_keeps_views_off_the_disk(plan: StudyPlan, tmp_path:
         assert isinstance(
             all_events(trainer, TrialJob(number=depth, recipe=recipe(depth)))[-1], TrialDone
         )
-    assert trainer._cache._resident
+    assert trainer.networks.give_up_memory()
     assert not list(tmp_path.glob("cache/activations/*/rows.bin"))
 
 
@@ -143,8 +143,8 @@ def test_stored_activations_are_near_the_computed_ones(plan: StudyPlan, depth: i
     read = []
     for cache_bytes in (0, 10**9):
         trainer = Trainer(replace(plan, cache_bytes=cache_bytes))
-        model = trainer.model(chosen, seed=0)
-        store = trainer.activations(chosen.backbone, model.boundary(depth))
+        model = trainer.networks.model(chosen, seed=0)
+        store = trainer.networks.activations(chosen.backbone, model.boundary(depth))
         read.append(store.read(pictures, policy=chosen.augmentation, view=0).float().cpu())
     # In other batches, cuDNN chooses other algorithms, which round otherwise.
     torch.testing.assert_close(read[0], read[1], rtol=1e-3, atol=1e-3)

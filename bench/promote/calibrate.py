@@ -23,8 +23,7 @@ from bench.statistics.calibration import (
     is_determined,
     with_temperature,
 )
-from bench.training.folds import FoldResult, fold_file, read_fold
-from bench.training.trainer import training_identity
+from bench.training.folds import FoldResult, fold_file, read_own_fold
 from bench.workspace import Workspace
 
 
@@ -81,10 +80,13 @@ def with_test_effect(
 
 def out_of_fold(plan: StudyPlan, candidate: Candidate) -> tuple[FoldResult, ...]:
     """Read the finished folds of a trial that are of this very training, in their order."""
-    workspace, identity = Workspace(Path(plan.workspace)), training_identity(plan, candidate.recipe)
-    numbers = range(len(plan.split.folds))
-    found = [read_fold(fold_file(workspace, plan.study, candidate.trial, n)) for n in numbers]
-    return tuple(fold for fold in found if fold is not None and fold.identity == identity)
+    workspace = Workspace(Path(plan.workspace))
+    files = (
+        fold_file(workspace, plan.study, candidate.trial, fold)
+        for fold in range(len(plan.split.folds))
+    )
+    found = (read_own_fold(file, plan, candidate.recipe) for file in files)
+    return tuple(fold for fold in found if fold is not None)
 
 
 def _cross_fitted(

@@ -21,7 +21,8 @@ from bench.records import (
     TrialJob,
     fingerprint_of,
 )
-from bench.training.trainer import Trainer, training_identity
+from bench.training.folds import training_identity
+from bench.training.trainer import Trainer
 
 _BATCH = 32  # test pictures predicted at a time
 
@@ -83,7 +84,7 @@ class FurtherProtocol:
         dataset = self._plan.dataset
         test = np.asarray(self._plan.split.test, dtype=np.int64)
         model = retrain(self._trainer, candidate).model
-        images = self._trainer.images(candidate.recipe.backbone)
+        images = self._trainer.networks.images(candidate.recipe.backbone)
         labels = np.asarray(dataset.labels, dtype=np.int64)[test]
         rows = []
         with torch.inference_mode():

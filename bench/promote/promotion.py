@@ -29,7 +29,8 @@ from bench.records import (
 from bench.runtime.metadata import ModelMetadata, Normalisation, Provenance, Weights
 from bench.runtime.predictor import Predictor
 from bench.runtime.session import Device
-from bench.training.trainer import Trainer, training_identity
+from bench.training.folds import training_identity
+from bench.training.trainer import Trainer
 from bench.words import counted
 from bench.workspace import Workspace, atomic_path, package_versions, write_atomic
 
@@ -73,7 +74,7 @@ def promote_candidate(
         parity = verify(
             retrained.model,
             draft,
-            trainer.images(candidate.recipe.backbone).read(test),
+            trainer.networks.images(candidate.recipe.backbone).read(test),
             np.asarray(plan.dataset.labels, dtype=np.int64)[test],
             temperature=temperature,
         )
@@ -88,7 +89,7 @@ def promote_candidate(
         recipe=candidate.recipe,
         architecture=retrained.model.spec.architecture,
         weights=str(plan.weights[candidate.recipe.backbone]),
-        image_size=trainer.images(candidate.recipe.backbone).image_size,
+        image_size=trainer.networks.images(candidate.recipe.backbone).image_size,
         path=file.relative_to(workspace.root).as_posix(),
         size_bytes=file.stat().st_size,
         parameters=sum(p.numel() for p in serving.network.parameters()),
@@ -139,10 +140,10 @@ def _read_finished(folder: Path, candidate: Candidate, identity: str) -> ModelRe
 
 
 def _metadata(trainer: Trainer, candidate: Candidate, temperature: float) -> ModelMetadata:
-    plan, spec = trainer.plan, trainer.spec(candidate.recipe.backbone)
+    plan, spec = trainer.plan, trainer.networks.spec(candidate.recipe.backbone)
     return ModelMetadata(
         classes=plan.dataset.classes,
-        geometry=trainer.geometry(candidate.recipe.backbone),
+        geometry=trainer.networks.geometry(candidate.recipe.backbone),
         normalisation=Normalisation(mean=spec.mean, std=spec.std),
         temperature=temperature,
         provenance={

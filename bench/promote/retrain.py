@@ -13,9 +13,10 @@ from bench.models.staged import StagedModel
 from bench.promote.select import Candidate
 from bench.records import Recipe
 from bench.training.activations import Indices
+from bench.training.folds import fold_seed
 from bench.training.loop import Schedule, fit
 from bench.training.memory import is_out_of_memory
-from bench.training.trainer import Trainer, fold_seed
+from bench.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)

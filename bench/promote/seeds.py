@@ -12,7 +12,8 @@ from bench.promote.retrain import retrain
 from bench.promote.select import Candidate
 from bench.records import SeedRun, fingerprint_of, from_json, to_json
 from bench.runtime.metadata import ModelMetadata
-from bench.training.trainer import Trainer, training_identity
+from bench.training.folds import training_identity
+from bench.training.trainer import Trainer
 from bench.workspace import Workspace, write_atomic
 
 
@@ -56,7 +57,7 @@ def _train(
     retrained = retrain(trainer, candidate, run=number)
     metadata = ModelMetadata(
         classes=plan.dataset.classes,
-        geometry=trainer.geometry(candidate.recipe.backbone),
+        geometry=trainer.networks.geometry(candidate.recipe.backbone),
         temperature=temperature,
     )
     with tempfile.TemporaryDirectory() as folder:

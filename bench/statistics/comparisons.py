@@ -44,11 +44,6 @@ class Comparison:
         return words[likeliest] if self.probabilities[likeliest] >= DECIDED else "undecided"
 
     @property
-    def is_tie(self) -> bool:
-        """Whether the data do not tell the two apart, or tell that they are the same."""
-        return self.verdict in ("undecided", "equal in practice")
-
-    @property
     def beyond_chance(self) -> bool:
         """Whether the 95 % interval of the difference excludes 0: the two-sided test at 5 %."""
         interval = self.difference.interval

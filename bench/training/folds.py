@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.records import EpochScores, from_json, to_json
+from bench.records import EpochScores, Recipe, StudyPlan, fingerprint_of, from_json, to_json
+from bench.training.conditions import NUMERICS
 from bench.workspace import Workspace, write_atomic
 
 
@@ -39,6 +40,13 @@ def fold_file(
     workspace: Workspace, study: str, trial: int, fold: int, further_protocol: str | None = None
 ) -> Path:
     return workspace.trial(study, trial, further_protocol) / f"fold-{fold}.npz"
+
+
+def read_own_fold(file: Path, plan: StudyPlan, recipe: Recipe) -> FoldResult | None:
+    """Read a finished fold; None also where it is that of another training, whoever stored it."""
+    result = read_fold(file)
+    same = result is not None and result.identity == training_identity(plan, recipe)
+    return result if same else None
 
 
 def write_fold(file: Path, result: FoldResult) -> None:
@@ -73,3 +81,32 @@ def _read(file: Path) -> FoldResult:
             # Early versions did not store it.
             micro_batches=int(stored["micro_batches"]) if "micro_batches" in stored else 1,
         )
+
+
+def fold_seed(seed: int, trial: int, fold: int) -> int:
+    """A seed that depends on nothing but the study's seed, the trial and the fold."""
+    return int(np.random.SeedSequence([seed, trial, fold]).generate_state(1)[0])
+
+
+def training_identity(plan: StudyPlan, recipe: Recipe) -> str:
+    """Identity of all that a training's numbers depend on besides its seed.
+
+    A workspace can outlive its database, and a study's name can be used again.
+    """
+    arithmetic = plan.arithmetic[recipe.backbone]
+    return fingerprint_of(
+        (
+            recipe,
+            replace(plan.settings, pruner=""),
+            plan.split.fingerprint,
+            plan.weights[recipe.backbone],
+            NUMERICS,
+            # By name, for recorded steps give the same numbers: `graphs` is none of it.
+            {
+                "channels_last": arithmetic.channels_last,
+                "device": arithmetic.device,
+                "dtype": arithmetic.dtype,
+                "reason": "",
+            },
+        )
+    )

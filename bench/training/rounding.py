@@ -14,8 +14,8 @@ from bench.records import PARTS, Recipe, StudyPlan
 from bench.training.activations import Indices
 from bench.training.arithmetic import autocast
 from bench.training.half import rounded
+from bench.training.networks import StudyNetworks
 from bench.training.probe import fit_probe
-from bench.training.trainer import Trainer
 
 _PICTURES = 32
 
@@ -51,16 +51,16 @@ class ActivationRounding:
 
 
 @torch.no_grad()
-def measure_rounding(trainer: Trainer, backbone: str) -> ActivationRounding:
+def measure_rounding(networks: StudyNetworks, backbone: str) -> ActivationRounding:
     """Round the activations of some development pictures, and see what comes of it.
 
     The head is fitted to these very pictures, because a random one hardly tells them apart.
     """
-    plan, pixels = trainer.plan, trainer.pixels(backbone)
+    plan, pixels = networks.plan, networks.pixels(backbone)
     pictures = _some_of_each_class(plan)
     labels = np.asarray(plan.dataset.labels, dtype=np.int64)[pictures]
-    model = trainer.model(Recipe(backbone=backbone, freeze_depth=PARTS), plan.settings.seed).eval()
-    frozen = trainer.frozen_part(backbone)
+    model = networks.model(Recipe(backbone=backbone, freeze_depth=PARTS), plan.settings.seed).eval()
+    frozen = networks.frozen_part(backbone)
     at, activations = 0, pixels.read(pictures, policy="none", view=0)
     exact = {}
     for boundary in sorted({model.boundary(depth) for depth in range(1, PARTS + 1)} - {0}):

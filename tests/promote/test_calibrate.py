@@ -13,8 +13,7 @@ from scipy.special import softmax
 from bench.promote.calibrate import fit_calibration, with_test_effect
 from bench.promote.select import Candidate
 from bench.records import Predictions, Recipe, StudyPlan
-from bench.training.folds import FoldResult, fold_file, write_fold
-from bench.training.trainer import training_identity
+from bench.training.folds import FoldResult, fold_file, training_identity, write_fold
 from bench.workspace import Workspace
 from tests.tiny import BACKBONE, make_plan, write_pictures
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bench.records import StudyPlan
+from bench.training.networks import StudyNetworks
 from bench.training.rounding import measure_rounding
-from bench.training.trainer import Trainer
 from tests.tiny import BACKBONE, PLAIN, make_plan, write_pictures
 
 
@@ -17,7 +17,7 @@ def plan(tmp_path: Path) -> StudyPlan:
 
 
 def test_the_error_of_every_depth_and_its_worst_effect_are_stated(plan: StudyPlan) -> None:
-    rounding = measure_rounding(Trainer(plan), BACKBONE)
+    rounding = measure_rounding(StudyNetworks(plan), BACKBONE)
 
     assert list(rounding.relative_rms) == [1, 2, 3, 4, 5]
     assert all(1e-5 < error < 2**-11 for error in rounding.relative_rms.values())
@@ -31,7 +31,7 @@ def test_the_error_of_every_depth_and_its_worst_effect_are_stated(plan: StudyPla
 def test_where_activations_have_16_bits_nothing_changes_and_that_is_said(plan: StudyPlan) -> None:
     halved = replace(plan, arithmetic={BACKBONE: replace(PLAIN, dtype="bfloat16")})
 
-    rounding = measure_rounding(Trainer(halved), BACKBONE)
+    rounding = measure_rounding(StudyNetworks(halved), BACKBONE)
 
     assert set(rounding.relative_rms.values()) == {0.0}
     assert rounding.probability == 0.0

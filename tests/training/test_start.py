@@ -17,6 +17,7 @@ from bench.records import BatchNormMode, Recipe, TrialJob
 from bench.training import trainer as trainer_module
 from bench.training.learner import Learner, batches
 from bench.training.loop import predict
+from bench.training.networks import StudyNetworks
 from bench.training.start import Start, find_start
 from bench.training.trainer import Trainer
 from tests.tiny import BACKBONE, PLAIN, all_events, make_plan, write_pictures
@@ -26,41 +27,41 @@ BATCH = 8
 
 
 @pytest.fixture(scope="module")
-def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+def networks(tmp_path_factory: pytest.TempPathFactory) -> StudyNetworks:
     folder = tmp_path_factory.mktemp("start")
-    return Trainer(make_plan(write_pictures(folder / "pictures"), folder / "runs"))
+    return StudyNetworks(make_plan(write_pictures(folder / "pictures"), folder / "runs"))
 
 
 @pytest.fixture
-def train(trainer: Trainer) -> np.ndarray:
-    return np.asarray(trainer.plan.split.training_part(0), dtype=np.int64)
+def train(networks: StudyNetworks) -> np.ndarray:
+    return np.asarray(networks.plan.split.training_part(0), dtype=np.int64)
 
 
-def found(trainer: Trainer, recipe: Recipe, train: np.ndarray) -> tuple[StagedModel, Start]:
+def found(networks: StudyNetworks, recipe: Recipe, train: np.ndarray) -> tuple[StagedModel, Start]:
     """A model after the search for its start, and the start."""
-    model = trainer.model(recipe, seed=1)
+    model = networks.model(recipe, seed=1)
     boundary = model.boundary(recipe.freeze_depth)
-    activations = trainer.activations(recipe.backbone, boundary)
-    labels = np.asarray(trainer.plan.dataset.labels, dtype=np.int64)
+    activations = networks.activations(recipe.backbone, boundary)
+    labels = np.asarray(networks.plan.dataset.labels, dtype=np.int64)
     return model, find_start(model, activations, boundary, labels, train, BATCH, PLAIN)
 
 
-def accuracy(trainer: Trainer, model: StagedModel, pictures: np.ndarray) -> float:
-    activations = trainer.activations(BACKBONE, 2)
+def accuracy(networks: StudyNetworks, model: StagedModel, pictures: np.ndarray) -> float:
+    activations = networks.activations(BACKBONE, 2)
     probabilities_nk = predict(Learner(model, 2, PLAIN), activations, pictures, BATCH)
-    labels = np.asarray(trainer.plan.dataset.labels)[pictures]
+    labels = np.asarray(networks.plan.dataset.labels)[pictures]
     return float((probabilities_nk.argmax(axis=1) == labels).mean())
 
 
 def test_updating_normalisations_begin_with_the_mean_of_the_batches_statistics(
-    trainer: Trainer, train: np.ndarray
+    networks: StudyNetworks, train: np.ndarray
 ) -> None:
-    model = trainer.model(RECIPE, seed=1)
-    activations = trainer.activations(BACKBONE, 2)
+    model = networks.model(RECIPE, seed=1)
+    activations = networks.activations(BACKBONE, 2)
     seen: list[torch.Tensor] = []
     first = model.updating_norms()[0]
     hook = first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    labels = np.asarray(trainer.plan.dataset.labels, dtype=np.int64)
+    labels = np.asarray(networks.plan.dataset.labels, dtype=np.int64)
 
     start = find_start(model, activations, 2, labels, train, BATCH, PLAIN)
     hook.remove()
@@ -73,12 +74,12 @@ def test_updating_normalisations_begin_with_the_mean_of_the_batches_statistics(
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
 def test_the_start_is_the_same_whether_activations_are_stored_first_there_already_or_never_stored(
-    trainer: Trainer, train: np.ndarray, tmp_path: Path, depth: int
+    networks: StudyNetworks, train: np.ndarray, tmp_path: Path, depth: int
 ) -> None:
     recipe = replace(RECIPE, freeze_depth=depth)
-    storing = Trainer(replace(trainer.plan, workspace=str(tmp_path), cache_bytes=10**9))
+    storing = StudyNetworks(replace(networks.plan, workspace=str(tmp_path), cache_bytes=10**9))
 
-    _, never = found(trainer, recipe, train)
+    _, never = found(networks, recipe, train)
     _, first = found(storing, recipe, train)
     _, again = found(storing, recipe, train)
 
@@ -94,11 +95,11 @@ def test_the_start_is_the_same_whether_activations_are_stored_first_there_alread
     [(2, "updating", True), (2, "frozen", False), (5, "updating", False)],
 )
 def test_only_what_training_would_update_is_adapted(
-    trainer: Trainer, train: np.ndarray, depth: int, batch_norm: BatchNormMode, adapted: bool
+    networks: StudyNetworks, train: np.ndarray, depth: int, batch_norm: BatchNormMode, adapted: bool
 ) -> None:
     recipe = replace(RECIPE, freeze_depth=depth, batch_norm=batch_norm)
-    before = trainer.model(recipe, seed=1).state_dict()
-    model, start = found(trainer, recipe, train)
+    before = networks.model(recipe, seed=1).state_dict()
+    model, start = found(networks, recipe, train)
 
     changed = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
     assert bool(start.statistics) == bool(changed) == adapted
@@ -110,40 +111,40 @@ def test_only_what_training_would_update_is_adapted(
 
 
 def test_normalisations_go_on_with_the_momentum_that_they_had(
-    trainer: Trainer, train: np.ndarray
+    networks: StudyNetworks, train: np.ndarray
 ) -> None:
-    model, _ = found(trainer, RECIPE, train)
+    model, _ = found(networks, RECIPE, train)
     assert {norm.momentum for norm in model.updating_norms()} == {0.1}
 
     unreadable = SimpleNamespace(read=lambda *_, **__: 1 / 0)
-    labels = np.asarray(trainer.plan.dataset.labels, dtype=np.int64)
+    labels = np.asarray(networks.plan.dataset.labels, dtype=np.int64)
     with pytest.raises(ZeroDivisionError):
         find_start(model, cast(Any, unreadable), 2, labels, train, BATCH, PLAIN)
     assert {norm.momentum for norm in model.updating_norms()} == {0.1}, "also after a failure"
 
 
 def test_a_started_model_knows_its_pictures_before_it_is_trained(
-    trainer: Trainer, train: np.ndarray
+    networks: StudyNetworks, train: np.ndarray
 ) -> None:
     """A head that was fitted to features of the old statistics does not, once they are new."""
-    _, start = found(trainer, RECIPE, train)
-    model = trainer.model(RECIPE, seed=1)
+    _, start = found(networks, RECIPE, train)
+    model = networks.model(RECIPE, seed=1)
     start.apply(model)
-    assert accuracy(trainer, model, train) > 0.95
+    assert accuracy(networks, model, train) > 0.95
 
-    _, frozen = found(trainer, replace(RECIPE, batch_norm="frozen"), train)
+    _, frozen = found(networks, replace(RECIPE, batch_norm="frozen"), train)
     frozen.probe.start(model.classifier)
-    assert accuracy(trainer, model, train) < 0.9
+    assert accuracy(networks, model, train) < 0.9
 
 
 def test_a_started_model_gives_the_probes_classes_less_surely(
-    trainer: Trainer, train: np.ndarray
+    networks: StudyNetworks, train: np.ndarray
 ) -> None:
     """A sure head leaves the parts before it nothing to learn."""
-    model, start = found(trainer, RECIPE, train)
+    model, start = found(networks, RECIPE, train)
 
     def probabilities() -> np.ndarray:
-        activations = trainer.activations(BACKBONE, 2)
+        activations = networks.activations(BACKBONE, 2)
         return predict(Learner(model, 2, PLAIN), activations, train, BATCH)
 
     start.apply(model)
@@ -183,8 +184,10 @@ def test_a_start_is_found_once_for_all_trials_that_adapt_the_same(
     assert depths.count(0) == 2
 
 
-def test_networks_without_batch_normalisation_begin_with_a_head_alone(trainer: Trainer) -> None:
-    model = trainer.model(RECIPE, seed=1)
+def test_networks_without_batch_normalisation_begin_with_a_head_alone(
+    networks: StudyNetworks,
+) -> None:
+    model = networks.model(RECIPE, seed=1)
     for name, module in list(model.network.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
             model.network.set_submodule(name, nn.Identity())

@@ -16,6 +16,7 @@ from bench.records import Arithmetic, Recipe, Store, StudyPlan, TrialJob, Weight
 from bench.training.activations import ComputedActivations, Indices
 from bench.training.frozen import FrozenPart
 from bench.training.half import rounded
+from bench.training.networks import StudyNetworks
 from bench.training.stored import ActivationCache, Entry, EntryKey, StoredActivations
 from bench.training.trainer import Trainer
 from tests.tiny import PLAIN, all_events, make_plan, timeless, write_pictures
@@ -46,10 +47,10 @@ def with_backbone(
 
 
 def activations(plan: StudyPlan, recipe: Recipe, pictures: Indices, view: int) -> torch.Tensor:
-    """Activations of a fresh trainer, as a new process would read them."""
-    trainer = Trainer(plan)
-    model = trainer.model(recipe, seed=0)
-    store = trainer.activations(recipe.backbone, model.boundary(recipe.freeze_depth))
+    """Activations as a new process would read them."""
+    networks = StudyNetworks(plan)
+    model = networks.model(recipe, seed=0)
+    store = networks.activations(recipe.backbone, model.boundary(recipe.freeze_depth))
     return store.read(pictures, policy=recipe.augmentation, view=view)
 
 
@@ -90,13 +91,13 @@ def test_entries_in_memory_equal_computed_ones_and_leave_the_disk_alone(
     """As on a GPU: pixels too, and from whichever boundary is there."""
     plan = with_backbone(plan, "test_resnet")
     plan = replace(plan, settings=replace(plan.settings, store=store))
-    trainer = Trainer(plan)
+    networks = StudyNetworks(plan)
     cache = ActivationCache(
         Path(plan.workspace) / "memory", disk_bytes=0, memory_bytes=DISK_BYTES, device="cpu"
     )
     batch = np.asarray(plan.split.development[5:0:-1])
     for depth in (4, 0, 2, 5):
-        pixels, frozen = trainer.pixels("test_resnet"), trainer.frozen_part("test_resnet")
+        pixels, frozen = networks.pixels("test_resnet"), networks.frozen_part("test_resnet")
         development = np.asarray(plan.split.development)
         kept = StoredActivations(
             pixels,
@@ -159,7 +160,7 @@ def test_what_trials_begin_at_is_kept_on_the_way_where_it_takes_an_eighth_of_the
     activations(plan, recipe, np.asarray(plan.split.development[:1]), view=0)
     assert sorted(set(stops)) == kept
 
-    elements = Trainer(plan).model(recipe, seed=0).elements
+    elements = StudyNetworks(plan).model(recipe, seed=0).elements
     expected = sorted(4 * elements[boundary] * pictures for boundary in kept)
     assert sizes_of_entries(plan) == expected
 

@@ -32,8 +32,8 @@ from bench.records import (
 )
 from bench.training import trainer as trainer_module
 from bench.training.conditions import describe_conditions
-from bench.training.folds import fold_file, read_fold, write_fold
-from bench.training.trainer import Trainer, fold_seed, training_identity
+from bench.training.folds import fold_file, fold_seed, read_fold, training_identity, write_fold
+from bench.training.trainer import Trainer
 from bench.workspace import Workspace
 from tests.tiny import BACKBONE, all_events, make_plan, timeless, write_pictures
 
@@ -408,7 +408,7 @@ def test_steps_that_could_not_be_recorded_are_told(
 
     assert isinstance(last, TrialDone)
     assert last.remark == "steps could not be recorded as CUDA graphs: they took longer"
-    assert not trainer._learners, "what was recorded before reads an older state of randomness"
+    assert not trainer.learners, "what was recorded before reads an older state of randomness"
 
     next_one = all_events(trainer, replace(JOB, number=5))[-1]
     assert isinstance(next_one, TrialDone)
@@ -420,7 +420,7 @@ def test_steps_that_could_not_be_recorded_are_told(
         next(stopped)
         with pytest.raises(StopIteration):
             stopped.send(False)
-    assert not trainer._learners, "nor after a trial that was pruned within its first fold"
+    assert not trainer.learners, "nor after a trial that was pruned within its first fold"
 
 
 def test_a_learner_that_failed_within_a_step_trains_nothing_more(
@@ -430,7 +430,7 @@ def test_a_learner_that_failed_within_a_step_trains_nothing_more(
     monkeypatch.setattr(trainer_module.Learner, "step", lambda *_: 1 / 0)
 
     assert isinstance(all_events(trainer, JOB)[-1], TrialFailed)
-    assert not trainer._learners
+    assert not trainer.learners
 
 
 def test_a_closed_trainer_keeps_nothing_and_trains_on_alike(
@@ -439,7 +439,7 @@ def test_a_closed_trainer_keeps_nothing_and_trains_on_alike(
     trainer = Trainer(small_plan)
     all_events(trainer, replace(JOB, number=0))
     trainer.close()
-    assert not trainer._learners and not trainer._templates
+    assert not trainer.learners
 
     after = all_events(trainer, JOB)
     assert [timeless(event) for event in after] == [

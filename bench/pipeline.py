@@ -17,7 +17,9 @@ from bench.errors import (
     together,
 )
 from bench.latency import LatencyProtocol
+from bench.listener import Display
 from bench.models.weights import refuse_changed_weights
+from bench.ownership import own
 from bench.planning import make_plan, study_name
 from bench.promote.further import FurtherProtocol
 from bench.promote.latencies import measure_models
@@ -30,8 +32,6 @@ from bench.records import ModelRecord, StudyPlan, StudyReport, ranked
 from bench.results import load_plan, load_study_report, load_trials
 from bench.search.coordinator import Coordinator
 from bench.search.executors import make_executor
-from bench.search.listener import Display
-from bench.search.lock import own
 from bench.search.options import SearchOptions
 from bench.search.study import open_study
 from bench.training.arithmetic import choose_device

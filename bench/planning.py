@@ -24,6 +24,7 @@ from bench.data.splits import refuse_scarce_classes
 from bench.data.store import DecodedStore
 from bench.database import Database
 from bench.errors import WeightsError, WorkspaceError, did_you_mean
+from bench.listener import Display
 from bench.models.backbones import describe_backbone
 from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
@@ -38,7 +39,6 @@ from bench.records import (
     WeightSource,
     ungrouped_remark,
 )
-from bench.search.listener import Display
 from bench.search.options import SearchOptions
 from bench.search.study import refuse_changes
 from bench.space import SearchSpace, load_space

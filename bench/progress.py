@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from bench.listener import Display
 from bench.records import EpochScores, Recipe, StudyPlan, TrialState, trial_order
-from bench.search.listener import Display
 from bench.steps import SILENT, PlainSteps, Steps, bar_steps
 from bench.words import counted
 

@@ -10,6 +10,7 @@ import optuna
 
 from bench.database import Database, Owner
 from bench.errors import InputError
+from bench.ownership import owner_of
 from bench.records import (
     EpochScores,
     ModelRecord,
@@ -20,7 +21,6 @@ from bench.records import (
     TrialState,
     best_trial,
 )
-from bench.search.lock import owner_of
 from bench.search.storage import collection_paused
 from bench.search.study import (
     DEFAULT_RECIPE,

@@ -16,11 +16,11 @@ from bench import pipeline
 from bench.database import Database
 from bench.errors import StudyLockedError
 from bench.latency import LatencyProtocol
+from bench.ownership import own
 from bench.progress import SilentProgress
 from bench.promote.precisions import VariantChoice
 from bench.records import Environment, StudyPlan
 from bench.results import latest_study
-from bench.search.lock import own
 from bench.search.options import SearchOptions
 from bench.search.study import TARGET, open_study
 from bench.space import SearchSpace

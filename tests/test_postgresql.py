@@ -23,8 +23,8 @@ import cli
 from bench import pipeline
 from bench.database import Database, safe_url
 from bench.errors import InputError, InterruptedRun, StorageError
+from bench.ownership import own
 from bench.records import Environment, StudyPlan
-from bench.search.lock import own
 from bench.search.study import open_study
 from bench.space import SearchSpace
 from tests.tiny import SPACE, write_pictures

@@ -7,9 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
+from bench.listener import Display
 from bench.progress import LiveProgress, PlainProgress, SilentProgress
 from bench.records import Recipe, StudyPlan
-from bench.search.listener import Display
 from tests.clock import Clock
 from tests.records import epoch_scores
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from bench.database import Database
 from bench.errors import BenchError, together
 from bench.latency import LatencyJob, LatencyProtocol, measure_many
+from bench.listener import Display
 from bench.records import LatencyRow, LatencyScope, ModelRecord, Precision
 from bench.runtime.cuda import cuda_device_name, cuda_works
 from bench.runtime.machine import cpu_name
 from bench.runtime.session import machine_name
-from bench.search.listener import Display
 from bench.training.arithmetic import Device
 from bench.words import counted
 from bench.workspace import Workspace

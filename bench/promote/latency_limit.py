@@ -8,13 +8,13 @@ from pathlib import Path
 
 from bench.errors import InputError
 from bench.latency import LatencyJob, LatencyProtocol, measure_many
+from bench.listener import Display
 from bench.models.backbones import BackboneSpec, describe_backbone
 from bench.models.staged import build_model
 from bench.promote.export import ServingModel, export
 from bench.records import Box, Dataset, ResizeRule, WeightSource
 from bench.runtime.metadata import ModelMetadata
 from bench.runtime.session import Device
-from bench.search.listener import Display
 from bench.space import SearchSpace
 
 

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bench.database import Database
 from bench.errors import BenchError, WorkspaceError
+from bench.listener import Listener
 from bench.records import (
     EpochDone,
     EpochScores,
@@ -23,7 +24,6 @@ from bench.records import (
 )
 from bench.search.budget import Budget, format_duration
 from bench.search.executors import Executor
-from bench.search.listener import Listener
 from bench.search.pruners import running_mean, step_of
 from bench.search.racing import Race, groups_by_fold, stored_losses
 from bench.search.samplers import grid_size, make_sampler

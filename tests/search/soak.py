@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.database import Database
+from bench.ownership import own
 from bench.progress import SilentProgress
 from bench.records import StudyPlan, TrialJob, TrialRecord
 from bench.results import load_plan, load_trials
 from bench.search.budget import Budget
 from bench.search.coordinator import Coordinator
 from bench.search.executors import Executor, InlineExecutor, ProcessExecutor
-from bench.search.lock import own
 from bench.search.study import open_study
 from bench.workspace import describe_environment
 from tests.search.scripted import Scripted, make_scripted

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from bench.database import Database
+from bench.ownership import own
 from bench.progress import SilentProgress
 from bench.records import EpochDone, Event, StudyPlan, TrialDone, TrialJob
 from bench.results import load_study_report
 from bench.search.budget import Budget
 from bench.search.coordinator import Coordinator
-from bench.search.lock import own
 from bench.search.study import open_study
 from tests.records import epoch_scores
 from tests.storages import empty_storage, on_each_storage
@@ -30,7 +30,7 @@ import json, sys, wsgiref.util
 import optuna_dashboard
 from bench.database import Database
 from bench.results import load_study_report
-from bench.search.lock import owner_of
+from bench.ownership import owner_of
 
 with Database.open(sys.stdin.readline().strip()) as database:
     dashboard = optuna_dashboard.wsgi(database.storage)

@@ -17,7 +17,7 @@ import pytest
 
 from bench.database import Database, Owner
 from bench.errors import StorageError, StudyLockedError
-from bench.search.lock import own, owner_of
+from bench.ownership import own, owner_of
 from tests.storages import empty_storage, on_each_storage
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 OWNER = """
 import sys
 from bench.database import Database
-from bench.search.lock import own
+from bench.ownership import own
 
 with Database.open(sys.stdin.readline().strip()) as database, own("pets", database, print):
     print("owned", flush=True)

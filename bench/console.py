@@ -183,10 +183,10 @@ def _variant_cells(
 
 
 def _p50(report: StudyReport, architecture_key: str) -> str:
-    from bench.results import p50_at_batch_one
+    from bench.records import latest_row
 
-    p50_ms = p50_at_batch_one(report, architecture_key, "cpu")
-    return NOTHING if p50_ms is None else f"{p50_ms:.2f}"
+    row = latest_row(report.latencies, architecture_key, "cpu")
+    return NOTHING if row is None else f"{row.p50_ms:.2f}"
 
 
 def status_row(progress: StudyProgress) -> dict[str, object]:

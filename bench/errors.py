@@ -118,6 +118,11 @@ def together(failures: Sequence[BenchError]) -> BenchError:
     return type(failures[0])("; ".join(dict.fromkeys(map(str, failures))))
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an error with its line breaks made spaces."""
+    return " ".join(str(error).split())
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``' (did you mean `x`?)'`` for a near miss, otherwise an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

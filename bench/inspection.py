@@ -11,10 +11,9 @@ from typing import Any
 
 import onnx
 
-from bench.errors import ModelFileError
-from bench.runtime.cuda import one_line
+from bench.errors import one_line
 from bench.runtime.metadata import KEY, ModelMetadata, TensorSignature
-from bench.runtime.session import check_file
+from bench.runtime.session import check_file, damaged, weights_elsewhere
 
 _QUANTISED_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
@@ -71,7 +70,7 @@ def inspect_model(path: str | Path) -> Inspection:
     try:
         return _describe(file, model)
     except ValueError as error:  # a name that is no text, a type that ONNX does not know
-        raise _damaged(file, error) from error
+        raise damaged(file, error) from error
 
 
 def _describe(file: Path, model: onnx.ModelProto) -> Inspection:
@@ -109,17 +108,8 @@ def _load(file: Path) -> onnx.ModelProto:
     except (onnx.checker.ValidationError, ValueError) as error:
         reason = one_line(error)
         if "external" in reason.lower() or "TensorProto (" in reason:
-            raise ModelFileError(
-                f"{file} keeps weights in another file, which is missing or outside its folder "
-                f"({reason}): put the file there, or export the model as one file"
-            ) from error
-        raise _damaged(file, error) from error
-
-
-def _damaged(file: Path, error: Exception) -> ModelFileError:
-    return ModelFileError(
-        f"{file} is damaged or not an ONNX model ({one_line(error)}): export or copy it again"
-    )
+            raise weights_elsewhere(file, reason) from error
+        raise damaged(file, error) from error
 
 
 def _side_paths(graph: onnx.GraphProto, folder: Path) -> set[Path]:

@@ -12,7 +12,8 @@ from bench.errors import InputError, ModelFileError, did_you_mean
 from bench.inspection import Inspection, inspect_model
 from bench.latency import LatencyJob, Network
 from bench.records import Engine, LatencyScope
-from bench.runtime.session import Device, physical_cores
+from bench.runtime.machine import physical_cores
+from bench.runtime.session import Device
 
 _TORCH: tuple[Engine, ...] = ("torch", "torch-compile")
 

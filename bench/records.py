@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
@@ -809,6 +809,17 @@ Engine = Literal["onnxruntime", "torch", "torch-compile", "openvino"]
 
 DRIFT_TOLERANCE = 0.05
 _LEAST_DRIFT_CALLS = 9
+
+
+def latest_row(
+    latencies: Sequence[LatencyRow], key: str, device: str, *, scope: LatencyScope = "model"
+) -> LatencyRow | None:
+    """The last measurement of a graph, by its key, with one picture on a device."""
+    wanted = (key, device, scope, 1)
+    for row in reversed(latencies):
+        if (row.architecture_key, row.device, row.scope, row.batch_size) == wanted:
+            return row
+    return None
 
 
 def model_order(cv_mean: float | None, role: Role, name: str) -> tuple[float, bool, str]:

@@ -265,12 +265,3 @@ def _records_of(
             )
         )
     return tuple(records)
-
-
-def p50_at_batch_one(report: StudyReport, architecture_key: str, device: str) -> float | None:
-    """The median time of a graph for one picture on a device, in ms, where it was measured last."""
-    for row in reversed(report.latencies):
-        same = (row.architecture_key, row.device) == (architecture_key, device)
-        if same and (row.scope, row.batch_size) == ("model", 1):
-            return row.p50_ms
-    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.records import LatencyRow, LatencyScope, ModelRecord
+from bench.records import LatencyRow, ModelRecord
 
 FLOAT32 = ("fp32", "float32")
 
@@ -33,18 +33,3 @@ def row_of(
         and row.setup == setup.setup
     ]
     return next((row for row in rows if row.model == model.name), next(iter(rows), None))
-
-
-def latest(
-    latencies: Sequence[LatencyRow], key: str, device: str, *, scope: LatencyScope = "model"
-) -> LatencyRow | None:
-    """The last measurement of a graph with one picture, which `bench promote` shows as well."""
-    wanted = (key, device, scope, 1)
-    return next(
-        (
-            row
-            for row in reversed(latencies)
-            if (row.architecture_key, row.device, row.scope, row.batch_size) == wanted
-        ),
-        None,
-    )

@@ -12,10 +12,11 @@ from bench.records import (
     VariantRecord,
     best_trial,
     describe_conflicts,
+    latest_row,
 )
 from bench.words import counted
 from reports.findings import protocol_verdicts, seed_sentence, tuning_verdict, winner_of
-from reports.measured import latest, reference_row, row_of
+from reports.measured import reference_row, row_of
 from reports.paths import IN_ITS_WORKSPACE
 from reports.scores import (
     counted_pictures,
@@ -128,7 +129,7 @@ def _how_fast(report: StudyReport, winner: ModelRecord) -> str:
 def _latencies(report: StudyReport, winner: ModelRecord, device: str) -> Iterator[str]:
     """One picture on one device: the network alone, in each precision, and from its file on."""
     rows, key = report.latencies, winner.architecture_key
-    main = latest(rows, key, device)
+    main = latest_row(rows, key, device)
     setup = reference_row(rows, device)
     network = None if setup is None else row_of(winner, rows, setup, batch=1)
     if network is not None:
@@ -138,14 +139,14 @@ def _latencies(report: StudyReport, winner: ModelRecord, device: str) -> Iterato
             + ("" if network.steady else ", an unsteady measurement")
         )
     for variant in winner.offered_variants:
-        row = latest(rows, winner.variant_key(variant), device)
+        row = latest_row(rows, winner.variant_key(variant), device)
         if row is not None:
             told = f"{ms(row.p50_ms)} ms in {variant.precision}"
             comparable = main and (row.place, row.threads) == (main.place, main.threads)
             if main and comparable and row.p50_ms >= main.p50_ms:
                 told += " (no faster here: use the main file)"
             yield told
-    whole = latest(rows, key, device, scope="end-to-end")
+    whole = latest_row(rows, key, device, scope="end-to-end")
     if whole is not None:
         yield f"{ms(whole.p50_ms)} ms from picture file to label"
 

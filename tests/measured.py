@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 from bench.latency import LatencyJob, LatencyProtocol
 from bench.records import LatencyRow
-from bench.runtime.machine import cpu_name
-from bench.runtime.session import machine_name
+from bench.runtime.machine import cpu_name, machine_name
 from tests.records import latency_row, process_sample
 
 

@@ -12,8 +12,7 @@ from bench.latency import LatencyJob, LatencyProtocol, measure_many
 from bench.listener import Display
 from bench.records import LatencyRow, LatencyScope, ModelRecord, Precision
 from bench.runtime.cuda import cuda_device_name, cuda_works
-from bench.runtime.machine import cpu_name
-from bench.runtime.session import machine_name
+from bench.runtime.machine import cpu_name, machine_name
 from bench.training.arithmetic import Device
 from bench.words import counted
 from bench.workspace import Workspace

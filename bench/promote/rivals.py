@@ -51,7 +51,8 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     load = _load_openvino if request["engine"] == "openvino" else _load_torch
     loaded = load(request)
     sample = take_sample(loaded.call, request)
-    from bench.runtime.session import GpuOptions, machine_name
+    from bench.runtime.machine import machine_name
+    from bench.runtime.session import GpuOptions
 
     gpu = GpuOptions(tf32=request["tf32"])
     return {
@@ -72,7 +73,7 @@ def _load_torch(request: dict[str, Any]) -> Loaded:
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     import_ms, torch = timed_ms(lambda: importlib.import_module("torch"))
     from bench.runtime.inputs import random_pixels
-    from bench.runtime.session import physical_cores
+    from bench.runtime.machine import physical_cores
 
     device, compiled = request["device"], request["engine"] == "torch-compile"
     if device == "cuda" and not torch.cuda.is_available():
@@ -130,7 +131,8 @@ def _load_openvino(request: dict[str, Any]) -> Loaded:
             "pip install 'bench[openvino]'"
         ) from error
     from bench.runtime.inputs import concrete_shape, random_pixels
-    from bench.runtime.session import check_file, physical_cores
+    from bench.runtime.machine import physical_cores
+    from bench.runtime.session import check_file
 
     check_file(Path(request["path"]))
     threads = request["threads"] or physical_cores()

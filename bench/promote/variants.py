@@ -32,7 +32,7 @@ import numpy.typing as npt
 import onnx
 
 from bench.data.unchanged import refuse_changed_pictures
-from bench.errors import DataError
+from bench.errors import DataError, one_line
 from bench.metrics import balanced_accuracy
 from bench.promote.fp16 import to_float16
 from bench.promote.int8 import search_int8
@@ -49,7 +49,7 @@ from bench.records import (
     from_json,
     to_json,
 )
-from bench.runtime.cuda import cuda_works, one_line
+from bench.runtime.cuda import cuda_works
 from bench.runtime.metadata import ModelMetadata, Provenance
 from bench.runtime.predictor import Predictor
 from bench.runtime.preprocess import PictureError, prepare

@@ -18,9 +18,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.metrics import recall_score
 
 from bench.errors import ParityError
+from bench.metrics import balanced_accuracy
 from bench.models.staged import StagedModel
 from bench.records import ParityCheck, Rounding
 from bench.runtime.cuda import cuda_works
@@ -129,7 +129,7 @@ def compare(
     decided = best_two[:, 1] - best_two[:, 0] > 2 * allowed
     expected_n, actual_n = expected_nk.argmax(axis=1), actual_nk.argmax(axis=1)
     same = expected_n == actual_n
-    lost = _balanced_accuracy(labels_n, actual_n) - _balanced_accuracy(labels_n, expected_n)
+    lost = balanced_accuracy(labels_n, actual_n) - balanced_accuracy(labels_n, expected_n)
     faults = []
     if not difference <= allowed:
         judged = (
@@ -182,13 +182,3 @@ def _probabilities_of(
     images = torch.from_numpy(images_nhwc)
     probabilities: Probabilities = trained.probabilities(images, temperature=temperature).numpy()
     return probabilities
-
-
-def _balanced_accuracy(
-    labels_n: npt.NDArray[np.int64], predicted_n: npt.NDArray[np.int64]
-) -> float:
-    """The mean recall over the classes that occur."""
-    classes = np.unique(labels_n)
-    return float(
-        recall_score(labels_n, predicted_n, labels=classes, average="macro", zero_division=0.0)
-    )

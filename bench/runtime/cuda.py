@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.errors import one_line
+
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
@@ -226,11 +228,6 @@ def _ask_driver(function: str, *, length: int, otherwise: str) -> str:
         or getattr(driver, function)(said, length, device)
     )
     return otherwise if failed else said.value.decode()
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error with its line breaks made spaces."""
-    return " ".join(str(error).split())
 
 
 def _loads(soname: str) -> bool:

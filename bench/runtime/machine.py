@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import platform
 import resource
 import subprocess
@@ -30,6 +31,26 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use; hyper-threads of one core count once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    return len({_siblings_of(cpu) for cpu in os.sched_getaffinity(0)})
+
+
+def machine_name() -> str:
+    """What tells one machine's latencies from another's: the processor and its cores in use."""
+    return f"{cpu_name()}, {physical_cores()} cores"
+
+
+def _siblings_of(cpu: int) -> str:
+    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    try:
+        return topology.read_text().strip()
+    except OSError:
+        return str(cpu)
 
 
 def peak_rss_bytes() -> int:

@@ -154,7 +154,7 @@ def _device_name(opened: OpenedSession) -> str:
 
 
 def _machine() -> str:
-    from bench.runtime.session import machine_name
+    from bench.runtime.machine import machine_name
 
     return machine_name()
 

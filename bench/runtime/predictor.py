@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bench.errors import DataError, InputError, ModelFileError
-from bench.runtime.cuda import one_line
+from bench.errors import DataError, InputError, ModelFileError, one_line
 from bench.runtime.metadata import REMEDY, ModelMetadata
 from bench.runtime.preprocess import SUFFIXES, PictureError, PictureSource, prepare
 from bench.runtime.session import Device, OpenedSession, open_session, resolve_device

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.errors import DeviceError, InputError, ModelFileError
+from bench.errors import DeviceError, InputError, ModelFileError, one_line
 from bench.runtime.cuda import (
     CUDA_OPTIONS,
     CUDA_PROVIDER,
     TENSORRT_PROVIDER,
     cuda_works,
-    one_line,
     preload,
     quiet_runtime,
     why_cuda_cannot_start,
     why_tensorrt_cannot_start,
 )
-from bench.runtime.machine import cpu_name
+from bench.runtime.machine import physical_cores
 from bench.runtime.metadata import ModelMetadata, TensorSignature
 
 if TYPE_CHECKING:
@@ -164,7 +162,7 @@ def _open(path: Path, device: Device, options: SessionOptions, gpu: GpuOptions) 
         metadata = _read_metadata(session, path)
         proved = _prove(session, device, options.intra_op_num_threads)
     except UnicodeDecodeError as error:  # names and metadata are bytes until they are asked for
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     return replace(proved, metadata=metadata, gpu=gpu)
 
 
@@ -180,26 +178,6 @@ def resolve_device(device: Literal["auto"] | Device) -> Device:
     if not works and device == "cuda":
         raise _device_error(device, reason)
     return "cuda" if works else "cpu"
-
-
-def physical_cores() -> int:
-    """Physical cores that this process may use; hyper-threads of one core count once."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    return len({_siblings_of(cpu) for cpu in os.sched_getaffinity(0)})
-
-
-def machine_name() -> str:
-    """What tells one machine's latencies from another's: the processor and its cores in use."""
-    return f"{cpu_name()}, {physical_cores()} cores"
-
-
-def _siblings_of(cpu: int) -> str:
-    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-    try:
-        return topology.read_text().strip()
-    except OSError:
-        return str(cpu)
 
 
 def check_file(path: Path) -> None:
@@ -240,17 +218,23 @@ def _options(threads: int, spinning: bool) -> SessionOptions:
 def _open_error(path: Path, device: Device, error: Exception) -> InputError:
     reason = one_line(error)
     if "External data" in reason:
-        return ModelFileError(
-            f"{path} keeps weights in another file, which is missing or outside its folder "
-            f"({reason}): put the file there, or export the model as one file"
-        )
+        return weights_elsewhere(path, reason)
     provider_failed = isinstance(error, RuntimeError) or type(error).__name__ in _PROVIDER_ERRORS
     if device != "cpu" and provider_failed:
         return _device_error(device, reason)
-    return _damaged(path, error)
+    return damaged(path, error)
 
 
-def _damaged(path: Path, error: Exception) -> ModelFileError:
+def weights_elsewhere(path: Path, reason: str) -> ModelFileError:
+    """The error of a file whose weights lie in another one that cannot be used."""
+    return ModelFileError(
+        f"{path} keeps weights in another file, which is missing or outside its folder "
+        f"({reason}): put the file there, or export the model as one file"
+    )
+
+
+def damaged(path: Path, error: Exception) -> ModelFileError:
+    """The error of a file that is no ONNX model, or no longer one."""
     return ModelFileError(
         f"{path} is damaged or not an ONNX model ({one_line(error)}): export or copy it again"
     )

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from bench.records import ModelRecord, StudyReport, VariantCheck, VariantRecord, ranked
+from bench.records import (
+    ModelRecord,
+    StudyReport,
+    VariantCheck,
+    VariantRecord,
+    latest_row,
+    ranked,
+)
 from bench.words import counted
-from reports.measured import latest
 from reports.scores import NOTHING, percent
 from reports.table import Table, caption_of, ms, without_repeats
 
@@ -91,7 +97,7 @@ def _calibration(variant: VariantRecord) -> str:
 
 
 def _fp32_cells(report: StudyReport, model: ModelRecord) -> tuple[str, ...]:
-    own = latest(report.latencies, model.architecture_key, "cpu")
+    own = latest_row(report.latencies, model.architecture_key, "cpu")
     return (
         model.name,
         "fp32",
@@ -107,8 +113,8 @@ def _variant_cells(
     report: StudyReport, model: ModelRecord, variant: VariantRecord
 ) -> tuple[str, ...]:
     device = "cuda" if variant.precision == "fp16" else "cpu"
-    own = latest(report.latencies, model.variant_key(variant), device)
-    fp32 = latest(report.latencies, model.architecture_key, device)
+    own = latest_row(report.latencies, model.variant_key(variant), device)
+    fp32 = latest_row(report.latencies, model.architecture_key, device)
     return (
         model.name,
         variant.precision,

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from bench.runtime import machine
-from bench.runtime.machine import gpu_state, peak_rss_bytes, read_gpu_state
+from bench.runtime.machine import gpu_state, peak_rss_bytes, physical_cores, read_gpu_state
 
 
 def test_the_state_of_a_gpu_is_named_with_its_units():
@@ -51,3 +51,10 @@ def test_the_peak_memory_is_the_programs_own_and_not_its_parents():
     code = "from bench.runtime.machine import peak_rss_bytes; print(peak_rss_bytes())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert peak_rss_bytes() > len(ballast) > int(child.stdout)
+
+
+def test_hyper_threads_of_one_core_count_once(monkeypatch):
+    siblings = {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(siblings))
+    monkeypatch.setattr(machine, "_siblings_of", siblings.__getitem__)
+    assert physical_cores() == 2

@@ -7,7 +7,8 @@ import pytest
 from bench.errors import DeviceError, InputError, ModelFileError
 from bench.runtime import session as session_module
 from bench.runtime.cuda import cuda_works
-from bench.runtime.session import GpuOptions, open_session, physical_cores, resolve_device
+from bench.runtime.machine import physical_cores
+from bench.runtime.session import GpuOptions, open_session, resolve_device
 
 needs_no_cuda = pytest.mark.skipif(cuda_works()[0], reason="CUDA works here")
 
@@ -181,10 +182,3 @@ def test_cuda_asked_for_by_name_must_work(monkeypatch):
     monkeypatch.setattr(session_module, "cuda_works", lambda: (False, "no NVIDIA driver"))
     with pytest.raises(DeviceError, match="no NVIDIA driver"):
         resolve_device("cuda")
-
-
-def test_hyper_threads_of_one_core_count_once(monkeypatch):
-    siblings = {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}
-    monkeypatch.setattr(session_module.os, "sched_getaffinity", lambda pid: set(siblings))
-    monkeypatch.setattr(session_module, "_siblings_of", siblings.__getitem__)
-    assert physical_cores() == 2

@@ -23,7 +23,17 @@ Probabilities = npt.NDArray[np.float32]
 
 
 def score(labels_n: Labels, probabilities_nk: Probabilities, classes: tuple[str, ...]) -> Scores:
-    """Score predictions; a class that is never predicted has precision 0."""
+    """Score predictions.
+
+    Args:
+        labels_n: (N,) the true classes, 0 to K - 1.
+        probabilities_nk: (N, K) of each class.
+        classes: K names.
+
+    Returns:
+        Scores in 0..1 and the log-loss in nats. A class that is never predicted has precision 0;
+        balanced accuracy is over the classes that occur, macro means are over all of them.
+    """
     everything = np.arange(len(classes))
     predicted = probabilities_nk.argmax(axis=1)
     per_class = precision_recall_fscore_support(

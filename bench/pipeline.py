@@ -53,6 +53,24 @@ def search(
     The study is owned from the first on, so that its plan is made once, by one process, and others
     can tell that it is.
 
+        workspace = Workspace(Path("runs")).create()
+        options = SearchOptions(budget=Budget(trials=20), backbones=("resnet50",))
+        with Database.open(workspace.default_storage) as database:
+            plan = search(
+                "pictures", options, workspace=workspace, database=database,
+                listener=SilentProgress(),
+            )
+
+    Args:
+        data: a folder of pictures by class or a CSV manifest; None for the demo set.
+        options: what is asked for.
+        workspace: the run folder.
+        database: where studies are.
+        listener: hears what is done, trial by trial (`bench.progress` has some).
+
+    Returns:
+        The plan that the study's trials were made from; `bench.results` reads what they gave.
+
     Raises:
         DataError, SpaceError, WeightsError, DeviceError: something given cannot work.
         StudyMismatchError: the study exists and was begun differently.
@@ -116,6 +134,18 @@ def promote(
 
     Each verified file is also made in the other precisions asked for, behind their gate. The
     winner is trained with `seeds` seeds in all; the first one's file is what ships.
+
+    Args:
+        study: its name.
+        workspace: the run folder, where models come to lie.
+        database: where the study is.
+        listener: hears what is done.
+        protocol: how thoroughly latencies are measured.
+        variants: precisions beside float32, and what they may lose.
+        seeds: with how many the winner is trained, 1 or more.
+
+    Returns:
+        All that a report is made of.
 
     Raises:
         InputError: no such study.

@@ -27,6 +27,31 @@ STORES: tuple[Store, ...] = get_args(Store)
 class SearchOptions:
     """What a user may say about a search; None leaves it to the space or to the machine.
 
+    budget: trials, time and failures at which the search ends.
+    max_latency_ms: leaves out backbones that take longer for one picture on `device`.
+    study: the name to begin, or to go on with.
+    space: the name of a search space, or a file.
+    backbones: those to try instead of the space's.
+    folds, epochs, image_size, batch_size: instead of the space's; `image_size` in pixels.
+    workers: processes that train side by side; None for one.
+    ray: the address of a Ray cluster that trains instead; `auto` and `local` are two.
+    seed: of the split, the sampler, augmentation and every training.
+    device: `auto`, `cpu` or `cuda`.
+    pruner, sampler: one of `PRUNERS` and `SAMPLERS`.
+    crop: `auto` (inside the frame that all pictures share), `none`, or a box in pixels.
+    test_fraction: of the pictures, that are locked away for the test; above 0, at most 0.5.
+    pretrained: False begins with random weights.
+    weights: files of starting weights by backbone.
+    cache_gb: disk for activations of frozen parts, in 10^9 bytes; 0 computes them each time.
+    linear_probe: begins each head with a logistic regression on frozen features.
+    store: how activations are stored, exactly or rounded to 16 bits (`half`).
+    groups, group_pattern: a CSV file (path,group), or a regular expression whose match on a
+        path is the group; pictures of one group stay together.
+    tie_duplicates: looks for duplicates and keeps them together.
+    protocols: how pictures are split; the first one is searched on, the winner is trained again
+        under the others.
+    parts: lists of files, for the protocol `file`.
+
     Raises:
         InputError, DataError, WeightsError: something in it cannot work with any pictures.
     """

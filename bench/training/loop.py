@@ -35,6 +35,8 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class EpochOutcome:
+    """What an epoch gave; `train_loss` is the mean cross-entropy of its batches, in nats."""
+
     epoch: int
     train_loss: float
     probabilities_nk: npt.NDArray[np.float32] | None  # of the validation pictures, in their order

@@ -33,7 +33,7 @@ class SearchOptions:
     space: the name of a search space, or a file.
     backbones: those to try instead of the space's.
     folds, epochs, image_size, batch_size: instead of the space's; `image_size` in pixels.
-    workers: processes that train side by side; None for one.
+    workers: processes that train side by side; None for one a GPU, or one.
     ray: the address of a Ray cluster that trains instead; `auto` and `local` are two.
     seed: of the split, the sampler, augmentation and every training.
     device: `auto`, `cpu` or `cuda`.

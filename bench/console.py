@@ -20,9 +20,9 @@ from bench.words import counted
 
 if TYPE_CHECKING:
     from bench.data.audit.check import Finding
-    from bench.doctor import Finding as Diagnosis
+    from bench.doctor import Diagnosis
     from bench.inspection import Inspection
-    from bench.latency import Comparison
+    from bench.latency import LatencyRatio
     from bench.records import (
         Dataset,
         LatencyRow,
@@ -376,7 +376,7 @@ def latency_row(row: LatencyRow) -> dict[str, Any]:
     return {**to_builtins(row), **{name: getattr(row, name) for name in names}}
 
 
-def latency_ratio(comparison: Comparison) -> dict[str, Any]:
+def latency_ratio(comparison: LatencyRatio) -> dict[str, Any]:
     """The ratio of two rows, for `--json`."""
     return {
         **_compared(comparison),
@@ -385,7 +385,7 @@ def latency_ratio(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def print_ratios(comparisons: Sequence[Comparison]) -> None:
+def print_ratios(comparisons: Sequence[LatencyRatio]) -> None:
     """Print the ratios of latency rows; nothing where there are none."""
     if not comparisons:
         return
@@ -406,7 +406,7 @@ def print_ratios(comparisons: Sequence[Comparison]) -> None:
         )
 
 
-def _compared(comparison: Comparison) -> dict[str, object]:
+def _compared(comparison: LatencyRatio) -> dict[str, object]:
     first, second = comparison.first, comparison.second
     return {
         "first": f"{first.model} ({first.provider}, {first.precision})",

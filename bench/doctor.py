@@ -40,7 +40,7 @@ PACKAGES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Diagnosis:
     """One thing that was looked at. remedy: what to do, where `ok` is false."""
 
     name: str
@@ -49,7 +49,7 @@ class Finding:
     remedy: str | None = None
 
 
-def diagnose(workspace: Path = Path()) -> tuple[Finding, ...]:
+def diagnose(workspace: Path = Path()) -> tuple[Diagnosis, ...]:
     """Look at everything `bench` stands on. Imports torch, so it takes seconds."""
     return (
         python_finding(sys.version_info[:3]),
@@ -68,31 +68,31 @@ def _existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if place.exists())
 
 
-def python_finding(version: tuple[int, ...]) -> Finding:
+def python_finding(version: tuple[int, ...]) -> Diagnosis:
     text = ".".join(map(str, version))
     least = ".".join(map(str, LEAST_PYTHON))
     if version < LEAST_PYTHON:
-        return Finding(name="python", ok=False, detail=text, remedy=f"install Python >= {least}")
-    return Finding(name="python", ok=True, detail=f"{text} on {platform.platform()}")
+        return Diagnosis(name="python", ok=False, detail=text, remedy=f"install Python >= {least}")
+    return Diagnosis(name="python", ok=True, detail=f"{text} on {platform.platform()}")
 
 
 def package_findings(
     packages: Iterable[str], version_of: Callable[[str], str]
-) -> tuple[Finding, ...]:
+) -> tuple[Diagnosis, ...]:
     """Each package's version. `version_of` raises PackageNotFoundError where it is missing."""
     return tuple(_package_finding(package, version_of) for package in packages)
 
 
-def _package_finding(package: str, version_of: Callable[[str], str]) -> Finding:
+def _package_finding(package: str, version_of: Callable[[str], str]) -> Diagnosis:
     try:
-        return Finding(name=package, ok=True, detail=version_of(package))
+        return Diagnosis(name=package, ok=True, detail=version_of(package))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(
+        return Diagnosis(
             name=package, ok=False, detail="not installed", remedy=f"pip install {package}"
         )
 
 
-def runtime_finding(version_of: Callable[[str], str]) -> Finding:
+def runtime_finding(version_of: Callable[[str], str]) -> Diagnosis:
     """ONNX Runtime has two packages that overwrite each other's files: exactly one must be in."""
     found = [
         finding
@@ -101,20 +101,20 @@ def runtime_finding(version_of: Callable[[str], str]) -> Finding:
     ]
     detail = " and ".join(f"{finding.name} {finding.detail}" for finding in found)
     if len(found) == 2:
-        return Finding(
+        return Diagnosis(
             name="onnxruntime",
             ok=False,
             detail=f"{detail} overwrite each other",
             remedy="pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them",
         )
     if not found:
-        return Finding(
+        return Diagnosis(
             name="onnxruntime",
             ok=False,
             detail="not installed",
             remedy="pip install 'onnxruntime-gpu[cuda,cudnn]' (or onnxruntime without a GPU)",
         )
-    return Finding(name="onnxruntime", ok=True, detail=detail)
+    return Diagnosis(name="onnxruntime", ok=True, detail=detail)
 
 
 def torch_device() -> str:
@@ -130,11 +130,11 @@ def torch_device() -> str:
     return f"cpu with {torch.get_num_threads()} threads"
 
 
-def torch_finding(device: Callable[[], str]) -> Finding:
+def torch_finding(device: Callable[[], str]) -> Diagnosis:
     try:
-        return Finding(name="training device", ok=True, detail=device())
+        return Diagnosis(name="training device", ok=True, detail=device())
     except (ImportError, OSError) as error:
-        return Finding(
+        return Diagnosis(
             name="training device",
             ok=False,
             detail=f"torch cannot be imported: {error}",
@@ -146,20 +146,22 @@ def cuda_finding(
     works: Callable[[], tuple[bool, str]],
     missing: Callable[[], Sequence[CudaLibrary]],
     device_name: Callable[[], str],
-) -> Finding:
+) -> Diagnosis:
     """Whether ONNX Runtime really runs on CUDA; without a driver it need not."""
     name = "onnxruntime on CUDA"
     try:
         running, reason = works()
     except ImportError as error:
-        return Finding(name=name, ok=False, detail=str(error), remedy="pip install onnxruntime-gpu")
+        return Diagnosis(
+            name=name, ok=False, detail=str(error), remedy="pip install onnxruntime-gpu"
+        )
     if running:
-        return Finding(name=name, ok=True, detail=f"{device_name()}: {reason}")
+        return Diagnosis(name=name, ok=True, detail=f"{device_name()}: {reason}")
     libraries = missing()
     if DRIVER in libraries:
-        return Finding(name=name, ok=True, detail=f"{reason}: models run on the CPU")
+        return Diagnosis(name=name, ok=True, detail=f"{reason}: models run on the CPU")
     packages = sorted({library.package for library in libraries if library.package is not None})
-    return Finding(
+    return Diagnosis(
         name=name,
         ok=False,
         detail=reason,
@@ -170,11 +172,11 @@ def cuda_finding(
     )
 
 
-def weights_finding(has_module: Callable[[str], bool]) -> Finding:
+def weights_finding(has_module: Callable[[str], bool]) -> Diagnosis:
     name = "pretrained weights offline"
     if has_module(WEIGHTS_MODULE):
-        return Finding(name=name, ok=True, detail="tf_efficientnet_lite0 comes with the package")
-    return Finding(
+        return Diagnosis(name=name, ok=True, detail="tf_efficientnet_lite0 comes with the package")
+    return Diagnosis(
         name=name,
         ok=False,
         detail="none: every backbone must be downloaded",
@@ -182,11 +184,11 @@ def weights_finding(has_module: Callable[[str], bool]) -> Finding:
     )
 
 
-def disk_finding(workspace: Path, free_bytes: int) -> Finding:
+def disk_finding(workspace: Path, free_bytes: int) -> Diagnosis:
     detail = f"{free_bytes / 1e9:.1f} GB free at {workspace.resolve()}"
     if free_bytes >= LEAST_FREE_BYTES:
-        return Finding(name="disk", ok=True, detail=detail)
-    return Finding(
+        return Diagnosis(name="disk", ok=True, detail=detail)
+    return Diagnosis(
         name="disk",
         ok=False,
         detail=detail,

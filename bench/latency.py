@@ -321,7 +321,7 @@ def _row(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class LatencyRatio:
     """Two rows that were measured in turns, in the same set-up or with different engines.
 
     ratio: p50 of the first over that of the second, the median of the rounds' own ratios; 1.2
@@ -356,14 +356,14 @@ class Comparison:
         return "the first is slower" if self.ratio > 1 else "the first is faster"
 
 
-def compare(rows: Sequence[LatencyRow]) -> tuple[Comparison, ...]:
+def compare(rows: Sequence[LatencyRow]) -> tuple[LatencyRatio, ...]:
     """Compare each row with the first one of the same device, scope, batch size and threads."""
     groups: dict[tuple[object, ...], list[LatencyRow]] = {}
     for row in rows:
         key = (row.device, row.scope, row.batch_size, row.threads)
         groups.setdefault(key, []).append(row)
     return tuple(
-        Comparison(first=first, second=second)
+        LatencyRatio(first=first, second=second)
         for first, *others in groups.values()
         for second in others
     )

@@ -36,13 +36,14 @@ from bench.records import (
     Settings,
     Split,
     StudyPlan,
+    TrainingDevice,
     WeightSource,
     ungrouped_remark,
 )
 from bench.search.options import SearchOptions
 from bench.search.study import refuse_changes
 from bench.space import SearchSpace, load_space
-from bench.training.arithmetic import Device, choose_arithmetic, choose_device
+from bench.training.arithmetic import choose_arithmetic, choose_device
 from bench.training.networks import StudyNetworks
 from bench.training.rounding import measure_rounding
 from bench.words import counted
@@ -111,14 +112,14 @@ class _Planner:
         data: str | Path | None,
         options: SearchOptions,
         workspace: Workspace,
-        device: Device,
+        device: TrainingDevice,
         stored: StudyPlan | None,
         listener: Display,
     ) -> None:
         self._data = data
         self._options = options
         self._workspace = workspace
-        self._device: Device = device
+        self._device: TrainingDevice = device
         self._stored = stored
         self._listener = listener
         # A study that was begun has looked for duplicates and stored its pictures, as a rule.
@@ -329,7 +330,7 @@ def _refuse_strange_weights(files: Mapping[str, Path], space: SearchSpace) -> No
 
 
 def choose_space(
-    options: SearchOptions, *, device: Device, is_demo: bool, listener: Display
+    options: SearchOptions, *, device: TrainingDevice, is_demo: bool, listener: Display
 ) -> SearchSpace:
     """Load the search space and tell which it is; what was asked for stands in for its own.
 

@@ -351,6 +351,8 @@ def how_split(protocol: Protocol, dataset: Dataset) -> str:
 # Leading parts that every network is cut into; a head follows.
 PARTS = 5
 
+TrainingDevice = Literal["cpu", "cuda"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -410,7 +412,7 @@ class WeightSource:
 class Arithmetic:
     """How a backbone's numbers are computed, and the measurement that chose it."""
 
-    device: Literal["cpu", "cuda"]
+    device: TrainingDevice
     dtype: Literal["float32", "bfloat16", "float16"]
     channels_last: bool
     reason: str
@@ -427,7 +429,7 @@ class StudyPlan:
     split: Split
     settings: Settings
     weights: dict[str, WeightSource]
-    device: Literal["cpu", "cuda"]
+    device: TrainingDevice
     arithmetic: dict[str, Arithmetic]  # by backbone: the fast number format differs
     workspace: str
     cache_bytes: int = 0  # disk for stored activations; 0 computes them each time

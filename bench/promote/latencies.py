@@ -10,10 +10,9 @@ from bench.database import Database
 from bench.errors import BenchError, together
 from bench.latency import LatencyJob, LatencyProtocol, measure_many
 from bench.listener import Display
-from bench.records import LatencyRow, LatencyScope, ModelRecord, Precision
+from bench.records import LatencyRow, LatencyScope, ModelRecord, Precision, TrainingDevice
 from bench.runtime.cuda import cuda_device_name, cuda_works
 from bench.runtime.machine import cpu_name, machine_name
-from bench.training.arithmetic import Device
 from bench.words import counted
 from bench.workspace import Workspace
 
@@ -109,8 +108,8 @@ def _compared(jobs: Iterable[LatencyJob]) -> Iterable[list[LatencyJob]]:
 
 def _jobs(models: Sequence[ModelRecord], workspace: Workspace) -> list[LatencyJob]:
     """What is measured of the models' files; INT8 is for the CPU and FP16 for CUDA alone."""
-    cuda: tuple[Device, ...] = ("cuda",) if cuda_works()[0] else ()
-    devices: dict[Precision, tuple[Device, ...]] = {
+    cuda: tuple[TrainingDevice, ...] = ("cuda",) if cuda_works()[0] else ()
+    devices: dict[Precision, tuple[TrainingDevice, ...]] = {
         "fp32": ("cpu", *cuda),
         "fp16": cuda,
         "int8": ("cpu",),

@@ -13,7 +13,6 @@ import copy
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ import torch
 from bench.errors import ParityError
 from bench.metrics import balanced_accuracy
 from bench.models.staged import StagedModel
-from bench.records import ParityCheck, Rounding
+from bench.records import ParityCheck, Rounding, TrainingDevice
 from bench.runtime.cuda import cuda_works
 from bench.runtime.predictor import Predictor
 
@@ -62,7 +61,7 @@ def verify(
     Raises:
         ParityError: a difference beyond the tolerance; the file must not be kept.
     """
-    devices: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda") if cuda_works()[0] else ("cpu",)
+    devices: tuple[TrainingDevice, ...] = ("cpu", "cuda") if cuda_works()[0] else ("cpu",)
     predictors = [Predictor(file, device=device) for device in devices]
     exact = _Exact(trained, images_nhwc, temperature)
     run_model = partial(_probabilities_of, trained, temperature=temperature)

@@ -15,7 +15,7 @@ import torch
 
 from bench.errors import DeviceError
 from bench.models.staged import StagedModel
-from bench.records import Arithmetic
+from bench.records import Arithmetic, TrainingDevice
 from bench.training.convolutions import FastConvolutions
 from bench.training.memory import keep_freed_memory
 from bench.training.recorded import Recorded
@@ -26,7 +26,6 @@ DTYPES = {
     "float16": torch.float16,
 }
 
-Device = Literal["cpu", "cuda"]
 _Kind = tuple[Literal["float32", "bfloat16", "float16"], bool]  # number format, channels_last
 
 _PLAIN: _Kind = ("float32", False)
@@ -51,7 +50,7 @@ _ENOUGH_S = 20.0
 _LEAST_GAIN = 1.15
 
 
-def choose_device(asked: str) -> Device:
+def choose_device(asked: str) -> TrainingDevice:
     """Turn auto, cpu or cuda into cpu or cuda.
 
     Raises:
@@ -69,7 +68,7 @@ def choose_device(asked: str) -> Device:
 
 
 def choose_arithmetic(
-    device: Device, model: StagedModel, image_size: int, *, busy: bool
+    device: TrainingDevice, model: StagedModel, image_size: int, *, busy: bool
 ) -> Arithmetic:
     """Choose the number format and layout in which a backbone trains fastest, by trying them.
 
@@ -224,7 +223,7 @@ def _forward_and_backward(
     return loss.detach()
 
 
-def _arithmetic(device: Device, kind: _Kind) -> Arithmetic:
+def _arithmetic(device: TrainingDevice, kind: _Kind) -> Arithmetic:
     return Arithmetic(device=device, dtype=kind[0], channels_last=kind[1], reason="")
 
 

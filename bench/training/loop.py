@@ -35,7 +35,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class EpochOutcome:
-    """What an epoch gave; `train_loss` is the mean cross-entropy over the training pictures, in nats."""
+    """What an epoch gave; `train_loss` is the mean over the training pictures, in nats."""
 
     epoch: int
     train_loss: float

@@ -193,10 +193,9 @@ def test_the_best_and_the_default_recipe_are_promoted_and_tested_on_the_locked_s
     report = place.report
     best = max(report.trials, key=lambda trial: (trial.value or 0.0, -trial.number))
 
-    by_role = {model.role: model for model in report.models}
-    assert by_role["best"].trial == best.number
-    if best.number != 2:
-        assert by_role["default"].trial == 2
+    trials = {model.role: model.trial for model in report.models}
+    default = {} if best.number == 2 else {"default": 2}
+    assert trials == {"best": best.number, **default}
     for model in report.models:
         assert model.predictions.indices == report.split.test
         assert model.weights == "random"

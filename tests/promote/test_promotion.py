@@ -88,14 +88,22 @@ def test_without_out_of_fold_predictions_the_graph_has_temperature_1_and_the_rec
 
 
 def test_a_record_without_calibration_is_of_an_early_version_and_is_made_again(
-    promoted: Promoted, tmp_path: Path
+    promoted: Promoted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "net-best"
-    shutil.copytree(promoted.file.parent, folder)
-    found = promotion._read_finished(folder, CANDIDATE, promoted.record.identity)
-    assert found == promoted.record
-    (folder / "model.json").write_bytes(to_json(replace(promoted.record, calibration=None)))
-    assert promotion._read_finished(folder, CANDIDATE, promoted.record.identity) is None
+    class MadeAgainError(Exception):
+        pass
+
+    def made_again(*_: object) -> None:
+        raise MadeAgainError
+
+    monkeypatch.setattr(promotion, "retrain", made_again)
+    workspace = Workspace(shutil.copytree(promoted.workspace.root, tmp_path / "runs"))
+    assert promote_candidate(promoted.trainer, CANDIDATE, workspace, print) == promoted.record
+
+    mark = workspace.model(promoted.trainer.plan.study, CANDIDATE.name) / "model.json"
+    mark.write_bytes(to_json(replace(promoted.record, calibration=None)))
+    with pytest.raises(MadeAgainError):
+        promote_candidate(promoted.trainer, CANDIDATE, workspace, print)
 
 
 def test_a_file_that_fails_the_gate_is_not_kept_and_neither_is_the_one_before(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib import pyplot
 from PIL import Image
 
 from bench.records import StudyReport
@@ -107,8 +107,7 @@ def test_a_gallery_is_drawn_for_any_shape_of_picture(
 def test_drawing_leaves_no_figure_behind(make_report: MakeReport) -> None:
     report = make_report(trials=3)
     figures.confusion(report, report.models[1])
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    assert pyplot is None or pyplot.get_fignums() == []
+    assert pyplot.get_fignums() == []
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.data.unchanged import refuse_changed_pictures
 from bench.metrics import score
+from bench.models.staged import StagedModel
 from bench.promote.calibrate import fit_calibration, with_test_effect
 from bench.promote.export import OPSET, ServingModel, export, rewrite_metadata
 from bench.promote.retrain import retrain
@@ -18,6 +20,7 @@ from bench.promote.select import Candidate
 from bench.promote.verify import verify
 from bench.records import (
     ModelRecord,
+    ParityCheck,
     Predictions,
     Scores,
     StudyPlan,
@@ -47,7 +50,9 @@ def promote_candidate(
     `say` hears what is being done.
 
     Raises:
-        ParityError: the file differs from the trained model, and is not kept.
+        ModelError: the candidate came to nothing; a file that differs from the trained model is
+            not kept.
+        DataError: a test picture is gone or is not the one that the study was begun with.
     """
     folder = workspace.model(trainer.plan.study, candidate.name)
     identity = training_identity(trainer.plan, candidate.recipe)
@@ -55,33 +60,34 @@ def promote_candidate(
     if finished is not None:
         say("finished before, and kept")
         return finished
-    plan, started = trainer.plan, time.perf_counter()
-    file = folder / MODEL_FILE
-    for replaced in (folder / _MARK, file):
+    for replaced in (folder / _MARK, folder / MODEL_FILE):
         replaced.unlink(missing_ok=True)
+    record = _make(trainer, candidate, workspace, identity, say)
+    write_atomic(folder / _MARK, to_json(record, indent=2))
+    return record
+
+
+def _make(
+    trainer: Trainer,
+    candidate: Candidate,
+    workspace: Workspace,
+    identity: str,
+    say: Callable[[str], None],
+) -> ModelRecord:
+    """Train a candidate, write its file, and describe it."""
+    plan, started = trainer.plan, time.perf_counter()
     calibration = fit_calibration(plan, candidate)
-    temperature = calibration.temperature
     pictures = counted(len(plan.split.development), "development picture")
     say(f"training on all {pictures}, {counted(plan.settings.epochs, 'epoch')}")
     retrained = retrain(trainer, candidate)
-    serving = ServingModel(retrained.model, temperature=temperature)
-    metadata = _metadata(trainer, candidate, temperature)
-    test = np.asarray(plan.split.test, dtype=np.int64)
-    with atomic_path(file) as draft:
-        say("exporting to ONNX")
-        export(serving, metadata, draft)
-        say("verifying the file against the trained model")
-        parity = verify(
-            retrained.model,
-            draft,
-            trainer.networks.images(candidate.recipe.backbone).read(test),
-            np.asarray(plan.dataset.labels, dtype=np.int64)[test],
-            temperature=temperature,
-        )
-        say(f"scoring the file on {counted(len(test), 'test picture')}")
-        predictions, scores = evaluate(draft, plan)
-        rewrite_metadata(draft, _with_test_score(metadata, scores, len(test)))
-    record = ModelRecord(
+    serving = ServingModel(retrained.model, temperature=calibration.temperature)
+    metadata = _metadata(trainer, candidate, calibration.temperature)
+    images = trainer.networks.images(candidate.recipe.backbone)
+    file = workspace.model(plan.study, candidate.name) / MODEL_FILE
+    parity, predictions, scores = _write(
+        plan, retrained.model, serving, metadata, images.read(plan.split.test), file, say
+    )
+    return ModelRecord(
         name=candidate.name,
         study=plan.study,
         role=candidate.role,
@@ -89,7 +95,7 @@ def promote_candidate(
         recipe=candidate.recipe,
         architecture=retrained.model.spec.architecture,
         weights=str(plan.weights[candidate.recipe.backbone]),
-        image_size=trainer.networks.images(candidate.recipe.backbone).image_size,
+        image_size=images.image_size,
         path=file.relative_to(workspace.root).as_posix(),
         size_bytes=file.stat().st_size,
         parameters=sum(p.numel() for p in serving.network.parameters()),
@@ -105,8 +111,28 @@ def promote_candidate(
         calibration=with_test_effect(calibration, predictions, plan.dataset),
         weights_license=retrained.model.spec.license or "",
     )
-    write_atomic(folder / _MARK, to_json(record, indent=2))
-    return record
+
+
+def _write(
+    plan: StudyPlan,
+    trained: StagedModel,
+    serving: ServingModel,
+    metadata: ModelMetadata,
+    test_nhwc: npt.NDArray[np.uint8],
+    file: Path,
+    say: Callable[[str], None],
+) -> tuple[tuple[ParityCheck, ...], Predictions, Scores]:
+    """Export a model; the file gets its name once it is verified and carries its test score."""
+    labels_n = np.asarray(plan.dataset.labels, dtype=np.int64)[list(plan.split.test)]
+    with atomic_path(file) as draft:
+        say("exporting to ONNX")
+        export(serving, metadata, draft)
+        say("verifying the file against the trained model")
+        parity = verify(trained, draft, test_nhwc, labels_n, temperature=metadata.temperature)
+        say(f"scoring the file on {counted(len(labels_n), 'test picture')}")
+        predictions, scores = evaluate(draft, plan)
+        rewrite_metadata(draft, _with_test_score(metadata, scores, len(labels_n)))
+    return parity, predictions, scores
 
 
 def evaluate(file: Path, plan: StudyPlan, *, device: Device = "cpu") -> tuple[Predictions, Scores]:

@@ -30,8 +30,9 @@ from bench.search.coordinator import Coordinator, Listener
 from bench.search.executors import InlineExecutor
 from bench.search.study import open_study
 from bench.training.conditions import describe_conditions, threads_as
+from bench.training.entries import EntryKey
 from bench.training.folds import fold_file, read_fold, write_fold
-from bench.training.stored import EntryKey, StoredActivations
+from bench.training.stored import StoredActivations
 from bench.workspace import Workspace, describe_environment
 from tests.tiny import make_plan, write_pictures
 

@@ -19,12 +19,13 @@ from bench.models.staged import StagedModel, build_model
 from bench.records import Recipe, StudyPlan, fingerprint_of
 from bench.runtime.preprocess import Geometry
 from bench.space import SearchSpace
+from bench.training.activation_cache import ActivationCache
 from bench.training.activations import ActivationStore, ComputedActivations, PixelSource
 from bench.training.arithmetic import LAYOUTS
 from bench.training.conditions import NUMERICS
 from bench.training.frozen import FrozenPart
 from bench.training.memory import resident_bytes
-from bench.training.stored import ActivationCache, StoredActivations
+from bench.training.stored import StoredActivations
 from bench.workspace import Workspace
 
 # Of the disk for activations, what the float32 views of a policy that augments may take at a

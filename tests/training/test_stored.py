@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from bench.records import Arithmetic, Recipe, Store, StudyPlan, TrialJob, WeightSource
+from bench.training.activation_cache import ActivationCache
 from bench.training.activations import ComputedActivations, Indices
+from bench.training.entries import Entry, EntryKey
 from bench.training.frozen import FrozenPart
 from bench.training.half import rounded
 from bench.training.networks import StudyNetworks
-from bench.training.stored import ActivationCache, Entry, EntryKey, StoredActivations
+from bench.training.stored import StoredActivations
 from bench.training.trainer import Trainer
 from tests.tiny import PLAIN, all_events, make_plan, timeless, write_pictures
 

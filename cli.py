@@ -32,7 +32,7 @@ from bench.words import counted
 if TYPE_CHECKING:
     from bench.data.audit.thumbnails import Features
     from bench.database import Database
-    from bench.latency import LatencyJob, LatencyProtocol
+    from bench.latency.measuring import LatencyJob, LatencyProtocol
     from bench.records import Audit, Dataset, StudyReport
     from bench.workspace import Workspace
 
@@ -532,8 +532,9 @@ def latency(
     """Measure latency, each row in fresh processes."""
     from dataclasses import replace
 
-    from bench.latency import compare, measure_many
-    from bench.latency_plan import LatencyPlan, chosen, thread_counts, whole_numbers
+    from bench.latency.measuring import measure_many
+    from bench.latency.plan import LatencyPlan, chosen, thread_counts, whole_numbers
+    from bench.latency.ratios import compare
     from bench.records import Engine, LatencyScope, to_builtins
     from bench.runtime.session import Device
 
@@ -957,7 +958,7 @@ def _tell_of(report: StudyReport, place: Workspace, *, as_json: bool) -> None:
 
 
 def _protocol(*, quick: bool) -> LatencyProtocol:
-    from bench.latency import LatencyProtocol
+    from bench.latency.measuring import LatencyProtocol
 
     return LatencyProtocol.quick() if quick else LatencyProtocol()
 

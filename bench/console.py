@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bench.data.audit.check import Finding
     from bench.doctor import Diagnosis
     from bench.inspection import Inspection
-    from bench.latency import LatencyRatio
+    from bench.latency.ratios import LatencyRatio
     from bench.records import (
         Dataset,
         LatencyRow,

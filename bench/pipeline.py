@@ -16,7 +16,7 @@ from bench.errors import (
     WorkspaceError,
     together,
 )
-from bench.latency import LatencyProtocol
+from bench.latency.measuring import LatencyProtocol
 from bench.listener import Display
 from bench.models.weights import refuse_changed_weights
 from bench.ownership import own

@@ -24,11 +24,11 @@ from bench.data.splits import refuse_scarce_classes
 from bench.data.store import DecodedStore
 from bench.database import Database
 from bench.errors import WeightsError, WorkspaceError, did_you_mean
+from bench.latency.limit import limit_notes, within_limit
 from bench.listener import Display
 from bench.models.backbones import describe_backbone
 from bench.models.staged import build_model
 from bench.models.weights import resolve_weights
-from bench.promote.latency_limit import limit_notes, within_limit
 from bench.records import (
     Arithmetic,
     Dataset,

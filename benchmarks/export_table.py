@@ -29,8 +29,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench.errors import BenchError
 from bench.models.backbones import describe_backbone
+from bench.models.export import ServingModel, export
 from bench.models.staged import StagedModel, build_model
-from bench.promote.export import ServingModel, export
 from bench.promote.verify import verify
 from bench.records import ParityCheck, WeightSource
 from bench.runtime.metadata import ModelMetadata, Normalisation

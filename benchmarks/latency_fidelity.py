@@ -23,7 +23,7 @@ from statistics import median
 
 from bench.bootstrap import median_interval
 from bench.inspection import inspect_model
-from bench.latency import LatencyJob, LatencyProtocol, measure_in_child
+from bench.latency.measuring import LatencyJob, LatencyProtocol, measure_in_child
 from bench.runtime.machine import machine_name
 
 TARGET = 0.02

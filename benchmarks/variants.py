@@ -31,7 +31,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from bench.database import Database
-from bench.latency import LatencyJob, LatencyProtocol, measure_many
+from bench.latency.measuring import LatencyJob, LatencyProtocol, measure_many
 from bench.planning import make_plan
 from bench.progress import SilentProgress
 from bench.promote.precisions import VariantChoice

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bench.latency import LatencyJob, LatencyProtocol
+from bench.latency.measuring import LatencyJob, LatencyProtocol
 from bench.records import LatencyRow
 from bench.runtime.machine import cpu_name, machine_name
 from tests.records import latency_row, process_sample

@@ -26,12 +26,11 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "bench.models",
         "bench.database",
         "bench.listener",
-        "bench.latency",
         "bench.doctor",
         "bench.inspection",
         "bench.metadata_schema",
     ),
-    ("bench.latency_plan", "bench.ownership", "bench.training"),
+    ("bench.latency", "bench.ownership", "bench.training"),
     ("bench.search",),
     ("bench.promote", "bench.results", "bench.progress"),
     ("bench.planning",),
@@ -174,7 +173,7 @@ def loaded_by(statement: str, watched: tuple[str, ...]) -> list[str]:
         ("import bench.records, bench.workspace", (*HEAVY, "scipy")),
         # What it imports before onnxruntime would not be seen in a cold start.
         ("import bench.runtime.measure, bench.runtime.child", ("numpy", "onnxruntime", "PIL")),
-        ("import bench.promote.rivals", ("torch", "openvino", "numpy", "onnxruntime")),
+        ("import bench.latency.rivals", ("torch", "openvino", "numpy", "onnxruntime")),
         ("import reports.markdown", ("torch", "optuna", "sqlalchemy", "timm")),
     ],
 )

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from bench.latency import LatencyProtocol, measure_many
-from bench.latency_plan import LatencyPlan
+from bench.latency.measuring import LatencyProtocol, measure_many
+from bench.latency.plan import LatencyPlan
 from bench.models.backbones import describe_backbone
+from bench.models.export import ServingModel, export
 from bench.models.staged import build_model
-from bench.promote.export import ServingModel, export
 from bench.records import Arithmetic, Recipe, StudyPlan, TrialDone, TrialJob, WeightSource
 from bench.runtime.cuda import cuda_works
 from bench.runtime.metadata import ModelMetadata

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from bench import pipeline
 from bench.database import Database
 from bench.errors import StudyLockedError
-from bench.latency import LatencyProtocol
+from bench.latency.measuring import LatencyProtocol
 from bench.ownership import own
 from bench.progress import SilentProgress
 from bench.promote.precisions import VariantChoice

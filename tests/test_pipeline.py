@@ -32,7 +32,7 @@ from bench.errors import (
     WeightsError,
     WorkspaceError,
 )
-from bench.latency import LatencyProtocol
+from bench.latency.measuring import LatencyProtocol
 from bench.progress import make_progress
 from bench.promote import latencies, promotion, seeds
 from bench.promote.further import FurtherProtocol

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.database import Database
 from bench.errors import BenchError, together
-from bench.latency import LatencyJob, LatencyProtocol, measure_many
+from bench.latency.measuring import LatencyJob, LatencyProtocol, measure_many
 from bench.listener import Display
 from bench.records import LatencyRow, LatencyScope, ModelRecord, Precision, TrainingDevice
 from bench.runtime.cuda import cuda_device_name, cuda_works

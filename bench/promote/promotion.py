@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from bench.data.unchanged import refuse_changed_pictures
 from bench.metrics import score
+from bench.models.export import OPSET, ServingModel, export, rewrite_metadata
 from bench.models.staged import StagedModel
 from bench.promote.calibrate import fit_calibration, with_test_effect
-from bench.promote.export import OPSET, ServingModel, export, rewrite_metadata
 from bench.promote.retrain import retrain
 from bench.promote.select import Candidate
 from bench.promote.verify import verify

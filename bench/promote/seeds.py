@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.promote.export import ServingModel, export
+from bench.models.export import ServingModel, export
 from bench.promote.promotion import MODEL_FILE, evaluate
 from bench.promote.retrain import retrain
 from bench.promote.select import Candidate

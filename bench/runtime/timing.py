@@ -1,7 +1,7 @@
 """The measuring loop: call until the latency stands still, then time single calls.
 
 The same loop times ONNX Runtime (`bench.runtime.measure`) and what it is compared with
-(`bench.promote.rivals`). The clock is given, so tests know every latency beforehand.
+(`bench.latency.rivals`). The clock is given, so tests know every latency beforehand.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from export_table import (
 from onnx import numpy_helper
 
 from bench.errors import ParityError
-from bench.promote.export import OPSET, ServingModel, export
+from bench.models.export import OPSET, ServingModel, export
 from bench.promote.verify import verify
 from bench.records import ParityCheck, Rounding
 from bench.runtime.metadata import ModelMetadata

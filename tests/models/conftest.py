@@ -14,6 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bench.models.backbones import describe_backbone
 from bench.models.staged import StagedModel, build_model
 from bench.records import WeightSource
+from tests.exported import exported, other_model, pictures_nhwc
+
+__all__ = ["exported", "other_model", "pictures_nhwc"]
 
 ModelMaker = Callable[[str], StagedModel]
 

@@ -11,7 +11,7 @@ import pytest
 
 from bench.database import Database
 from bench.errors import MeasurementError
-from bench.latency import LatencyJob, LatencyProtocol
+from bench.latency.measuring import LatencyJob, LatencyProtocol
 from bench.progress import SilentProgress
 from bench.promote import latencies
 from bench.promote.latencies import measure_models

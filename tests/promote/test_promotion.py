@@ -12,8 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from bench.errors import ParityError
+from bench.models.export import ServingModel, export
 from bench.promote import promotion
-from bench.promote.export import ServingModel, export
 from bench.promote.promotion import promote_candidate
 from bench.records import ModelRecord, to_json
 from bench.runtime.metadata import ModelMetadata

@@ -15,7 +15,7 @@ from bench.models.staged import StagedModel
 from bench.promote import verify as verify_module
 from bench.promote.verify import BATCH_SIZES, compare
 from bench.records import ParityCheck, Rounding, from_json
-from tests.promote.conftest import TEMPERATURE
+from tests.exported import TEMPERATURE
 
 Pictures = npt.NDArray[np.uint8]
 LABELS = np.arange(20) % 3

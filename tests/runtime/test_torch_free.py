@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from bench.models.backbones import describe_backbone
+from bench.models.export import ServingModel, export
 from bench.models.staged import StagedModel, build_model
-from bench.promote.export import ServingModel, export
 from bench.records import WeightSource
 from bench.runtime.metadata import ModelMetadata
 from bench.runtime.predictor import Predictor, find_pictures

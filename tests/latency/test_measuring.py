@@ -6,17 +6,17 @@ import onnx
 import pytest
 
 from bench.errors import DeviceError, InputError, MeasurementError, ModelFileError
-from bench.latency import (
+from bench.latency.measuring import (
     ChildResult,
     LatencyJob,
     LatencyProtocol,
     abba_order,
-    compare,
     disturbed,
     measure_many,
     read_report,
     run_child,
 )
+from bench.latency.ratios import compare
 from bench.records import LatencyRow, from_json, to_json
 from bench.runtime.timing import Schedule
 from tests.graphs import foreign_classifier

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bench.errors import DeviceError, InputError, ModelFileError
-from bench.promote.rivals import run
-from tests.promote.conftest import SIZE, Exported
+from bench.latency.rivals import run
+from tests.exported import SIZE, Exported
 from tests.tiny import BACKBONE
 
 SCHEDULE = {"warmup_calls": 3, "warmup_s": 0.0, "cap_s": 0.5, "measure_s": 0.0, "measure_calls": 4}

@@ -5,11 +5,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from bench import latency_plan
 from bench.errors import InputError, ModelFileError
 from bench.inspection import inspect_model
-from bench.latency import Network
-from bench.latency_plan import LatencyPlan, chosen, thread_counts, whole_numbers
+from bench.latency import plan as plan_module
+from bench.latency.measuring import Network
+from bench.latency.plan import LatencyPlan, chosen, thread_counts, whole_numbers
 from bench.records import Engine, LatencyScope
 from bench.runtime.metadata import ModelMetadata
 from bench.runtime.preprocess import Geometry
@@ -219,5 +219,5 @@ def test_an_unknown_word_is_refused_with_what_is_known(read, message):
     ],
 )
 def test_a_sweep_doubles_up_to_the_physical_cores(monkeypatch, text, cores, counts):
-    monkeypatch.setattr(latency_plan, "physical_cores", lambda: cores)
+    monkeypatch.setattr(plan_module, "physical_cores", lambda: cores)
     assert thread_counts(text) == counts

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from bench.errors import InputError, ModelFileError, did_you_mean
 from bench.inspection import Inspection, inspect_model
-from bench.latency import LatencyJob, Network
+from bench.latency.measuring import LatencyJob, Network
 from bench.records import Engine, LatencyScope
 from bench.runtime.machine import physical_cores
 from bench.runtime.session import Device

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.errors import InputError
-from bench.latency import LatencyJob, LatencyProtocol, measure_many
+from bench.latency.measuring import LatencyJob, LatencyProtocol, measure_many
 from bench.listener import Display
 from bench.models.backbones import BackboneSpec, describe_backbone
+from bench.models.export import ServingModel, export
 from bench.models.staged import build_model
-from bench.promote.export import ServingModel, export
 from bench.records import Box, Dataset, ResizeRule, WeightSource
 from bench.runtime.metadata import ModelMetadata
 from bench.runtime.session import Device

@@ -1,6 +1,6 @@
 """Time what ONNX Runtime is compared with, by the very same loop (see `bench.runtime.child`).
 
-    python -m bench.promote.rivals '{"engine": "torch", "path": "model.onnx", ...}'
+    python -m bench.latency.rivals '{"engine": "torch", "path": "model.onnx", ...}'
 
 torch and torch.compile run the network that the file was exported from, built anew with untrained
 weights, which change no latency, and wrapped with the same normalisation and softmax. OpenVINO
@@ -108,8 +108,8 @@ def _load_torch(request: dict[str, Any]) -> Loaded:
 
 def _build(network: dict[str, Any]) -> Any:
     from bench.models.backbones import describe_backbone
+    from bench.models.export import ServingModel
     from bench.models.staged import build_model
-    from bench.promote.export import ServingModel
     from bench.records import WeightSource
 
     model = build_model(

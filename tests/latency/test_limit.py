@@ -11,11 +11,11 @@ import pytest
 
 from bench.database import Database
 from bench.errors import InputError, StudyMismatchError
+from bench.latency import limit
+from bench.latency.limit import untrained_latencies_ms
 from bench.models.backbones import BackboneSpec, describe_backbone
 from bench.planning import make_plan
 from bench.progress import SilentProgress
-from bench.promote import latency_limit
-from bench.promote.latency_limit import untrained_latencies_ms
 from bench.records import StudyPlan
 from bench.results import load_study_report
 from bench.search.options import SearchOptions
@@ -39,7 +39,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         calls.append(tuple(spec.name for spec in specs))
         return {FAST: 3.25, SLOW: 50.0}
 
-    monkeypatch.setattr(latency_limit, "untrained_latencies_ms", latencies)
+    monkeypatch.setattr(limit, "untrained_latencies_ms", latencies)
     return calls
 
 

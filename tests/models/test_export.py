@@ -13,8 +13,8 @@ import torch
 
 import bench
 from bench.errors import ExportError
-from bench.promote import export as export_module
-from bench.promote.export import OPSET, ServingModel, export, rewrite_metadata
+from bench.models import export as export_module
+from bench.models.export import OPSET, ServingModel, export, rewrite_metadata
 from bench.runtime.predictor import Predictor
 
 Pictures = npt.NDArray[np.uint8]

@@ -1,0 +1,1 @@
+"""Latency: which rows are measured, measured in fresh processes, compared, and limited."""

@@ -594,7 +594,7 @@ def test_a_doctor_that_finds_something_bad_ends_with_1(
 ) -> None:
     from bench import doctor
 
-    finding = doctor.Finding(name="disk", ok=False, detail="full", remedy="make room")
+    finding = doctor.Diagnosis(name="disk", ok=False, detail="full", remedy="make room")
     monkeypatch.setattr(doctor, "diagnose", lambda _workspace: [finding])
 
     told = bench("doctor")

@@ -361,7 +361,7 @@ def _tests(report: StudyReport) -> Answer:
         return _not_done("there are no two models to be told apart")
     comparison = against(report, winner, default)
     return _either(
-        comparison.probabilities,
+        comparison.difference.interval,
         f"paired over {counted_pictures(report, winner.predictions.indices)}: "
         f"{in_points(comparison.difference)} against the default recipe, "
         f"{comparison.verdict}; it assumes that these are independent of one another",

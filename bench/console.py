@@ -186,7 +186,9 @@ def _p50(report: StudyReport, architecture_key: str) -> str:
     from bench.records import latest_row
 
     row = latest_row(report.latencies, architecture_key, "cpu")
-    return NOTHING if row is None else f"{row.p50_ms:.2f}"
+    if row is None:
+        return NOTHING
+    return f"{row.p50_ms:.2f}" if row.steady else f"{row.p50_ms:.2f} unsteady"
 
 
 def status_row(progress: StudyProgress) -> dict[str, object]:

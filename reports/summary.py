@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bench.records import (
     CONFLICT_MEANING,
+    LatencyRow,
     ModelRecord,
     StudyReport,
     VariantRecord,
@@ -136,19 +137,23 @@ def _latencies(report: StudyReport, winner: ModelRecord, device: str) -> Iterato
         yield (
             f"{ms(network.p50_ms)} ms for one picture (median, the network alone, "
             f"{network.precision}) on {network.place} with {counted(network.threads, 'thread')}"
-            + ("" if network.steady else ", an unsteady measurement")
+            + _unsteady(network)
         )
     for variant in winner.offered_variants:
         row = latest_row(rows, winner.variant_key(variant), device)
         if row is not None:
-            told = f"{ms(row.p50_ms)} ms in {variant.precision}"
+            told = f"{ms(row.p50_ms)} ms in {variant.precision}{_unsteady(row)}"
             comparable = main and (row.place, row.threads) == (main.place, main.threads)
             if main and comparable and row.p50_ms >= main.p50_ms:
                 told += " (no faster here: use the main file)"
             yield told
     whole = latest_row(rows, key, device, scope="end-to-end")
     if whole is not None:
-        yield f"{ms(whole.p50_ms)} ms from picture file to label"
+        yield f"{ms(whole.p50_ms)} ms from picture file to label{_unsteady(whole)}"
+
+
+def _unsteady(row: LatencyRow) -> str:
+    return "" if row.steady else ", an unsteady measurement"
 
 
 def _files(winner: ModelRecord) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 
 from bench.latency.measuring import LatencyJob, LatencyProtocol
@@ -17,6 +18,7 @@ def fake_measurement(
     progress: Callable[[LatencyJob, int, int], None],
 ) -> tuple[LatencyRow, ...]:
     """What `measure_many` would return, with as many samples as `protocol` asks for."""
+    turns = secrets.token_hex(6)
     return tuple(
         latency_row(
             *[process_sample(2_000_000)] * protocol.processes,
@@ -29,6 +31,7 @@ def fake_measurement(
             device_name=cpu_name(),
             precision=job.precision,
             batch_size=job.batch_size,
+            turns=turns,
         )
         for job in jobs
     )

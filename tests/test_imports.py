@@ -41,6 +41,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
 RUNTIME_MAY = {"numpy", "PIL", "onnxruntime", "bench.errors", "bench.runtime"}
 REPORTS_MAY = (
     "bench.records",
+    "bench.latency.ratios",
     "bench.words",
     "bench.runtime",
     "bench.statistics",

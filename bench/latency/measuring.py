@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -190,7 +191,8 @@ def measure_many(
             own[position], worse = pair
             replaced.append(worse.sample)
         rows.append(_row(job, own, replaced))
-    return tuple(rows)
+    turns = secrets.token_hex(6)
+    return tuple(replace(row, turns=turns) for row in rows)
 
 
 def _interruptions(result: ChildResult) -> int:

@@ -36,18 +36,22 @@ def measure_models(
 
     What was measured on this machine before is not measured again, unless by fewer processes than
     `protocol` asks for; rows of other machines count for nothing here. Rows that are compared with
-    each other, of one device, scope and batch size, are measured in turns and stored together.
+    each other, of one device, scope and batch size, are measured in turns and stored together: a
+    new one has the others measured again, except by fewer processes than they had.
 
     Raises:
         MeasurementError: some could not be measured; the others are stored.
     """
     known = database.load_latencies([path for model in models for path in model.paths])
-    jobs, replaced = _missing(_jobs(models, workspace), known, protocol)
+    jobs, rough, again = _wanted(_jobs(models, workspace), known, protocol)
     if not jobs:
         return ()
-    if replaced:
-        were = counted(replaced, "latency row was", "latency rows were")
+    if rough:
+        were = counted(rough, "latency row was", "latency rows were")
         listener.stage(f"{were} measured with --quick-latency, and will be replaced")
+    if again:
+        rows_are = counted(again, "latency row is", "latency rows are")
+        listener.stage(f"{rows_are} measured again, in turns with the new ones")
     rows: list[LatencyRow] = []
     failures: list[BenchError] = []
     finished, planned = 0, protocol.processes * len(jobs)
@@ -76,34 +80,44 @@ def measure_models(
     return tuple(rows)
 
 
-def _missing(
+def _wanted(
     jobs: Iterable[LatencyJob], known: Iterable[LatencyRow], protocol: LatencyProtocol
-) -> tuple[list[LatencyJob], int]:
-    """One job for each row that this machine has not measured well enough yet.
+) -> tuple[list[LatencyJob], int, int]:
+    """One job for each row to be measured.
 
-    Returns them, and how many replace a row of too few processes.
+    Returns them, how many replace a row of too few processes, and how many are measured again
+    because a row that they are compared with is.
     """
-    missing: dict[_RowKey, LatencyJob] = {}
+    by_row: dict[_RowKey, LatencyJob] = {}
     for job in jobs:
-        missing.setdefault(_row_key(job), job)
+        by_row.setdefault(_row_key(job), job)
     here = machine_name()
-    rough: set[_RowKey] = set()
+    processes: dict[_RowKey, int] = {}
     for row in known:
         # Early rows know the device, not the machine.
-        ours = row.machine in (here, "") and row.device_name == _device_name(row.device)
-        if ours and len(row.samples) >= protocol.processes:
-            missing.pop(_row_key(row), None)
-        elif ours:
-            rough.add(_row_key(row))
-    return list(missing.values()), len(rough & missing.keys())
+        if row.machine in (here, "") and row.device_name == _device_name(row.device):
+            processes[_row_key(row)] = len(row.samples)
+    missing = [key for key in by_row if processes.get(key, 0) < protocol.processes]
+    touched = {_compared_by(by_row[key]) for key in missing}
+    again = [
+        key
+        for key, job in by_row.items()
+        if processes.get(key) == protocol.processes and _compared_by(job) in touched
+    ]
+    rough = sum(key in processes for key in missing)
+    return [by_row[key] for key in by_row if key in {*missing, *again}], rough, len(again)
 
 
 def _compared(jobs: Iterable[LatencyJob]) -> Iterable[list[LatencyJob]]:
     """The jobs of each device, scope and batch size."""
     compared: dict[tuple[str, str, int], list[LatencyJob]] = {}
     for job in jobs:
-        compared.setdefault((job.device, job.scope, job.batch_size), []).append(job)
+        compared.setdefault(_compared_by(job), []).append(job)
     return compared.values()
+
+
+def _compared_by(job: LatencyJob) -> tuple[str, str, int]:
+    return job.device, job.scope, job.batch_size
 
 
 def _jobs(models: Sequence[ModelRecord], workspace: Workspace) -> list[LatencyJob]:

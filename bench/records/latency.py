@@ -77,6 +77,8 @@ class LatencyRow:
     size_bytes: int | None = None  # of the model file and what it refers to
     options: dict[str, str] = field(default_factory=dict)
     replaced: tuple[ProcessSample, ...] = ()
+    # Rows of one value were measured in turns, so that their ratio stands; empty of early rows.
+    turns: str = ""
 
     @property
     def setup(self) -> tuple[object, ...]:

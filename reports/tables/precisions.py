@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bench.latency.ratios import LatencyRatio
 from bench.records import (
+    LatencyRow,
     ModelRecord,
     StudyReport,
     VariantCheck,
@@ -50,6 +52,8 @@ def variants(report: StudyReport) -> Table:
         footnotes=(
             "What is offered was decided on development pictures (the next table), not by test "
             "score.",
+            "Times are compared where both files were measured in turns: the median of the rounds' "
+            "own ratios, in brackets its 95 % interval over five rounds or more.",
             *refusals,
         ),
     )
@@ -122,8 +126,18 @@ def _variant_cells(
         percent(variant.test.balanced_accuracy) if variant.test else NOTHING,
         f"{variant.size_bytes / 1e6:.1f}" if variant.size_bytes else NOTHING,
         f"{ms(own.p50_ms)} ({device})" if own else "not measured",
-        f"{fp32.p50_ms / own.p50_ms:.2f}" if own and fp32 and own.place == fp32.place else NOTHING,
+        _times_faster(fp32, own),
     )
+
+
+def _times_faster(fp32: LatencyRow | None, own: LatencyRow | None) -> str:
+    """The ratio of two rows that were measured in turns, and what it carries."""
+    if fp32 is None or own is None or not own.turns or own.turns != fp32.turns:
+        return NOTHING
+    compared = LatencyRatio(first=fp32, second=own)
+    interval = compared.interval
+    sure = "" if interval is None else f" [{interval[0]:.2f}, {interval[1]:.2f}]"
+    return f"{compared.ratio:.2f}{sure}" + (", a tie" if compared.verdict == "tie" else "")
 
 
 def _check_cells(model: ModelRecord, variant: VariantRecord) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from bench.promote.latencies import measure_models
 from bench.records import LatencyRow, ModelRecord
 from bench.workspace import Workspace
 from tests.measured import fake_measurement
+from tests.records import variant_record
 
 
 class Listener(SilentProgress):
@@ -59,9 +60,9 @@ def measure(
 ) -> Measure:
     """Measure what is not known of one model."""
 
-    def run(processes: int = 1) -> tuple[LatencyRow, ...]:
+    def run(processes: int = 1, model: ModelRecord = model_record) -> tuple[LatencyRow, ...]:
         protocol = LatencyProtocol(processes=processes)
-        return measure_models([model_record], workspace, database, listener, protocol)
+        return measure_models([model], workspace, database, listener, protocol)
 
     return run
 
@@ -118,6 +119,29 @@ def test_rows_of_a_quick_measurement_are_replaced_by_a_full_one_and_that_is_told
     assert listener.said == [
         "3 latency rows were measured with --quick-latency, and will be replaced"
     ]
+
+
+def test_a_new_variant_has_the_rows_that_it_is_compared_with_measured_again_in_turns(
+    measure: Measure, listener: Listener, database: Database, model_record: ModelRecord
+) -> None:
+    before = measure()
+    variant = variant_record(path="pets/models/best/model.int8.onnx", size_bytes=1)
+    rows = measure(model=replace(model_record, variants=(variant,)))
+
+    assert [(row.precision, row.batch_size, row.scope) for row in rows] == [
+        (precision, size, scope) for _, scope, size in ON_CPU for precision in ("fp32", "int8")
+    ]
+    assert listener.said == ["3 latency rows are measured again, in turns with the new ones"]
+    assert {row.turns for row in rows}.isdisjoint(row.turns for row in before)
+
+
+def test_a_quick_measurement_of_a_new_variant_leaves_full_rows_alone(
+    measure: Measure, model_record: ModelRecord
+) -> None:
+    measure(processes=5)
+    variant = variant_record(path="pets/models/best/model.int8.onnx", size_bytes=1)
+    rows = measure(processes=2, model=replace(model_record, variants=(variant,)))
+    assert {row.precision for row in rows} == {"int8"}
 
 
 def test_a_latency_that_cannot_be_measured_does_not_cost_the_others(

@@ -22,7 +22,7 @@ from reports.scores import NOTHING, legend
 from reports.table import READABLE_COLUMNS, Table, escape, ms, without_repeats
 from reports.tables.comparison import REFERENCE_LABEL
 from reports.tables.trials import ERROR_CHARACTERS
-from tests.records import variant_check, variant_record
+from tests.records import latency_row, process_sample, variant_check, variant_record
 from tests.reports.conftest import (
     conflicting,
     tied_by_duplicates,
@@ -514,8 +514,10 @@ def test_each_precision_has_a_row_and_a_refusal_its_reason(make_report: MakeRepo
         precision="int8",
         architecture_key=best.variant_key(offered),
         samples=faster,
+        turns="a round",
     )
-    report = replace(report, models=(default, best), latencies=(*report.latencies, int8_row))
+    others = [replace(row, turns="a round") for row in report.latencies]
+    report = replace(report, models=(default, best), latencies=(*others, int8_row))
 
     table, checks = tables.precisions(report)
 
@@ -537,9 +539,36 @@ def test_each_precision_has_a_row_and_a_refusal_its_reason(make_report: MakeRepo
     ) in table.footnotes
     assert column(tables.comparison(report), "CPU p50, ms")[0] != "not measured"
 
-    elsewhere = replace(int8_row, machine="another machine, 64 cores")
-    moved = replace(report, latencies=(*report.latencies, elsewhere))
-    assert column(tables.variants(moved), "times faster than fp32")[2] == NOTHING
+    for turns in ("another round", ""):
+        apart = replace(report, latencies=(*others, replace(int8_row, turns=turns)))
+        assert column(tables.variants(apart), "times faster than fp32")[2] == NOTHING
+
+
+def test_how_much_faster_a_precision_is_has_its_interval_and_a_tie_is_called_so(
+    make_report: MakeReport,
+) -> None:
+    report = make_report()
+    best = ranked(report.models)[0]
+    variant = variant_record(path="int8.onnx", size_bytes=1)
+    best = replace(best, variants=(variant,))
+
+    def told(*int8_ms: int) -> str:
+        fp32, int8 = (
+            latency_row(
+                *(process_sample(ms * 1_000_000) for ms in of_rounds),
+                architecture_key=key,
+                turns="a round",
+            )
+            for key, of_rounds in (
+                (best.architecture_key, (20, 40, 20, 40, 20)),
+                (best.variant_key(variant), int8_ms),
+            )
+        )
+        table = tables.variants(replace(report, models=(best,), latencies=(fp32, int8)))
+        return column(table, "times faster than fp32")[1]
+
+    assert told(10, 20, 10, 20, 10) == "2.00 [2.00, 2.00]"
+    assert told(20, 40, 20, 40, 20) == "1.00 [1.00, 1.00], a tie"
 
 
 def test_protocols_stand_side_by_side_for_each_model(make_report: MakeReport) -> None:

@@ -367,6 +367,8 @@ def report(
     """Write a Markdown report with tables, figures and JSON."""
     from bench.results import latest_study, load_study_report, refuse_without_trials
 
+    if out is not None:
+        _check_folder_out(out)
     with _opened(workspace, storage) as (place, database):
         latest = latest_study(database)
         if latest is None:
@@ -552,6 +554,8 @@ def latency(
     )
     protocol = replace(_protocol(quick=quick), limit_s=time_limit)
     jobs = plan.jobs()
+    if out is not None:
+        _check_file_out(out)
     schedule = protocol.schedule
     least_s = len(jobs) * protocol.processes * (schedule.warmup_s + schedule.measure_s)
     console.say(
@@ -698,6 +702,8 @@ def data_check(
     from bench.records import to_builtins
     from bench.steps import show_steps
 
+    if out is not None:
+        _check_folder_out(out)
     with show_steps(quiet=quiet) as steps:
         steps.begin(f"reading the pictures of {data}")
         listing = list_source(data)
@@ -965,6 +971,20 @@ def _protocol(*, quick: bool) -> LatencyProtocol:
 
 def _say_round(_job: LatencyJob, finished: int, planned: int) -> None:
     console.say(f"process {finished} of {planned}")
+
+
+def _check_folder_out(out: Path) -> None:
+    """Refuse a folder that nothing can be written into, before there is work to be lost."""
+    from bench.workspace import make_folder
+
+    make_folder(out.expanduser(), "--out", "give another folder")
+
+
+def _check_file_out(out: Path) -> None:
+    """Refuse a file that cannot be written, before there is work to be lost."""
+    if out.expanduser().is_dir():
+        raise InputError(f"--out {out} is a folder: give a file to write into")
+    _check_folder_out(out.expanduser().parent)
 
 
 def _store_latencies(document: dict[str, Any], out: Path | None, workspace: Path) -> Path:

@@ -33,7 +33,7 @@ from bench.records import (
     from_json,
     to_json,
 )
-from bench.workspace import locked
+from bench.workspace import locked, make_folder
 
 T = TypeVar("T")
 
@@ -493,6 +493,13 @@ def _opening_alone(url: URL) -> Iterator[None]:
     if url.get_backend_name() == "sqlite":
         file = Path(url.database or "")
         # Where there is no such folder, SQLite itself says so.
+        if file.parent.is_dir():
+            make_folder(
+                file.parent,
+                "the database's folder",
+                "even who only looks at a study needs that right, for SQLite keeps files of its "
+                "own there; ask for it, or copy the folder",
+            )
         with (
             locked(file.parent / f".{file.name}.opening") if file.parent.is_dir() else nullcontext()
         ):

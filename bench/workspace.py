@@ -69,15 +69,7 @@ class Workspace:
         Raises:
             InputError: it cannot be made or written to.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
-        except OSError as error:
-            raise InputError(
-                f"the workspace {self.root} cannot be written to ({error.strerror}): give another "
-                "with --workspace or BENCH_WORKSPACE"
-            ) from error
+        make_folder(self.root, "the workspace", "give another with --workspace or BENCH_WORKSPACE")
         return self
 
     @property
@@ -183,6 +175,22 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(folder: Path, what: str, remedy: str) -> None:
+    """Make a folder that files are going to be written into.
+
+    Raises:
+        InputError: it cannot be made or written to; `what` and `remedy` are words of the message.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{what} {folder} cannot be written to ({error.strerror}): {remedy}"
+        ) from error
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -21,6 +22,7 @@ import cli
 from bench import __version__, console, pipeline, planning
 from bench.data.audit.check import Finding
 from bench.errors import WorkspaceError
+from tests import graphs
 from tests.command import Bench, bench_heard_by
 from tests.tiny import BACKBONE, write_pictures
 
@@ -616,6 +618,52 @@ def test_a_full_disk_is_told_in_one_line(
 
     assert told.code == WorkspaceError.exit_code
     assert "the disk is full" in told.err and "make room" in told.err
+
+
+@pytest.mark.parametrize("where", ["below a file", "a folder"])
+def test_a_file_to_write_is_refused_before_anything_is_measured(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    model, file = tmp_path / "any.onnx", tmp_path / "a file"
+    onnx.save(graphs.foreign_classifier(), model)
+    file.write_text("")
+    monkeypatch.setattr("bench.latency.measuring.measure_many", started)
+    out = file / "calls.json" if where == "below a file" else tmp_path
+
+    told = bench("latency", str(model), "--out", str(out))
+
+    assert told.code == 2
+    assert "--out" in told.err and "give a" in told.err
+
+
+@pytest.mark.parametrize(
+    ("command", "work"),
+    [
+        (("report",), "bench.database.Database.open"),
+        (("data", "check", "PICTURES"), "bench.data.reading.read_pictures"),
+    ],
+)
+def test_a_folder_to_write_into_is_refused_before_any_work(
+    bench: Bench,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    work: str,
+) -> None:
+    file = tmp_path / "a file"
+    file.write_text("")
+    monkeypatch.setattr(work, started)
+    words = [str(pictures) if word == "PICTURES" else word for word in command]
+
+    told = bench(*words, "--out", str(file))
+
+    assert told.code == 2
+    assert f"--out {file} cannot be written to" in told.err and "give another folder" in told.err
+
+
+def started(*_: Any, **__: Any) -> Any:
+    raise AssertionError("the work began")
 
 
 def test_a_defect_keeps_its_traceback(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -309,6 +311,15 @@ def test_a_url_that_cannot_work_is_refused_with_the_remedy_and_without_its_passw
     ) as caught:
         Database.open(url)
     assert "secret" not in str(caught.value)
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_with_what_it_takes(tmp_path, monkeypatch):
+    def denied(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", denied)
+    with pytest.raises(InputError, match=r"cannot be written to \(Permission denied\): even who"):
+        Database.open(f"sqlite:///{tmp_path / 'bench.db'}")
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Mapping
+import pickle
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+import huggingface_hub.constants
 import timm
 import torch
 from torch import nn
@@ -33,7 +40,8 @@ def resolve_weights(
         try:
             _prove_complete(spec, source)
         except Exception as error:  # timm, the hub and torch raise many kinds here
-            raise WeightsError(_ways(spec, source, error)) from error
+            tell = _ways if source.kind == "hub" else _fault_of_file
+            raise WeightsError(tell(spec, source, error)) from error
     return source
 
 
@@ -89,15 +97,55 @@ def _digest_of(file: Path) -> str:
 
 
 def _ways(spec: BackboneSpec, source: WeightSource, error: Exception) -> str:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
     return (
         f"pretrained weights of {spec.name} ({spec.architecture}) cannot be had from "
-        f"{source.kind} {source.detail}: {first_line}\nWays to get them: (1) go online, they are "
-        "fetched once into the hub's cache; (2) copy that cache from another machine (HF_HOME); "
-        f"(3) --weights {spec.name}=FILE (.safetensors or .pth); (4) --backbone "
+        f"{source.kind} {source.detail}: {_first_line(error)}\nWays to get them: (1) go online, "
+        "they are fetched once into the hub's cache; (2) copy that cache from another machine "
+        f"(HF_HOME); (3) --weights {spec.name}=FILE (.safetensors or .pth); (4) --backbone "
         "efficientnet_lite0, whose weights are installed with bench; (5) --no-pretrained, which "
         "starts from random weights and scores far lower"
     )
+
+
+def _fault_of_file(spec: BackboneSpec, source: WeightSource, error: Exception) -> str:
+    # Torch's own words advise to load whatever code a file holds.
+    unsafe = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
+    fault = "it is damaged, or no file of weights alone" if unsafe else _first_line(error)
+    return (
+        f"{source.detail} cannot be loaded as weights of {spec.name} ({spec.architecture}): "
+        f"{fault}\nGive a .safetensors or .pth file of that network's weights, or leave "
+        "--weights out"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+
+
+@contextmanager
+def _offline_where_the_hub_is_unknown() -> Iterator[None]:
+    """Let the hub's library take what its cache holds at once where its host has no address.
+
+    By itself it tries for half a minute a file, aloud. A proxy looks up addresses itself.
+    """
+    hub = huggingface_hub.constants
+    if hub.HF_HUB_OFFLINE or getproxies() or _has_address(urlsplit(hub.ENDPOINT).hostname or ""):
+        yield
+        return
+    hub.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = False
+
+
+@cache
+def _has_address(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
 
 
 def load_network(
@@ -116,13 +164,14 @@ def load_network(
         network.reset_classifier(classes)  # type: ignore[operator]
         return _with_dense_classifier(network)
     overlay: dict[str, Any] = {"file": source.detail} if source.kind == "file" else {}
-    loaded: nn.Module = timm.create_model(
-        spec.architecture,
-        pretrained=source.kind != "random",
-        pretrained_cfg_overlay=overlay or None,
-        num_classes=classes,
-        **({"img_size": image_size} if spec.fixed_input_size and image_size else {}),
-    )
+    with _offline_where_the_hub_is_unknown() if source.kind == "hub" else nullcontext():
+        loaded: nn.Module = timm.create_model(
+            spec.architecture,
+            pretrained=source.kind != "random",
+            pretrained_cfg_overlay=overlay or None,
+            num_classes=classes,
+            **({"img_size": image_size} if spec.fixed_input_size and image_size else {}),
+        )
     return _with_dense_classifier(loaded)
 
 

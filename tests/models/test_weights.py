@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bench.errors import WeightsError
+from bench.models import weights
 from bench.models.backbones import describe_backbone
 from bench.models.weights import load_network, resolve_weights
 from bench.records import WeightSource
@@ -126,6 +127,8 @@ def test_a_file_that_holds_no_such_weights_is_refused(
         resolve_weights(spec, pretrained=True, files={"test_resnet": file})
 
     assert str(file) in str(caught.value)
+    assert "Give a .safetensors or .pth file" in str(caught.value)
+    assert "weights_only" not in str(caught.value), "advice that bench has no option for"
 
 
 def test_a_file_that_lacks_a_part_of_the_network_is_refused_with_what_it_lacks(
@@ -169,6 +172,26 @@ def test_weights_of_the_hub_are_read_from_its_cache_without_a_network(
 
     assert source == WeightSource(kind="hub", detail=f"timm/{TAGGED}")
     assert_body_loaded(load_network(spec, source, classes=3), published)
+
+
+def test_where_the_hubs_host_has_no_address_its_library_does_not_try_to_reach_it(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create_model(*_: object, **__: object) -> None:
+        offline.append(huggingface_hub.constants.HF_HUB_OFFLINE)
+        raise OSError("nothing is cached")
+
+    offline: list[bool] = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "https://nowhere.invalid")
+    monkeypatch.setattr(weights, "getproxies", dict)
+    monkeypatch.setattr(weights.timm, "create_model", create_model)
+
+    with pytest.raises(WeightsError, match="nothing is cached"):
+        resolve_weights(describe_backbone(TAGGED), pretrained=True, files={})
+
+    assert offline == [True]
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE, "only while it was asked"
 
 
 def test_weights_that_cannot_be_had_are_told_with_every_way_to_get_them(hub_cache: Path) -> None:

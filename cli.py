@@ -16,7 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError:
+    sys.exit(
+        "error: the commands need all of bench: pip install it without --no-deps; where there is "
+        "onnxruntime alone, `from bench import Predictor` reads models"
+    )
 
 from bench import console
 from bench.errors import (

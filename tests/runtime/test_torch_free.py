@@ -156,3 +156,13 @@ def test_a_picture_that_cannot_be_used_is_told_there_too(python: Path, tmp_path:
         [python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert "ModelFileError: a.png is damaged or not an ONNX model" in done.stderr
+
+
+def test_the_command_says_in_one_line_what_it_lacks(python: Path, tmp_path: Path) -> None:
+    told = subprocess.run(
+        [python.with_name("bench"), "--help"], capture_output=True, text=True, cwd=tmp_path
+    )
+
+    assert told.returncode == 1
+    assert told.stderr.startswith("error: the commands need all of bench: ")
+    assert len(told.stderr.splitlines()) == 1

@@ -56,6 +56,7 @@ _TREATED_AS: dict[Family, str] = {
 }
 # The pixels of 1,339 pictures as GTZAN has them; what does not fit is decoded at each look.
 _PIXEL_CACHE_BYTES = 500_000_000
+_WITHOUT_FRAME = " (without the frame that all pictures share; --crop none keeps it)"
 # Load of a core from which other programs disturb what is timed.
 _BUSY_LOAD = 1.5
 
@@ -147,7 +148,7 @@ class _Planner:
         if options.tie_duplicates:
             dataset = tie_duplicates(dataset, self._workspace.duplicates, say, self._pixel_cache)
         self._pixel_cache.clear()
-        say(_describe(dataset, groups_given=groups_given))
+        say(_describe(dataset, groups_given=groups_given, found_frame=options.crop == "auto"))
         if groups_given and leak is not None:
             say(leak)
         split, further_splits = self._splits(dataset, folds=space.folds)
@@ -375,14 +376,15 @@ def _load_remark(load: float) -> str:
     )
 
 
-def _describe(dataset: Dataset, *, groups_given: bool) -> str:
+def _describe(dataset: Dataset, *, groups_given: bool, found_frame: bool) -> str:
     groups = {picture.group for picture in dataset.pictures if picture.group is not None}
     pictures = counted(len(dataset.pictures), "picture")
     classes = counted(len(dataset.classes), "class", "classes")
     parts = [f"data: {dataset.name}, {pictures} of {classes}"]
     parts.append(counted(len(groups), "group") if groups_given else "no groups given")
     if dataset.crop:
-        parts.append(f"cropped to {','.join(map(str, dataset.crop))}")
+        box = ",".join(map(str, dataset.crop))
+        parts.append(f"cropped to {box}{_WITHOUT_FRAME if found_frame else ''}")
     if dataset.synthetic:
         parts.append("synthetic")
     text = ", ".join(parts)

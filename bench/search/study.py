@@ -116,10 +116,9 @@ def _changed_data(stored: StudyPlan, wanted: StudyPlan) -> Iterable[str]:
     elif stored.split.fingerprint != wanted.split.fingerprint:
         if stored.split.protocol not in (None, wanted.split.protocol):
             yield f"protocol: {stored.split.protocol} -> {wanted.split.protocol}"
-        yield (
-            f"split: {_sizes(stored.split)} -> {_sizes(wanted.split)} "
-            f"(seed {stored.split.seed} -> {wanted.split.seed})"
-        )
+        begun, asked = stored.split.seed, wanted.split.seed
+        seeds = "" if begun == asked else f" (seed {begun} -> {asked})"
+        yield f"split: {_sizes(stored.split)} -> {_sizes(wanted.split)}{seeds}"
 
 
 def _sizes(split: Split) -> str:
